@@ -1,0 +1,39 @@
+# make demo   fills a hole in examples/ and shows it
+# make test   everything that CI checks
+# make eval   the tables of model/README.md, from the committed held-out holes
+# make bench  times of encoder, decoder and fills, beside transformers
+# Each makes .venv on first use. On Python 3.11 and later.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check eval bench clean
+
+demo: .venv/.installed
+	$(BIN)/dgemma-lsp fill --watch examples/inventory.py:19:9
+
+test: check
+	$(BIN)/python -m pytest -q
+
+check: .venv/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+eval: .venv/.installed-test
+	$(BIN)/python -m dgemma_model.train.evaluate score
+
+bench: .venv/.installed-test
+	$(BIN)/python eval/latency.py
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv

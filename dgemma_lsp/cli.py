@@ -1,0 +1,83 @@
+"""The command `dgemma-lsp`: serve an editor, or do one thing in a terminal and say how it went."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
+
+CheckpointOption = Annotated[str | None, typer.Option(help="Checkpoint directory; the embedded one by default.")]
+DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1; chosen by default.")]
+
+
+@app.callback(invoke_without_command=True)
+def serve(
+    context: typer.Context,
+    tcp: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Listen there instead of on stdio.")] = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Fill code in place with a block-diffusion model. Without a command: serve an editor over stdio."""
+    if context.invoked_subcommand is not None:
+        return
+    from dgemma_lsp import server
+
+    if tcp is None:
+        raise typer.Exit(server.serve_stdio(checkpoint=checkpoint, device=device))
+    host, _, port = tcp.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        fail(f"--tcp wants HOST:PORT, for example 127.0.0.1:7777, not {tcp!r}")
+    raise typer.Exit(server.serve_tcp(host.strip("[]"), int(port), checkpoint=checkpoint, device=device))
+
+
+@app.command()
+def fill(
+    place: Annotated[
+        str | None, typer.Argument(metavar="FILE:LINE:COLUMN", help="Where to fill; both count from 1.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the canvas take shape, step by step.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    batch: Annotated[Path | None, typer.Option(metavar="TASKS.jsonl", help="Fill every task of a file.")] = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Fill one hole in a file and show it in place, or fill a file of tasks."""
+    from dgemma_lsp import terminal
+
+    if (place is None) == (batch is None):
+        fail("pass either FILE:LINE:COLUMN or --batch TASKS.jsonl")
+    try:
+        if batch is not None:
+            terminal.fill_batch(batch, checkpoint, device)
+        elif place is not None:
+            terminal.fill_once(place, checkpoint, device, watch=watch, as_json=as_json)
+    except terminal.UserError as error:
+        fail(str(error))
+
+
+@app.command()
+def check(checkpoint: CheckpointOption = None, device: DeviceOption = None) -> None:
+    """Say what works on this machine, and what to do where something does not."""
+    from dgemma_lsp import terminal
+
+    if not terminal.check(checkpoint, device):
+        raise typer.Exit(1)
+
+
+def fail(message: str) -> None:
+    """Print an error for users and leave with exit code 2."""
+    Console(stderr=True, highlight=False, markup=False).print(f"dgemma-lsp: {message}", soft_wrap=True)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    """Entry point."""
+    # Run by its path, Python would find a user's `json.py` in the working directory before its own.
+    if sys.path and sys.path[0] in ("", str(Path.cwd())) and not sys.flags.safe_path:
+        sys.path.pop(0)
+    app()

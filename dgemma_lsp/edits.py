@@ -1,0 +1,125 @@
+"""Values that travel between the editor side and the model side: what was, what to change, and why not.
+
+Everything here is immutable and counts in code points of the document's text; `protocol` and `documents`
+convert to what a client counts in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from dgemma_model.syntax import SyntaxTree
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One document at one moment, with a cursor. Never changes, so that any thread may read it."""
+
+    uri: str
+    version: int | None
+    language: str
+    text: str
+    offset: int
+    """The cursor, in code points from the start of `text`."""
+    tree: SyntaxTree | None = field(default=None, compare=False, repr=False)
+    """The syntax tree of exactly `text`, or None for a language without a grammar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Replace `text[start:end]` by `new_text`; code points."""
+
+    start: int
+    end: int
+    new_text: str
+
+    def apply(self, text: str) -> str:
+        """The text after the edit."""
+        return text[: self.start] + self.new_text + text[self.end :]
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """An edit offered for one version of one document.
+
+    `edit.start` is never after the cursor, `edit.end` never before it, and both are on the cursor's line;
+    what lies between is re-typed by the edit (a closing bracket, for instance).
+    """
+
+    snapshot: Snapshot
+    edit: Edit
+    score: float
+    """Mean log-probability per token, in nats."""
+    steps: int
+    """Denoising steps that it took; 0 when it was typed through."""
+    trace: dict[str, float] = field(default_factory=dict, compare=False)
+    """Milliseconds per stage, for the log line."""
+
+
+class NoSuggestion(Enum):
+    """Why nothing is shown. Every silence has a name, is logged, and can be asked for."""
+
+    DISABLED = "suggestions are switched off"
+    LOADING = "the model is still loading"
+    NO_MODEL = "the model could not be loaded"
+    NOT_OPEN = "the editor has not opened this document"
+    EXCLUDED = "this file is excluded"
+    LANGUAGE = "the checkpoint does not know this language"
+    IN_COMMENT = "the cursor is in a comment"
+    IN_STRING = "the cursor is in a string"
+    IN_WORD = "the cursor is inside a finished word"
+    SUPERSEDED = "a newer request replaced this one"
+    CANCELLED = "the editor cancelled the request"
+    STALE = "the document changed meanwhile"
+    EMPTY = "the model had nothing to add"
+    REPEATS = "the following text already says it"
+    UNPARSEABLE = "the result would not parse"
+    LOW_CONFIDENCE = "the model was not sure enough"
+    FAILED = "the fill failed; the log has the reason"
+
+
+def diff(before: str, after: str) -> Edit:
+    """The smallest single edit with `edit.apply(before) == after`; as early in the text as it can be."""
+    shorter = min(len(before), len(after))
+    tail = _common_prefix(before[::-1], after[::-1], shorter)
+    head = _common_prefix(before, after, shorter - tail)
+    return Edit(head, len(before) - tail, after[head : len(after) - tail])
+
+
+def rebase(suggestion: Suggestion, newer: Snapshot) -> Suggestion | None:
+    """What is left of `suggestion` in `newer`, or None where the user went another way.
+
+    Only typing along is followed: with the result applied, the text is the one that was suggested. Characters
+    that came to stand after the cursor (a closing bracket that the editor typed) are covered where the rest
+    re-types them.
+    """
+    older, edit = suggestion.snapshot, suggestion.edit
+    end = len(newer.text) - (len(older.text) - edit.end)
+    if older.uri != newer.uri or not edit.start <= newer.offset <= end:
+        return None
+    if newer.text[: edit.start] != older.text[: edit.start] or newer.text[end:] != older.text[edit.end :]:
+        return None
+    typed, covered = newer.text[edit.start : newer.offset], newer.text[newer.offset : end]
+    rest = edit.new_text[len(typed) :]
+    if not edit.new_text.startswith(typed) or rest == covered or not _is_retyped(covered, rest):
+        return None
+    return replace(suggestion, snapshot=newer, edit=Edit(newer.offset, end, rest))
+
+
+def _common_prefix(left: str, right: str, limit: int) -> int:
+    """How many of the first `limit` characters are the same, by bisection: slices compare at memory speed."""
+    low = 0
+    while low < limit:
+        middle = (low + limit + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            limit = middle - 1
+    return low
+
+
+def _is_retyped(covered: str, rest: str) -> bool:
+    """Whether `covered` is within one line and a subsequence of `rest`: editors show nothing else."""
+    remaining = iter(rest)
+    return "\n" not in covered and "\r" not in covered and all(char in remaining for char in covered)

@@ -1,0 +1,130 @@
+"""The pipeline on one page: snapshot -> gate -> excerpt -> drafts -> cleanup -> syntax check -> suggestion.
+
+Runs on the model's thread, which may stop reading between two denoising steps and take the latest answer:
+every one of them can therefore be inserted as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from functools import lru_cache
+from typing import Protocol
+
+from dgemma_lsp import cleanup, context
+from dgemma_lsp.edits import Edit, NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.settings import Settings
+from dgemma_model import syntax
+from dgemma_model.request import Draft, FillRequest
+from dgemma_model.syntax import CursorKind
+
+MAX_CHECKED_CHARS = 1_000_000
+"""In a longer text, a suggestion is not parsed before it is shown."""
+
+_QUIET = {CursorKind.COMMENT: NoSuggestion.IN_COMMENT, CursorKind.STRING: NoSuggestion.IN_STRING}
+
+
+class InfillerLike(Protocol):
+    """What the pipeline needs of `dgemma_model.infill.Infiller`: a model on some device."""
+
+    @property
+    def name(self) -> str:
+        """The checkpoint, for people."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs, as torch writes it."""
+
+    @property
+    def languages(self) -> frozenset[str] | None:
+        """Language identifiers that the checkpoint was trained on; None for all."""
+
+    @property
+    def threshold(self) -> float:
+        """Mean log-probability per token, in nats, under which nothing is shown unasked."""
+
+    def fill(self, request: FillRequest) -> Iterator[Draft]:
+        """A draft after each denoising step; the last one is `done`."""
+
+
+def suggest(
+    snapshot: Snapshot, infiller: InfillerLike, settings: Settings, *, invoked: bool
+) -> Generator[Suggestion | NoSuggestion, None, None]:
+    """The best answer so far after each denoising step; the last one is the answer.
+
+    `invoked` says that the user asked: then comments, strings and doubts are no obstacle. Raises what
+    `infiller` raises.
+    """
+    if (reason := _gate(snapshot, infiller, settings, invoked=invoked)) is not None:
+        yield reason
+        return
+    watch = _Stopwatch()
+    one_line = snapshot.tree is None or not syntax.block_expected(snapshot.tree, snapshot.offset)
+    place = cleanup.place_at(snapshot.text, snapshot.offset, one_line=one_line)
+    request = FillRequest(context.excerpt(snapshot), one_line=place.one_line)
+    parses = _syntax_check(snapshot)
+    watch.lap("context_ms")
+
+    @lru_cache(maxsize=1)  # a step may well change nothing
+    def insertable(text: str, complete: bool) -> Edit | NoSuggestion:
+        edit = cleanup.clean(text, place, complete=complete, automatic=not invoked)
+        if isinstance(edit, Edit) and not parses(edit):
+            return NoSuggestion.UNPARSEABLE
+        return edit
+
+    best: Suggestion | NoSuggestion = NoSuggestion.EMPTY
+    for draft in infiller.fill(request):
+        watch.lap("model_ms")
+        answer: Suggestion | NoSuggestion
+        edit = insertable(draft.text, draft.complete)
+        watch.lap("check_ms")
+        if isinstance(edit, NoSuggestion):
+            answer = edit
+        elif draft.score < infiller.threshold and not invoked:
+            answer = NoSuggestion.LOW_CONFIDENCE
+        else:
+            answer = Suggestion(snapshot, edit, draft.score, draft.step, dict(watch.ms))
+        if draft.done or isinstance(answer, Suggestion) or isinstance(best, NoSuggestion):
+            best = answer
+        yield best
+
+
+def _gate(snapshot: Snapshot, infiller: InfillerLike, settings: Settings, *, invoked: bool) -> NoSuggestion | None:
+    """Why the model need not be asked at all."""
+    if snapshot.language in settings.disabled_languages:
+        return NoSuggestion.DISABLED
+    if infiller.languages is not None and snapshot.language not in infiller.languages:
+        return NoSuggestion.LANGUAGE
+    if syntax.inside_word(snapshot.text, snapshot.offset):
+        return NoSuggestion.IN_WORD
+    if invoked or snapshot.tree is None:
+        return None
+    return _QUIET.get(syntax.kind_at(snapshot.tree, snapshot.offset))
+
+
+def _syntax_check(snapshot: Snapshot) -> Callable[[Edit], bool]:
+    """A test whether the text parses well enough after an edit at the cursor.
+
+    It may have as many errors as it has now, for it may well be broken there, but no more than with just any
+    name at the cursor. Without a tree, and in very long texts, every edit passes.
+    """
+    tree = snapshot.tree
+    if tree is None or len(snapshot.text) > MAX_CHECKED_CHARS:
+        return lambda edit: True
+    named = syntax.spliced(tree, snapshot.offset, snapshot.offset, "_")
+    tolerated = min(syntax.error_count(tree), syntax.error_count(named))
+    return lambda edit: syntax.error_count(syntax.spliced(tree, edit.start, edit.end, edit.new_text)) <= tolerated
+
+
+class _Stopwatch:
+    """Milliseconds per stage, summed over the steps."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Add the time since the last lap to `stage`."""
+        now = time.perf_counter()
+        self.ms[stage] = self.ms.get(stage, 0.0) + 1000 * (now - self._last)
+        self._last = now

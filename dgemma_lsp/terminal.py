@@ -1,0 +1,312 @@
+"""What the commands `fill` and `check` do: the server's own pipeline, shown in a terminal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from dgemma_lsp.edits import NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.settings import Settings
+from dgemma_lsp.suggest import suggest
+from dgemma_model import syntax
+from dgemma_model.excerpt import ExcerptBudget, cut
+from dgemma_model.request import Draft, DraftToken, FillRequest
+
+if TYPE_CHECKING:
+    from dgemma_model.infill import Infiller
+
+BATCH_TOKENS = 256
+"""Longest fill of a batch task, in tokens."""
+
+LANGUAGE_OF_SUFFIX = {".py": "python", ".pyi": "python"}
+CONTEXT_LINES = 4
+
+
+class UserError(Exception):
+    """Something that the user can put right; the message says how."""
+
+
+def load_infiller(checkpoint: str | None, device: str | None) -> Infiller:
+    """Load a checkpoint.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    from dgemma_model.checkpoint import CheckpointError
+    from dgemma_model.infill import Infiller
+
+    try:
+        return Infiller.load(checkpoint, device)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """An infiller that shows each draft to `show` on its way to the pipeline."""
+
+    infiller: Infiller
+    show: Callable[[Draft], None]
+
+    @property
+    def name(self) -> str:
+        """See `InfillerLike`."""
+        return self.infiller.name
+
+    @property
+    def device(self) -> str:
+        """See `InfillerLike`."""
+        return self.infiller.device
+
+    @property
+    def languages(self) -> frozenset[str] | None:
+        """See `InfillerLike`."""
+        return self.infiller.languages
+
+    @property
+    def threshold(self) -> float:
+        """See `InfillerLike`."""
+        return self.infiller.threshold
+
+    def fill(self, request: FillRequest) -> Iterator[Draft]:
+        """See `InfillerLike`."""
+        for draft in self.infiller.fill(request):
+            self.show(draft)
+            yield draft
+
+
+def fill_once(place: str, checkpoint: str | None, device: str | None, *, watch: bool, as_json: bool) -> None:
+    """Fill at FILE:LINE:COLUMN and print the result in place, or as one JSON document.
+
+    Raises:
+        UserError: no such file or position, or the checkpoint cannot be used.
+    """
+    snapshot = snapshot_at(place)
+    infiller = load_infiller(checkpoint, device)
+    console = Console(stderr=as_json, highlight=False)
+    started = time.perf_counter()
+    with Live(console=console, auto_refresh=False, transient=False) if watch else _Silent() as live:
+
+        def show(draft: Draft) -> None:
+            if isinstance(live, Live):
+                live.update(canvas_text(draft), refresh=True)
+                time.sleep(0.12 if console.is_terminal else 0.0)  # steps take milliseconds; eyes do not
+
+        *_, answer = suggest(snapshot, Watched(infiller, show), Settings(), invoked=True)
+    elapsed_ms = 1000 * (time.perf_counter() - started)
+    if as_json:
+        print(json.dumps(_as_json(answer, snapshot, infiller, elapsed_ms)))
+    elif isinstance(answer, Suggestion):
+        console.print(in_place(snapshot.text, answer))
+        timing = f"{answer.steps} passes, {elapsed_ms:.0f} ms, {infiller.name} on {infiller.device}"
+        console.print(f"[dim]{timing}, mean log-probability {answer.score:.2f}[/dim]")
+    else:
+        console.print(f"nothing to suggest: {answer.value}")
+
+
+class _Silent:
+    """Stands in for `Live` where nothing is to be shown."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def snapshot_at(place: str) -> Snapshot:
+    """The file of FILE:LINE:COLUMN with the cursor there; both count from 1, columns in characters.
+
+    Raises:
+        UserError: not of that form, no such file, not text, or a position outside of it.
+    """
+    name, _, column = place.rpartition(":")
+    name, _, line = name.rpartition(":")
+    if not name or not line.isdigit() or not column.isdigit():
+        raise UserError(f"{place!r} is not FILE:LINE:COLUMN, for example src/app.py:12:5")
+    path = Path(name)
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text") from error
+    lines = text.replace("\r\n", "\n\0").replace("\r", "\n").replace("\n\0", "\r\n").split("\n")
+    if not 1 <= int(line) <= len(lines):
+        raise UserError(f"{name} has {len(lines)} lines, there is no line {line}")
+    length = len(lines[int(line) - 1].rstrip("\r"))
+    if not 1 <= int(column) <= length + 1:
+        raise UserError(f"line {line} of {name} has columns 1 to {length + 1}, there is no column {column}")
+    offset = sum(len(text) + 1 for text in lines[: int(line) - 1]) + int(column) - 1
+    language = LANGUAGE_OF_SUFFIX.get(path.suffix, path.suffix.lstrip(".") or "plaintext")
+    return Snapshot(path.resolve().as_uri(), None, language, text, offset, syntax.parse(language, text))
+
+
+def in_place(text: str, suggestion: Suggestion) -> Text:
+    """The lines around a suggestion, with what it inserts set off."""
+    edit = suggestion.edit
+    before, after = text[: edit.start], text[edit.end :]
+    shown = Text("\n".join(before.split("\n")[-CONTEXT_LINES - 1 :]))
+    shown.append(edit.new_text, style="bold black on green")
+    shown.append("\n".join(after.split("\n")[: CONTEXT_LINES + 1]))
+    return shown
+
+
+def canvas_text(draft: Draft) -> Text:
+    """One canvas: settled tokens bright, noise dim, the rest by how certain it is."""
+    shown = Text(f"step {draft.step:2d}  ", style="bold")
+    for tokens in draft.tokens:
+        for token in tokens:
+            shown.append(token.text.replace("\n", "⏎\n         "), style=_token_style(token))
+    return shown
+
+
+def _token_style(token: DraftToken) -> str:
+    if token.settled:
+        return "bold green"
+    return "yellow" if token.confidence > 0.5 else "red" if token.confidence > 0.1 else "dim"
+
+
+def _as_json(
+    answer: Suggestion | NoSuggestion, snapshot: Snapshot, infiller: Infiller, elapsed_ms: float
+) -> dict[str, object]:
+    document: dict[str, object] = {
+        "checkpoint": infiller.name,
+        "device": infiller.device,
+        "ms": round(elapsed_ms, 1),
+    }
+    if isinstance(answer, NoSuggestion):
+        return document | {"text": None, "reason": answer.name.lower(), "message": answer.value}
+    edit = answer.edit
+    return document | {
+        "text": edit.new_text,
+        "start": edit.start,
+        "end": edit.end,
+        "score": answer.score,
+        "steps": answer.steps,
+        "result": edit.apply(snapshot.text),
+    }
+
+
+def fill_batch(tasks: Path, checkpoint: str | None, device: str | None) -> None:
+    """Fill every task of a JSON-lines file: `id`, `prefix`, `suffix`, optional `language`. One JSON line each, in
+    order.
+
+    All that is missing between prefix and suffix is filled: one line or many, however doubtful. A bad line gets an
+    object with `error`.
+
+    Raises:
+        UserError: the file cannot be read, or the checkpoint cannot be used.
+    """
+    try:
+        lines = tasks.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"{tasks}: {error.strerror or error}") from error
+    infiller = load_infiller(checkpoint, device)
+    with Progress(console=Console(stderr=True)) as progress:
+        for number, line in enumerate(progress.track(lines, description="filling"), start=1):
+            if line.strip():
+                print(json.dumps(_fill_task(line, number, infiller)), flush=True)
+
+
+def _fill_task(line: bytes, number: int, infiller: Infiller) -> dict[str, object]:
+    task: object = None
+    try:
+        task = json.loads(line)
+        if not isinstance(task, dict):
+            raise ValueError("not a JSON object")
+        for key in ("prefix", "suffix"):
+            if not isinstance(task.get(key), str):
+                raise ValueError(f"{key!r} must be a string")
+        prefix, suffix = task["prefix"], task["suffix"]
+        language = str(task.get("language") or "python")
+        started = time.perf_counter()
+        excerpt = cut(prefix + suffix, [(len(prefix), len(prefix))], ExcerptBudget(), language=language)
+        *_, draft = infiller.fill(FillRequest(excerpt, max_tokens=BATCH_TOKENS))
+    except (ValueError, RecursionError) as error:
+        known_id = task.get("id") if isinstance(task, dict) else None
+        return {"id": known_id, "line": number, "error": str(error)}
+    return {
+        "id": task.get("id"),
+        "text": draft.text,
+        "steps": draft.step,
+        "ms": round(1000 * (time.perf_counter() - started), 1),
+        "score": round(draft.score, 4),
+    }
+
+
+def check(checkpoint: str | None, device: str | None) -> bool:
+    """Print a table of what works on this machine; whether all of it does."""
+    rows: list[tuple[str, Callable[[], str]]] = [
+        ("Python", platform.python_version),
+        ("dgemma-lsp", lambda: version("dgemma-lsp")),
+        ("torch", _torch_version),
+        ("processor", _processor),
+        ("memory", _memory),
+        ("grammars", lambda: ", ".join(sorted(syntax.LANGUAGES))),
+        ("checkpoint", lambda: _checkpoint_line(checkpoint)),
+        ("a fill", lambda: _trial_fill(checkpoint, device)),
+    ]
+    table = Table("", "", "", show_header=False)
+    all_well = True
+    for name, look in rows:
+        try:
+            table.add_row("[green]ok[/green]", name, look())
+        except Exception as error:  # whatever is broken here is what the user wants to know
+            all_well = False
+            table.add_row("[red]no[/red]", name, str(error) or type(error).__name__)
+    Console(highlight=False).print(table)
+    return all_well
+
+
+def _torch_version() -> str:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return f"{torch.__version__}, {torch.get_num_threads()} threads, GPU: {', '.join(gpus) or 'none'}"
+
+
+def _processor() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def _memory() -> str:
+    if not hasattr(os, "sysconf"):
+        return "unknown"
+    page = os.sysconf("SC_PAGE_SIZE")
+    total, free = (os.sysconf(name) * page / 2**30 for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+    return f"{total:.1f} GiB, {free:.1f} GiB free"
+
+
+def _checkpoint_line(checkpoint: str | None) -> str:
+    from dgemma_model.checkpoint import embedded_directory
+
+    directory = Path(checkpoint).expanduser() if checkpoint else embedded_directory()
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"no weights in {directory}; pass --checkpoint DIRECTORY, or install dgemma-lsp again")
+    digest = hashlib.sha256()
+    for path in weights:
+        digest.update(path.read_bytes())
+    return f"{directory} (sha256 {digest.hexdigest()[:16]})"
+
+
+def _trial_fill(checkpoint: str | None, device: str | None) -> str:
+    infiller = load_infiller(checkpoint, device)
+    text = "def area(width, height):\n    return \n"
+    excerpt = cut(text, [(len(text) - 1, len(text) - 1)], ExcerptBudget())
+    started = time.perf_counter()
+    *_, draft = infiller.fill(FillRequest(excerpt, one_line=True))
+    return f"return {draft.text!r} in {1000 * (time.perf_counter() - started):.0f} ms on {infiller.device}"

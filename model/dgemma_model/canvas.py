@@ -1,0 +1,84 @@
+"""Request -> prompt and canvas ids, and back: the one formatter of training, evaluation and serving. No torch.
+
+Prompt: `<|suffix|>` suffix `<|prefix|>` prefix. Canvas: the hole's text, then end-of-text to the canvas' end. The
+prefix is last, so that typing only appends to the prompt.
+
+Token healing: the last piece of the prefix (see `Tokenizer.split_last_piece`) leaves the prompt and opens the canvas
+instead, where the fill is *constrained* to start with it. Whatever the cursor cuts through, the model only ever sees
+text tokenised as whole files are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dgemma_model.request import Excerpt
+from dgemma_model.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the encoder sees, and what the first hole's canvas must start with."""
+
+    ids: list[int]
+    forced: bytes
+    """UTF-8 text that the healed canvas has to begin with; not part of the fill."""
+
+
+def encode_prompt(excerpt: Excerpt, tokenizer: Tokenizer, max_tokens: int) -> Prompt:
+    """The prompt of an excerpt, at most `max_tokens` ids; over that, the far end of the prefix goes, then that of the
+    suffix."""
+    kept, healed = tokenizer.split_last_piece(excerpt.prefix)
+    suffix, prefix = tokenizer.encode_batch([excerpt.suffix, kept])
+    suffix = suffix[: max_tokens // 2]
+    prefix = prefix[max(0, len(prefix) - (max_tokens - 2 - len(suffix))) :]
+    ids = [tokenizer.suffix_id, *suffix, tokenizer.prefix_id, *prefix]
+    return Prompt(ids, healed.encode("utf-8", "replace"))
+
+
+def encode_fill(excerpt: Excerpt, middle: str, tokenizer: Tokenizer) -> list[int]:
+    """The ids that fill the (single) hole of `excerpt` with `middle`: healed piece and middle, then one end-of-text."""
+    _, healed = tokenizer.split_last_piece(excerpt.prefix)
+    return [*tokenizer.encode(healed + middle), tokenizer.end_id]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A canvas before denoising: ids and, for every position, whether it is pinned and which hole it belongs to."""
+
+    ids: list[int]
+    """Pinned tokens where pinned; what stands in the holes does not matter, noise goes there."""
+    hole_slices: tuple[slice, ...]
+    """The positions of each hole."""
+
+    @property
+    def pinned(self) -> list[bool]:
+        """True where the token is given."""
+        free = {position for hole in self.hole_slices for position in range(hole.start, hole.stop)}
+        return [position not in free for position in range(len(self.ids))]
+
+
+def lay_out(excerpt: Excerpt, hole_width: int, tokenizer: Tokenizer) -> Layout:
+    """One canvas for all holes: each `hole_width` tokens wide, with the pinned text between them."""
+    ids, holes = [tokenizer.end_id] * hole_width, [slice(0, hole_width)]
+    for text in excerpt.between:
+        ids += tokenizer.encode(text)
+        holes.append(slice(len(ids), len(ids) + hole_width))
+        ids += [tokenizer.end_id] * hole_width
+    return Layout(ids, tuple(holes))
+
+
+def read_fill(ids: list[int], forced: bytes, tokenizer: Tokenizer) -> tuple[str, bool]:
+    """The text that `ids` fill a hole with, and whether they end it themselves.
+
+    Healed bytes are taken off the front; a character that the last token only began is left out.
+    """
+    ended = tokenizer.end_id in ids
+    if ended:
+        ids = ids[: ids.index(tokenizer.end_id)]
+    data = b"".join(tokenizer.token_bytes[i] for i in ids)
+    if not data.startswith(forced):  # not even the healed piece is there yet
+        return "", False
+    text = data[len(forced) :].decode("utf-8", "replace")
+    whole = text.rstrip("\ufffd")
+    return whole, ended and whole == text

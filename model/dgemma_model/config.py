@@ -1,0 +1,246 @@
+"""The network's shape and the sampler's knobs: every default of the project lives here, once. No torch.
+
+`config.json` and `generation_config.json` are read in the published spelling; what only this project knows about a
+checkpoint (its noise, its languages, its thresholds) is in `dgemma.json` beside them, because `transformers` refuses
+unknown keys.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+LayerType = Literal["sliding_attention", "full_attention"]
+
+
+class ConfigError(ValueError):
+    """A configuration that is missing, unreadable, or not of this architecture; the message is for users."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerConfig:
+    """What differs between the layers: the attention's kind and sizes, and its rotary embedding."""
+
+    layer_type: LayerType
+    head_dim: int
+    num_key_value_heads: int
+    rope_theta: float
+    rope_type: Literal["default", "proportional"]
+    partial_rotary_factor: float
+    rope_factor: float = 1.0
+
+    @property
+    def is_sliding(self) -> bool:
+        """Sliding layers see `sliding_window` tokens back and have a value projection of their own."""
+        return self.layer_type == "sliding_attention"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """The text part of a DiffusionGemma `config.json`."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    sliding_window: int
+    num_experts: int
+    top_k_experts: int
+    moe_intermediate_size: int
+    layers: tuple[LayerConfig, ...]
+    rms_norm_eps: float = 1e-6
+    final_logit_softcapping: float = 30.0
+    max_position_embeddings: int = 131_072
+    canvas_length: int = 256
+    pad_token_id: int = 0
+    eos_token_ids: tuple[int, ...] = (1,)
+    bos_token_id: int = 2
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> NetworkConfig:
+        """Read the content of a `config.json`, in either spelling of the per-layer sizes.
+
+        Raises:
+            ConfigError: the architecture is another one, or a key is missing or of the wrong kind.
+        """
+        if config.get("model_type") != "diffusion_gemma":
+            raise ConfigError(
+                f"config.json is of a {config.get('model_type')!r} model; only 'diffusion_gemma' checkpoints run here"
+            )
+        text = config.get("text_config")
+        if not isinstance(text, Mapping):
+            raise ConfigError("config.json has no 'text_config' section")
+        try:
+            return cls._from_text_config(config, text)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"config.json: missing or unusable entry: {error}") from error
+
+    @classmethod
+    def _from_text_config(cls, config: Mapping[str, Any], text: Mapping[str, Any]) -> NetworkConfig:
+        count = int(text["num_hidden_layers"])
+        layer_types = text.get("layer_types") or [
+            "full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(count)
+        ]
+        if len(layer_types) != count:
+            raise ConfigError(f"config.json lists {len(layer_types)} layer types for {count} layers")
+        layer_types = [*layer_types[:-1], "full_attention"]  # transformers forces the last one, too
+        eos = text.get("eos_token_id", 1)
+        return cls(
+            vocab_size=int(text["vocab_size"]),
+            hidden_size=int(text["hidden_size"]),
+            intermediate_size=int(text["intermediate_size"]),
+            num_attention_heads=int(text["num_attention_heads"]),
+            sliding_window=int(text["sliding_window"]),
+            num_experts=int(text["num_experts"]),
+            top_k_experts=int(text["top_k_experts"]),
+            moe_intermediate_size=int(text["moe_intermediate_size"]),
+            layers=tuple(_layer_config(text, i, kind) for i, kind in enumerate(layer_types)),
+            rms_norm_eps=float(text.get("rms_norm_eps", 1e-6)),
+            final_logit_softcapping=float(text.get("final_logit_softcapping", 30.0)),
+            max_position_embeddings=int(text.get("max_position_embeddings", 131_072)),
+            canvas_length=int(config.get("canvas_length") or 256),
+            pad_token_id=int(text.get("pad_token_id") or 0),
+            eos_token_ids=tuple(eos) if isinstance(eos, list) else (int(eos),),
+            bos_token_id=int(text.get("bos_token_id", 2)),
+        )
+
+
+def _layer_config(text: Mapping[str, Any], index: int, layer_type: str) -> LayerConfig:
+    head_dim, kv_heads = int(text["head_dim"]), int(text["num_key_value_heads"])
+    per_layer = text.get("per_layer_config")
+    if per_layer is not None:  # as transformers saves it; JSON has made the keys strings
+        override = per_layer.get(str(index), per_layer.get(layer_type, {}))
+    elif layer_type == "full_attention":  # as published
+        override = {"head_dim": text.get("global_head_dim", 512)}
+        if text.get("num_global_key_value_heads") is not None:
+            override["num_key_value_heads"] = text["num_global_key_value_heads"]
+    else:
+        override = {}
+    default_rope: dict[str, Any] = (
+        {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1_000_000.0}
+        if layer_type == "full_attention"
+        else {"rope_type": "default", "rope_theta": 10_000.0}
+    )
+    rope = (text.get("rope_parameters") or {}).get(layer_type) or default_rope
+    if rope["rope_type"] not in ("default", "proportional"):
+        raise ConfigError(f"config.json asks for the unknown rope_type {rope['rope_type']!r}")
+    if layer_type not in ("sliding_attention", "full_attention"):
+        raise ConfigError(f"config.json asks for the unknown layer type {layer_type!r}")
+    return LayerConfig(
+        layer_type=layer_type,  # type: ignore[arg-type]
+        head_dim=int(override.get("head_dim", head_dim)),
+        num_key_value_heads=int(override.get("num_key_value_heads", kv_heads)),
+        rope_theta=float(rope["rope_theta"]),
+        rope_type=rope["rope_type"],
+        partial_rotary_factor=float(rope.get("partial_rotary_factor", 1.0)),
+        rope_factor=float(rope.get("factor", 1.0)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerConfig:
+    """The published sampler's knobs and their published values (facts: generation_config.json of the checkpoint)."""
+
+    max_denoising_steps: int = 48
+    entropy_bound: float = 0.1
+    t_min: float = 0.4
+    t_max: float = 0.8
+    stability_threshold: int = 1
+    confidence_threshold: float = 0.005
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> SamplerConfig:
+        """Read the content of a `generation_config.json`; what it does not set keeps its default.
+
+        Raises:
+            ConfigError: a value is of the wrong kind.
+        """
+        flat = dict(config)
+        sampler = flat.get("sampler_config")
+        if isinstance(sampler, Mapping) and "entropy_bound" in sampler:
+            flat["entropy_bound"] = sampler["entropy_bound"]
+        try:
+            known = {
+                f.name: type(f.default)(flat[f.name])  # type: ignore[misc]
+                for f in fields(cls)
+                if flat.get(f.name) is not None
+            }
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"generation_config.json: {error}") from error
+        return replace(cls(), **known)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a checkpoint was trained for, from its `dgemma.json`. The defaults suit a checkpoint that has none."""
+
+    name: str = ""
+    noise: Literal["uniform", "mask"] = "uniform"
+    verify: bool = False
+    """Check drafts with the causal head and re-draft from the first disagreement."""
+    draft_steps: int = 1
+    """Denoising steps of a draft that will be verified."""
+    canvas_lengths: tuple[int, ...] = (64, 128, 256)
+    prompt_tokens: int = 1024
+    languages: tuple[str, ...] | None = None
+    """Languages it knows; None for all."""
+    threshold: float = float("-inf")
+    """Mean log-probability per token, in nats, under which a fill is not offered unasked."""
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> Policy:
+        """Read the content of a `dgemma.json`.
+
+        Raises:
+            ConfigError: an unknown key, or a value of the wrong kind.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(config) - known)
+        if unknown:
+            raise ConfigError(f"dgemma.json: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
+        }
+        policy = cls(**values)
+        if policy.noise not in ("uniform", "mask"):
+            raise ConfigError(f"dgemma.json: noise must be 'uniform' or 'mask', not {policy.noise!r}")
+        return policy
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointConfig:
+    """Everything that a checkpoint directory says about itself, besides its weights and tokenizer."""
+
+    network: NetworkConfig
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    policy: Policy = field(default_factory=Policy)
+
+    @classmethod
+    def read(cls, directory: Path) -> CheckpointConfig:
+        """Read the three JSON files of `directory`; only `config.json` is required.
+
+        Raises:
+            ConfigError: a file is missing or unusable; the message names it.
+        """
+        return cls(
+            network=NetworkConfig.from_json(_read_json(directory / "config.json", required=True)),
+            sampler=SamplerConfig.from_json(_read_json(directory / "generation_config.json")),
+            policy=Policy.from_json(_read_json(directory / "dgemma.json")),
+        )
+
+
+def _read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+    if not path.is_file():
+        if required:
+            raise ConfigError(f"{path.name} is missing in {path.parent}")
+        return {}
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path.name} in {path.parent} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path.name} in {path.parent} is not a JSON object")
+    return content

@@ -1,0 +1,325 @@
+"""The face of the model: load a checkpoint, fill holes. Everything it takes and gives is plain data (request.py).
+
+Two ways to fill:
+
+- *plain*: one canvas with all holes is denoised; the only way for several holes.
+- *verified* (`Policy.verify`): the canvas is a draft. The encoder, a causal language model over the same weights,
+reads the draft in one pass; what it would have written itself is kept, its own token is taken at the first
+disagreement, and the rest is drafted again. The text is exactly what the causal head writes token by token, in fewer
+passes: never worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dgemma_model import checkpoint as checkpoints
+from dgemma_model.canvas import Prompt, encode_prompt, lay_out, read_fill
+from dgemma_model.checkpoint import Checkpoint, CheckpointError
+from dgemma_model.config import SamplerConfig
+from dgemma_model.network import Cache
+from dgemma_model.request import Draft, DraftToken, FillRequest
+from dgemma_model.sampler import CanvasStep, Noise, denoise
+from dgemma_model.stopping import AnyOf, NothingLeft, StableAndConfident
+from dgemma_model.tokenizer import Tokenizer
+
+ONE_LINE_TOKENS = 32
+"""Canvas of a fill that ends with its line; more than 99 % of lines fit."""
+
+
+class Infiller:
+    """A loaded checkpoint that fills holes. Not for several threads at once: one thread owns it."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        self._network = checkpoint.network
+        self._tokenizer = checkpoint.tokenizer
+        self._sampler = checkpoint.config.sampler
+        self._policy = checkpoint.config.policy
+        self._device = device
+        self._noise = Noise(
+            self._network.config.vocab_size,
+            self._tokenizer.mask_id if self._policy.noise == "mask" else None,
+        )
+        self._cache, self._cached_ids = Cache(), list[int]()
+        self.name = self._policy.name or checkpoint.directory.name
+        self.device = str(device)
+        self.languages = frozenset(self._policy.languages) if self._policy.languages is not None else None
+        self.threshold = self._policy.threshold
+
+    @classmethod
+    def load(cls, checkpoint: str | None = None, device: str | None = None) -> Infiller:
+        """Load a checkpoint directory, by default the embedded one, onto a device, by default the GPU if there is one.
+
+        Raises:
+            CheckpointError: the checkpoint or the device cannot be used; the message is for users.
+        """
+        directory = Path(checkpoint).expanduser() if checkpoint else checkpoints.embedded_directory()
+        place = _device(device)
+        dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
+        return cls(checkpoints.load(directory, place, dtype), place)
+
+    def fill(self, request: FillRequest) -> Iterator[Draft]:
+        """Yield a draft after every pass over the canvas, the last one with `done` set; stop reading to stop the
+        work."""
+        verify = self._policy.verify if request.verify is None else request.verify
+        config = self._sampler_config(request)
+        generator = torch.Generator(self._device).manual_seed(request.seed)
+        with torch.inference_mode():
+            prompt = encode_prompt(request.excerpt, self._tokenizer, self._policy.prompt_tokens)
+            next_logits = self._encode_prompt(prompt)
+        if verify and request.excerpt.hole_count == 1:
+            yield from self._fill_verified(request, prompt, next_logits, config, generator)
+        else:
+            yield from self._fill_plain(request, prompt, config, generator)
+
+    def _sampler_config(self, request: FillRequest) -> SamplerConfig:
+        config = self._sampler
+        if request.max_denoising_steps is not None:
+            config = replace(config, max_denoising_steps=request.max_denoising_steps)
+        if request.entropy_bound is not None:
+            config = replace(config, entropy_bound=request.entropy_bound)
+        return config
+
+    def _encode_prompt(self, prompt: Prompt) -> Tensor:
+        """Bring the cache to exactly `prompt`, encoding only what follows the common prefix; return its last logits,
+        [V]."""
+        common = 0
+        for ours, theirs in zip(self._cached_ids, prompt.ids, strict=False):
+            if ours != theirs:
+                break
+            common += 1
+        common = min(common, len(prompt.ids) - 1)  # one token at least, for its logits
+        self._cached_ids = self._cached_ids[:common]
+        self._cache.crop(common)
+        return self._append(prompt.ids[common:])[-1]
+
+    def _append(self, ids: list[int]) -> Tensor:
+        """Encode `ids` behind the cache; logits [len(ids), V]."""
+        hidden = self._network.encode(torch.tensor([ids], device=self._device), self._cache)
+        self._cached_ids = self._cached_ids + ids
+        return self._network.logits(hidden[0])
+
+    def _crop(self, length: int) -> None:
+        self._cache.crop(length)
+        self._cached_ids = self._cached_ids[:length]
+
+    # ------------------------------------------------------------------ plain
+
+    def _fill_plain(
+        self, request: FillRequest, prompt: Prompt, config: SamplerConfig, generator: torch.Generator
+    ) -> Iterator[Draft]:
+        layout = lay_out(request.excerpt, self._hole_width(request), self._tokenizer)
+        pinned = torch.tensor([layout.pinned], device=self._device)
+        noise = self._noise.draw(tuple(pinned.shape), generator)
+        canvas = torch.where(pinned, torch.tensor([layout.ids], device=self._device), noise)
+        constraint = _Constraint(self._tokenizer, prompt.forced)
+        stop = AnyOf((NothingLeft(), StableAndConfident(config.stability_threshold, config.confidence_threshold)))
+        steps: list[CanvasStep] = []
+        draft = Draft(texts=("",) * request.excerpt.hole_count, step=0)
+        for step in denoise(
+            self._network, self._cache, canvas, pinned, config, self._noise, generator, constraint.apply
+        ):
+            steps.append(step)
+            draft = self._plain_draft(request, step, layout.hole_slices, prompt.forced)
+            if stop.should_stop(steps, ~pinned):
+                break
+            yield draft
+        score = self._score(draft.texts, prompt) if request.excerpt.hole_count == 1 else draft.score
+        yield replace(draft, done=True, score=score)
+
+    def _hole_width(self, request: FillRequest) -> int:
+        wanted = ONE_LINE_TOKENS if request.one_line else min(request.max_tokens, max(self._policy.canvas_lengths))
+        fitting = [length for length in sorted(self._policy.canvas_lengths) if length >= wanted]
+        return fitting[0] if fitting else wanted
+
+    def _plain_draft(self, request: FillRequest, step: CanvasStep, holes: tuple[slice, ...], forced: bytes) -> Draft:
+        texts, all_ended = [], True
+        for number, hole in enumerate(holes):
+            text, ended = read_fill(step.best[0, hole].tolist(), forced if number == 0 else b"", self._tokenizer)
+            if request.one_line and "\n" in text:
+                text, ended = text.split("\n", 1)[0], True
+            texts.append(text)
+            all_ended = all_ended and ended
+        tokens = tuple(self._shown(step, hole) for hole in holes)
+        mean_log_confidence = torch.cat([step.confidence[0, hole] for hole in holes]).clamp(min=1e-9).log().mean()
+        return Draft(tuple(texts), step.index, complete=all_ended, score=mean_log_confidence.item(), tokens=tokens)
+
+    def _score(self, texts: tuple[str, ...], prompt: Prompt) -> float:
+        """Mean log-probability per token, in nats, of the (single) fill and its end under the causal head."""
+        ids = [*self._tokenizer.encode(prompt.forced.decode("utf-8", "replace") + texts[0]), self._tokenizer.end_id]
+        length = len(prompt.ids)
+        with torch.inference_mode():
+            self._crop(length - 1)
+            log_probabilities = self._append([prompt.ids[-1], *ids[:-1]]).log_softmax(-1)
+            self._crop(length)
+            return float(log_probabilities.gather(1, torch.tensor(ids, device=self._device)[:, None]).mean())
+
+    def _shown(self, step: CanvasStep, positions: slice) -> tuple[DraftToken, ...]:
+        ids = step.best[0, positions].tolist()
+        confidence = step.confidence[0, positions].tolist()
+        accepted = step.accepted[0, positions].tolist()
+        return tuple(
+            DraftToken(self._tokenizer.decode([i]), c, a) for i, c, a in zip(ids, confidence, accepted, strict=True)
+        )
+
+    # --------------------------------------------------------------- verified
+
+    def _fill_verified(
+        self,
+        request: FillRequest,
+        prompt: Prompt,
+        next_logits: Tensor,
+        config: SamplerConfig,
+        generator: torch.Generator,
+    ) -> Iterator[Draft]:
+        tokenizer = self._tokenizer
+        state = _Verified(tokenizer, prompt.forced)
+        passes = 0
+        limit = request.max_tokens
+        asked = request.max_denoising_steps
+        draft_steps = self._policy.draft_steps if asked is None else asked  # none at all: token by token
+        while True:
+            # The causal head gives the next token for nothing: its logits are there from the pass before.
+            state.take(next_logits)
+            if state.is_finished(limit, request.one_line):
+                break
+            width = min(self._hole_width(request), limit - len(state.ids) + 2)
+            drafted: list[int] = []
+            if width > 1 and draft_steps:
+                canvas = self._noise.draw((1, width), generator)
+                canvas[0, 0] = state.ids[-1]
+                pinned = torch.zeros_like(canvas, dtype=torch.bool)
+                pinned[0, 0] = True
+                constraint = _Constraint(tokenizer, state.forced, first=1)
+                draft_config = replace(config, max_denoising_steps=draft_steps)
+                for step in denoise(
+                    self._network, self._cache, canvas, pinned, draft_config, self._noise, generator, constraint.apply
+                ):
+                    passes += 1
+                    guess = tuple(replace(token, settled=False) for token in self._shown(step, slice(1, width)))
+                    tokens = (state.shown + guess,)
+                    yield Draft((state.text(request.one_line),), passes, score=state.score, tokens=tokens)
+                    drafted = step.best[0, 1:].tolist()
+            if tokenizer.end_id in drafted:
+                drafted = drafted[: drafted.index(tokenizer.end_id)]
+            with torch.inference_mode():
+                logits = self._append([state.ids[-1], *drafted])
+            passes += 1
+            agreed = 0
+            for token in drafted:
+                if state.would_take(logits[agreed]) != token:
+                    break
+                state.take(logits[agreed])
+                agreed += 1
+                if state.is_finished(limit, request.one_line):
+                    break
+            self._crop(len(prompt.ids) + len(state.ids))
+            if state.is_finished(limit, request.one_line):
+                break
+            next_logits = logits[agreed]
+            yield Draft((state.text(request.one_line),), passes, score=state.score, tokens=(state.shown,))
+        yield Draft(
+            (state.text(request.one_line),),
+            max(passes, 1),
+            done=True,
+            complete=state.ended or (request.one_line and state.has_newline),
+            score=state.score,
+            tokens=(state.shown,),
+        )
+
+
+class _Constraint:
+    """Keeps what is drafted in line with the healed text that must come first, position by position."""
+
+    def __init__(self, tokenizer: Tokenizer, forced: bytes, first: int = 0) -> None:
+        self._tokenizer, self._forced, self._first = tokenizer, forced, first
+        self._never = sorted(tokenizer.special_ids - {tokenizer.end_id})
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """[B, L, V] -> the same with -inf for special tokens, and certainty along the healed text."""
+        logits[..., self._never] = -torch.inf
+        remaining, position = self._forced, self._first
+        while remaining and position < logits.shape[1]:
+            token = best_allowed(logits[0, position], self._tokenizer.ids_starting(remaining))
+            logits[:, position] = -torch.inf
+            logits[:, position, token] = 0.0
+            remaining = remaining[len(self._tokenizer.token_bytes[token]) :]
+            position += 1
+        return logits
+
+
+def best_allowed(logits: Tensor, allowed: list[int]) -> int:
+    """The most likely of the `allowed` ids; `logits` is [V]."""
+    candidates = torch.tensor(allowed, device=logits.device)
+    return int(candidates[logits[candidates].argmax()])
+
+
+class _Verified:
+    """What the causal head has written so far."""
+
+    def __init__(self, tokenizer: Tokenizer, forced: bytes) -> None:
+        self.forced = forced
+        """Healed bytes still to be said."""
+        self.ids: list[int] = []
+        self.ended = False
+        self.has_newline = False
+        self._tokenizer = tokenizer
+        self._all_forced = forced
+        self._log_probability = 0.0
+        self._scored = 0
+        self._never = torch.tensor(sorted(tokenizer.special_ids - {tokenizer.end_id}))
+        self.shown: tuple[DraftToken, ...] = ()
+
+    def would_take(self, logits: Tensor) -> int:
+        """The token that the causal head writes next; [V] logits."""
+        if self.forced:
+            return best_allowed(logits, self._tokenizer.ids_starting(self.forced))
+        return int(logits.index_fill(0, self._never.to(logits.device), -torch.inf).argmax())
+
+    def take(self, logits: Tensor) -> None:
+        """Write the next token."""
+        token = self.would_take(logits)
+        data = self._tokenizer.token_bytes[token]
+        log_probability = float(logits.log_softmax(-1)[token])
+        if len(self.forced) < len(data) or not self.forced:  # what was forced says nothing about the fill
+            self._log_probability += log_probability
+            self._scored += 1
+        if not self.forced and token == self._tokenizer.end_id:
+            self.ended = True
+            return
+        beyond_forced = data[len(self.forced) :]
+        self.forced = self.forced[len(data) :]
+        self.has_newline = self.has_newline or b"\n" in beyond_forced
+        self.ids.append(token)
+        confidence = min(1.0, 2.718281828**log_probability)
+        self.shown += (DraftToken(beyond_forced.decode("utf-8", "replace"), confidence, True),)
+
+    def is_finished(self, limit: int, one_line: bool) -> bool:
+        """Whether nothing more is to be written."""
+        return self.ended or len(self.ids) >= limit or (one_line and self.has_newline)
+
+    @property
+    def score(self) -> float:
+        """Mean log-probability of the free tokens, in nats."""
+        return self._log_probability / self._scored if self._scored else float("-inf")
+
+    def text(self, one_line: bool) -> str:
+        """What would be inserted now."""
+        text, _ = read_fill(self.ids, self._all_forced, self._tokenizer)
+        return text.split("\n", 1)[0] if one_line else text
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise CheckpointError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try 'cpu'") from error
+    return device

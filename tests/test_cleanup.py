@@ -1,0 +1,117 @@
+"""Model text -> insertable text: the golden cases of cases/cleanup.md, and laws."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgemma_lsp.cleanup import clean, place_at
+from dgemma_lsp.edits import Edit, NoSuggestion
+
+CASES = Path(__file__).parent / "cases" / "cleanup.md"
+
+
+class Case(NamedTuple):
+    options: frozenset[str]
+    file: str
+    model: str
+    result: str
+
+
+def read_cases() -> dict[str, Case]:
+    cases = {}
+    for section in CASES.read_text("utf-8").split("\n## ")[1:]:
+        heading, body = section.split("\n", 1)
+        _, _, options = heading.rstrip(")").partition(" (")
+        parts = dict(re.findall(r"^```(\w+)\n(.*?)\n?^```$", body, re.MULTILINE | re.DOTALL))
+        assert parts.keys() == {"file", "model", "result"}, heading
+        assert heading not in cases, heading
+        texts = {part: unmarked(text) for part, text in parts.items()}
+        cases[heading] = Case(frozenset(filter(None, options.split(", "))), **texts)
+    return cases
+
+
+def unmarked(text: str) -> str:
+    return text.replace("⇥", "\t").replace("␍\n", "\r\n").replace("␍", "\r").replace("·", " ")
+
+
+def cleaned(
+    file: str, model: str, *, block: bool = False, complete: bool = True, automatic: bool = True
+) -> Edit | NoSuggestion:
+    offset = file.index("▮")
+    place = place_at(file.replace("▮", "", 1), offset, one_line=not block)
+    return clean(model, place, complete=complete, automatic=automatic)
+
+
+def check(case: Case) -> None:
+    assert case.options <= {"block", "incomplete", "invoked"}
+    edit = cleaned(
+        case.file,
+        case.model,
+        block="block" in case.options,
+        complete="incomplete" not in case.options,
+        automatic="invoked" not in case.options,
+    )
+    if isinstance(edit, NoSuggestion):
+        assert edit.name == case.result
+    else:
+        shown = Edit(edit.start, edit.end, edit.new_text + "▮").apply(case.file.replace("▮", ""))
+        assert shown == case.result
+
+
+GOLDEN = read_cases()
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_case(name: str) -> None:
+    check(GOLDEN[name])
+
+
+def test_there_are_enough_golden_cases() -> None:
+    assert len(GOLDEN) >= 40
+
+
+code = st.text(alphabet="ab(){}[]\"'\\:, +\t\n", max_size=24) | st.text(max_size=8)
+files = st.tuples(code, code).map("▮".join).filter(lambda text: text.count("▮") == 1)
+
+
+@given(file=files, model=code, block=st.booleans())
+def test_cleanup_is_idempotent(file: str, model: str, block: bool) -> None:
+    once = cleaned(file, model, block=block)
+    if isinstance(once, Edit):
+        assert cleaned(file, once.new_text, block=block) == once
+
+
+@given(file=files, model=code, block=st.booleans(), complete=st.booleans(), automatic=st.booleans())
+def test_what_an_edit_covers_it_types_again(
+    file: str, model: str, block: bool, complete: bool, automatic: bool
+) -> None:
+    edit = cleaned(file, model, block=block, complete=complete, automatic=automatic)
+    if isinstance(edit, NoSuggestion):
+        return
+    text, cursor = file.replace("▮", ""), file.index("▮")
+    covered = text[cursor : edit.end]
+    assert edit.start == cursor <= edit.end <= len(text)
+    assert "\n" not in covered and "\r" not in covered
+    remaining = iter(edit.new_text)
+    assert all(char in remaining for char in covered)
+    assert edit.new_text.strip() and edit.apply(text) != text
+
+
+@given(file=files, model=code)
+def test_one_line_stays_one_line(file: str, model: str) -> None:
+    edit = cleaned(file, model, automatic=False)
+    if isinstance(edit, Edit):
+        assert "\n" not in edit.new_text and "\r" not in edit.new_text
+
+
+@given(model=code, newline=st.sampled_from(["\n", "\r\n", "\r"]))
+def test_every_line_break_is_the_files(model: str, newline: str) -> None:
+    edit = cleaned(f"def f():{newline}    ▮{newline}", model, block=True, automatic=False)
+    if isinstance(edit, Edit):
+        assert set(re.findall(r"\r\n|\n|\r", edit.new_text)) <= {newline}

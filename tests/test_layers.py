@@ -1,0 +1,169 @@
+"""The import rule: each layer imports only what lies below it, and each library has its homes.
+
+Imports inside functions count, too; only what they cost at start-up is another matter, and measured in a process.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = {"dgemma_lsp": ROOT / "dgemma_lsp", "dgemma_model": ROOT / "model" / "dgemma_model"}
+
+LAYERS = [  # top to bottom; what shares a row does not know each other
+    {"dgemma_lsp.__main__"},
+    {"dgemma_lsp.cli"},
+    {"dgemma_lsp.server", "dgemma_lsp.terminal"},
+    {"dgemma_lsp.transport", "dgemma_lsp.protocol"},
+    {"dgemma_lsp.worker"},
+    {"dgemma_lsp.suggest"},
+    {"dgemma_lsp.context", "dgemma_lsp.cleanup"},
+    {"dgemma_lsp.documents"},
+    {"dgemma_lsp.edits", "dgemma_lsp.settings"},
+    {"dgemma_model.train.evaluate", "dgemma_model.train.train"},
+    {"dgemma_model.train.data", "dgemma_model.train.corpus"},
+    {"dgemma_model.train.holes"},
+    {"dgemma_model.infill"},
+    {"dgemma_model.stopping"},
+    {"dgemma_model.sampler", "dgemma_model.checkpoint"},
+    {"dgemma_model.canvas", "dgemma_model.network"},
+    {"dgemma_model.tokenizer", "dgemma_model.config"},
+    {"dgemma_model.excerpt"},
+    {"dgemma_model.syntax"},
+    {"dgemma_model.request"},
+]
+RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
+
+PLAIN = {"dgemma_model.excerpt", "dgemma_model.syntax", "dgemma_model.request"}
+"""What every editor module may import of the model."""
+LOADERS = {"dgemma_lsp.server", "dgemma_lsp.terminal"}
+"""Who may also load a model, when it is wanted."""
+LOADED = {"dgemma_model.infill", "dgemma_model.checkpoint"}
+TENSORS = {f"dgemma_model.{name}" for name in ("infill", "stopping", "sampler", "checkpoint", "network")}
+TRAINING = {module for module in RANK if module.startswith("dgemma_model.train.")}
+
+HOMES = {
+    "torch": TENSORS | TRAINING | {"dgemma_lsp.terminal"},  # `dgemma-lsp check` reports on it
+    "safetensors": {"dgemma_model.checkpoint"} | TRAINING,
+    "tokenizers": {"dgemma_model.tokenizer", "dgemma_model.train.corpus"},
+    "transformers": TRAINING,
+    "pygls": {"dgemma_lsp.server", "dgemma_lsp.transport"},
+    "lsprotocol": {"dgemma_lsp.server", "dgemma_lsp.transport", "dgemma_lsp.protocol"},
+    "tree_sitter": {"dgemma_model.syntax"},
+    "tree_sitter_python": {"dgemma_model.syntax"},
+    "threading": {"dgemma_lsp.worker", "dgemma_lsp.transport", "dgemma_model.train.data"},  # model, stdin, batches
+    "typer": {"dgemma_lsp.cli"},
+}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package, folder in PACKAGES.items():
+        for path in folder.rglob("*.py"):
+            parts = path.relative_to(folder).with_suffix("").parts
+            if parts[-1] != "__init__":
+                found[".".join((package, *parts))] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imported(source: str) -> Iterator[str]:
+    """The full name of everything that `source` imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, "write imports in full"
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def complaints(module: str, source: str) -> list[str]:
+    """What `source`, as the content of `module`, imports against the rules."""
+    wrong = []
+    for name in imported(source):
+        library = name.partition(".")[0]
+        if library in HOMES and module not in HOMES[library]:
+            wrong.append(f"{module} imports {name}, which lives in {sorted(HOMES[library])}")
+        if name not in RANK:
+            continue
+        if RANK[name] <= RANK[module]:
+            wrong.append(f"{module} imports {name}, which is no layer below it")
+        allowed = PLAIN | LOADED if module in LOADERS else PLAIN
+        if module.startswith("dgemma_lsp.") and name.startswith("dgemma_model.") and name not in allowed:
+            wrong.append(f"{module} imports {name}: editors know no tensors")
+    return wrong
+
+
+def test_every_module_has_its_layer() -> None:
+    assert sorted(set(MODULES) - set(RANK)) == []
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) & set(RANK)))
+def test_imports_point_down(module: str) -> None:
+    assert complaints(module, MODULES[module].read_text("utf-8")) == []
+
+
+def test_packages_import_nothing() -> None:
+    """`import dgemma_model.request` runs its package's `__init__`: were that heavy, everything would be."""
+    inits = [path for folder in PACKAGES.values() for path in folder.rglob("__init__.py")]
+    assert {path: list(imported(path.read_text("utf-8"))) for path in inits} == {path: [] for path in inits}
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("dgemma_lsp.edits", "from dgemma_lsp import documents"),
+        ("dgemma_lsp.context", "import dgemma_lsp.cleanup"),
+        ("dgemma_lsp.suggest", "def f():\n    from dgemma_model.infill import Infiller"),
+        ("dgemma_lsp.server", "from dgemma_model import network"),
+        ("dgemma_lsp.suggest", "import torch.nn as nn"),
+        ("dgemma_model.excerpt", "from tree_sitter import Parser"),
+        ("dgemma_model.infill", "from transformers import AutoTokenizer"),
+        ("dgemma_lsp.suggest", "from threading import Lock"),
+        ("dgemma_model.syntax", "from dgemma_lsp.edits import Edit"),
+    ],
+)
+def test_a_wrong_import_is_found(module: str, source: str) -> None:
+    assert complaints(module, source)
+
+
+def test_a_relative_import_is_found() -> None:
+    with pytest.raises(AssertionError):
+        list(imported("from . import edits"))
+
+
+TORCH_FREE = sorted(
+    module for module in MODULES if module not in TENSORS | TRAINING and not module.endswith("__main__")
+)
+
+
+def test_what_is_torch_free_leaves_torch_out() -> None:
+    assert "dgemma_lsp.server" in TORCH_FREE
+    program = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    heavy = {'torch', 'transformers'} & set(sys.modules)\n"
+        "    assert not heavy, f'{name} imports {heavy}'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *TORCH_FREE], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_file_is_too_long(module: str) -> None:
+    assert len(MODULES[module].read_text("utf-8").splitlines()) <= 600
+
+
+def test_every_module_is_in_the_readmes_tree() -> None:
+    words = (ROOT / "README.md").read_text("utf-8").split()
+    assert [path.name for path in MODULES.values() if path.name not in words] == []

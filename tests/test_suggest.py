@@ -1,0 +1,210 @@
+"""The pipeline, with a model of three lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from dgemma_lsp.documents import parsed
+from dgemma_lsp.edits import Edit, NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.settings import Settings
+from dgemma_lsp.suggest import MAX_CHECKED_CHARS, suggest
+from dgemma_model.request import Draft, FillRequest
+
+
+class FakeInfiller:
+    """Yields the drafts it was made with, and remembers what it was asked."""
+
+    name, device, threshold = "fake", "none", -1.0
+
+    def __init__(self, *drafts: Draft, languages: frozenset[str] | None = None) -> None:
+        self.drafts, self.languages = drafts, languages
+        self.requests: list[FillRequest] = []
+
+    def fill(self, request: FillRequest) -> Iterator[Draft]:
+        self.requests.append(request)
+        yield from self.drafts
+
+
+def snapshot(marked: str, language: str = "python") -> Snapshot:
+    offset = marked.index("▮")
+    text = marked.replace("▮", "")
+    return parsed(Snapshot("file:///case.py", 7, language, text, offset))
+
+
+def done(text: str, score: float = -0.1) -> Draft:
+    return Draft((text,), step=3, done=True, complete=True, score=score)
+
+
+def draft(text: str, step: int, score: float = -0.1) -> Draft:
+    return Draft((text,), step=step, score=score)
+
+
+def answers(
+    marked: str,
+    *drafts: Draft,
+    invoked: bool = False,
+    language: str = "python",
+    settings: Settings | None = None,
+    languages: frozenset[str] | None = None,
+) -> list[Suggestion | NoSuggestion]:
+    infiller = FakeInfiller(*drafts, languages=languages)
+    return list(suggest(snapshot(marked, language), infiller, settings or Settings(), invoked=invoked))
+
+
+def shown(answer: Suggestion | NoSuggestion) -> str:
+    """The text with the suggestion in it and the cursor behind it, or the reason's name."""
+    if isinstance(answer, NoSuggestion):
+        return answer.name
+    edit = answer.edit
+    return Edit(edit.start, edit.end, edit.new_text + "▮").apply(answer.snapshot.text)
+
+
+def check(marked: str, model: str, expected: str, *, invoked: bool = False, language: str = "python") -> None:
+    assert shown(answers(marked, done(model), invoked=invoked, language=language)[-1]) == expected
+
+
+def asked(marked: str, language: str = "python") -> FillRequest:
+    infiller = FakeInfiller(done("value"))
+    list(suggest(snapshot(marked, language), infiller, Settings(), invoked=True))
+    return infiller.requests[0]
+
+
+def test_a_line_is_filled() -> None:
+    check("def f(x):\n    return ▮\n", "x + 1", "def f(x):\n    return x + 1▮\n")
+
+
+def test_a_line_is_filled_between_brackets() -> None:
+    check("print(▮)\n", '"hi")', 'print("hi")▮\n')
+
+
+def test_a_suggestion_says_how_it_came_about() -> None:
+    answer = answers("x = ▮\n", done("f(a)", score=-0.5))[-1]
+    assert isinstance(answer, Suggestion)
+    assert (answer.snapshot.version, answer.score, answer.steps) == (7, -0.5, 3)
+    assert answer.edit == Edit(4, 4, "f(a)")
+    assert answer.trace.keys() == {"context_ms", "model_ms", "check_ms"}
+
+
+def test_an_empty_body_asks_for_a_block() -> None:
+    assert not asked("def f(x):\n    ▮\n\ny = 1\n").one_line
+    check("def f(x):\n    ▮\n", "y = x\n    return y", "def f(x):\n    y = x\n    return y▮\n")
+
+
+@pytest.mark.parametrize("marked", ["x = ▮\n", "def f(x):\n    y = x\n    ▮\n", "f(▮)\n"])
+def test_elsewhere_one_line_is_asked_for(marked: str) -> None:
+    assert asked(marked).one_line
+    check("x = ▮\n", "f(a)\ny = f(b)", "x = f(a)▮\n")
+
+
+def test_the_model_sees_what_is_around_the_cursor() -> None:
+    excerpt = asked("a = 1\r\nb = ▮ + 1\r\nc = 3\r\n").excerpt
+    assert (excerpt.prefix, excerpt.suffix) == ("a = 1\nb = ", " + 1\nc = 3\n")
+
+
+def test_comments_and_strings_are_left_alone() -> None:
+    check("# some▮\n", " more words", "IN_COMMENT")
+    check('x = "some▮"\n', " more words", "IN_STRING")
+    check('def f():\n    """some▮\n    """\n', " more words", "IN_STRING")
+
+
+def test_comments_and_strings_are_filled_for_who_asks() -> None:
+    check("# some▮\n", " more words", "# some more words▮\n", invoked=True)
+    check('x = "some▮"\n', " more words", 'x = "some more words▮"\n', invoked=True)
+
+
+@pytest.mark.parametrize("invoked", [False, True])
+def test_words_are_not_split(invoked: bool) -> None:
+    check("x = foo▮bar\n", "value", "IN_WORD", invoked=invoked)
+    check("x = foo▮\n", "_value", "x = foo_value▮\n", invoked=invoked)
+
+
+def test_what_is_switched_off_stays_off() -> None:
+    off = Settings(enabled=False)
+    no_python = Settings(disabled_languages=frozenset({"python"}))
+    assert answers("x = ▮", done("f(a)"), settings=off) == [NoSuggestion.DISABLED]
+    assert answers("x = ▮", done("f(a)"), settings=no_python, invoked=True) == [NoSuggestion.DISABLED]
+    assert shown(answers("x = ▮", done("f(a)"), settings=no_python, language="go")[-1]) == "x = f(a)▮"
+
+
+def test_a_checkpoint_may_know_some_languages_only() -> None:
+    known = frozenset({"python"})
+    assert answers("x = ▮", done("f(a)"), languages=known, language="go") == [NoSuggestion.LANGUAGE]
+    assert shown(answers("x = ▮", done("f(a)"), languages=known)[-1]) == "x = f(a)▮"
+
+
+def test_a_gate_that_is_closed_costs_no_model_run() -> None:
+    infiller = FakeInfiller(done("words"))
+    assert list(suggest(snapshot("# ▮"), infiller, Settings(), invoked=False)) == [NoSuggestion.IN_COMMENT]
+    assert infiller.requests == []
+
+
+def test_what_would_not_parse_is_not_shown() -> None:
+    check("def f():\n    ▮\n", "return return", "UNPARSEABLE")
+    check("x = 1\n▮\ny = 2\n", "print(x", "UNPARSEABLE")
+
+
+@pytest.mark.parametrize("model", ["a b c", '"""', "f(a", ") ("])
+def test_a_text_broken_at_the_cursor_is_mended_or_left(model: str) -> None:
+    check("def f():\n    x = ▮\n\ndef g():\n    return 1\n", model, "UNPARSEABLE", invoked=True)
+
+
+def test_a_text_broken_elsewhere_does_not_matter() -> None:
+    check("a = = 1\n\nx = ▮\n", "f(a)", "a = = 1\n\nx = f(a)▮\n")
+    check("f(a,\n  ▮\n\ndef g():\n    return 1\n", "bcd,", "f(a,\n  bcd,▮\n\ndef g():\n    return 1\n")
+
+
+def test_texts_without_a_tree_are_not_parsed() -> None:
+    check("x = ▮", "a b (", "x = a b (▮", language="plaintext")
+    check("x = ▮\n" + "#" * MAX_CHECKED_CHARS, "a b (", "x = a b (▮\n" + "#" * MAX_CHECKED_CHARS)
+
+
+def test_an_unsure_model_is_quiet_unless_asked() -> None:
+    assert answers("x = ▮", done("f(a)", score=-1.1)) == [NoSuggestion.LOW_CONFIDENCE]
+    assert shown(answers("x = ▮", done("f(a)", score=-1.1), invoked=True)[-1]) == "x = f(a)▮"
+    assert shown(answers("x = ▮", done("f(a)", score=-1.0))[-1]) == "x = f(a)▮"
+
+
+def test_nothing_and_repetition_have_their_names() -> None:
+    check("x = ▮\n", "", "EMPTY")
+    check("▮\nreturn x\n", "return x", "REPEATS")
+
+
+def steps(marked: str, drafts: Sequence[Draft]) -> list[str]:
+    return [shown(answer) for answer in answers(marked, *drafts)]
+
+
+def test_every_step_has_an_answer() -> None:
+    drafts = [draft("", 1), draft("f(a)", 2), draft("f(ab)", 3), done("f(abc)")]
+    assert steps("x = ▮", drafts) == ["EMPTY", "x = f(a)▮", "x = f(ab)▮", "x = f(abc)▮"]
+
+
+def test_a_good_draft_outlives_a_bad_one_but_not_the_end() -> None:
+    drafts = [draft("f(a)", 1), draft(") b (", 2), draft("f(ab)", 3, score=-9.0), done("a b")]
+    assert steps("x = ▮", drafts) == ["x = f(a)▮", "x = f(a)▮", "x = f(a)▮", "UNPARSEABLE"]
+
+
+def test_the_latest_reason_counts() -> None:
+    assert steps("x = ▮", [draft("a b )", 1), draft("", 2)]) == ["UNPARSEABLE", "EMPTY"]
+
+
+def test_an_unfinished_draft_is_cut_to_what_can_be_inserted() -> None:
+    block = "def f(x):\n    ▮\n"
+    assert steps(block, [draft("y = x\n    retu", 1)]) == ["def f(x):\n    y = x▮\n"]
+    assert steps("x = ▮", [draft("f(a) + othe", 1)]) == ["UNPARSEABLE"]
+
+
+def test_the_same_text_twice_may_become_sure() -> None:
+    drafts = [draft("f(a)", 1, score=-5.0), draft("f(a)", 2, score=-0.2)]
+    assert steps("x = ▮", drafts) == ["LOW_CONFIDENCE", "x = f(a)▮"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["▮", "\x00\x01\x02▮\xff", "x = 1\f\n▮", "a\u2028b ▮", "\ud800 = ▮\udfff", "def f():\r    ▮\r", "😀 = ▮\n😀"],
+)
+def test_no_text_is_too_odd(text: str) -> None:
+    answer = answers(text, done("value"), invoked=True)[-1]
+    cursor = text.index("▮")
+    assert isinstance(answer, NoSuggestion) or answer.edit == Edit(cursor, cursor, "value")

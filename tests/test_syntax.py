@@ -1,0 +1,256 @@
+"""Questions about trees. `▮` is the cursor; in `check_scopes`, `»` stands at each expected start."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgemma_model import syntax
+from dgemma_model.syntax import CursorKind, SyntaxTree
+
+
+def tree_of(text: str) -> SyntaxTree:
+    tree = syntax.parse("python", text)
+    assert tree is not None
+    return tree
+
+
+def check_kind(marked: str, expected: CursorKind) -> None:
+    assert syntax.kind_at(tree_of(marked.replace("▮", "")), marked.index("▮")) is expected
+
+
+def check_block(marked: str, expected: bool) -> None:
+    assert syntax.block_expected(tree_of(marked.replace("▮", "")), marked.index("▮")) is expected
+
+
+def check_scopes(marked: str) -> None:
+    starts, text, cursor = [], "", 0
+    for char in marked:
+        if char == "»":
+            starts.append(len(text))
+        elif char == "▮":
+            cursor = len(text)
+        else:
+            text += char
+    assert syntax.scope_starts(tree_of(text), cursor) == starts
+
+
+def test_an_unknown_language_has_no_tree() -> None:
+    assert syntax.parse("plaintext", "x = 1") is None
+
+
+@pytest.mark.parametrize("marked", ["#▮", "# some▮thing", "x = 1  # note▮\ny = 2", "# größe▮\n", "    # 😀 a▮ b\n"])
+def test_comments(marked: str) -> None:
+    check_kind(marked, CursorKind.COMMENT)
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        'x = "▮"',
+        'x = "some ▮thing"',
+        "x = '▮a'",
+        'x = f"{a}▮"',
+        'x = f"▮{a}"',
+        'def f():\n    """Some▮\n    thing."""\n',
+        'größe = "ä▮"',
+        'x = "open▮',
+        'x = "open▮\ny = 1\n',
+        'def f():\n    """open\n\n    text▮\n',
+        'x = f("a", "open▮',
+    ],
+)
+def test_strings(marked: str) -> None:
+    check_kind(marked, CursorKind.STRING)
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "▮",
+        "▮# note",
+        "x = 1 ▮ # note",
+        "# note\n▮",
+        'x = ▮"a"',
+        'x = "a"▮',
+        'x = f"{▮}"',
+        'x = f"{a▮}"',
+        'x = "open\ny = ▮1\n',
+        "x = ▮",
+        "foo▮bar",
+    ],
+)
+def test_code(marked: str) -> None:
+    check_kind(marked, CursorKind.CODE)
+
+
+@pytest.mark.parametrize(
+    ("marked", "expected"),
+    [
+        ("foo▮bar", True),
+        ("f▮_", True),
+        ("grö▮ße", True),
+        ("1▮2", True),
+        ("foo▮", False),
+        ("▮foo", False),
+        ("foo▮ bar", False),
+        ("foo▮.bar", False),
+        ("▮", False),
+    ],
+)
+def test_inside_word(marked: str, expected: bool) -> None:
+    assert syntax.inside_word(marked.replace("▮", ""), marked.index("▮")) is expected
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "x = ▮\n",
+        "def f():\n    pass\n\nx = ▮\n",
+        "»def f():\n    x = ▮\n    return x\n",
+        "»def f():\n    ▮",
+        "»def f():\n    x = 1\n\n    ▮\n\ny = 2\n",
+        "def f():\n    x = 1\n\n▮\n",
+        "»class A:\n»    def f(self):\n        return ▮\n",
+        "»class A:\n    def f(self):\n        return 1\n\n    ▮\n",
+        "»class A:\n    def f(self):\n        return 1\n\n▮\n    def g(self):\n        return 2\n",
+        "»@first\n@second\ndef f():\n    return ▮\n",
+        "»class A:\n»    @property\n    def f(self):\n        return ▮\n",
+        "»async def f():\n    await ▮\n",
+        "x = '😀'\n»def größe():\n    return ▮\n",
+        "def f(x▮):\n    pass\n",
+        "»def f(\n    a,\n    ▮\n):\n    pass\n",
+        "»def f():\n\t▮\n",
+        "»def f():\r\n    x = 1\r\n    ▮\r\n",
+        "»def f():\n    # note\n    ▮",
+        "»def f():\n    for x in xs:\n        if x:\n            ▮\n",
+    ],
+)
+def test_scopes(marked: str) -> None:
+    check_scopes(marked)
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "»class A:\n»    def f(self):\n        x = foo(▮\n\n    def g(self):\n        return 1\n",
+        "»class A:\n»    def f(self):\n        x = ▮\n\n    def g(self):\n        return 1\n",
+        "»@first\ndef f(a):\n    x = [▮\n",
+        "»class A:\n»    def f(self, x):\n        if (x▮",
+        "x = 1\n»def f(a, b):\n    return {a: [b, ▮",
+        "»@first\n@second(1)\nclass A:\n    x = [▮\n",
+    ],
+)
+def test_scopes_of_a_text_that_is_being_typed(marked: str) -> None:
+    check_scopes(marked)
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "def f():▮",
+        "def f():\n    ▮",
+        "def f():\n    ▮\n\ny = 1\n",
+        "def f():  # note\n    ▮\n",
+        "def f(\n    a,\n):\n    ▮\n",
+        'def f():\n    """What it does."""\n    ▮\n',
+        "def f():\n    # note\n    ▮\n",
+        "class A:\n    @property\n    def f(self):\n        ▮\n\n    def g(self):\n        return 1\n",
+        "for x in xs:\n    ▮\n",
+        "if a:\n    b()\nelse:\n    ▮\n",
+        "else:\n    ▮",
+        "try:\n    ▮\nexcept E:\n    pass\n",
+        "with a as b:\n    ▮",
+        "match a:\n    case 1:\n        ▮\n",
+        "async def f():\n    ▮\n",
+        "def f():\r\n    ▮\r\n",
+        "class A:\n    ▮",
+    ],
+)
+def test_a_block_is_expected(marked: str) -> None:
+    check_block(marked, True)
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "▮",
+        "x = ▮\n",
+        "def f():▮ pass\n",
+        "def f():\n    ▮\n    return 1\n",
+        "def f():\n    x = 1\n    ▮\n",
+        'def f():\n    """What it does."""\n    ▮\n    return 1\n',
+        'x = {\n    "a":\n    ▮\n}\n',
+        "x = {a: ▮",
+        "f = lambda: ▮",
+        "x: ▮",
+        'x = "a"\n▮\n',
+        "x[a:▮",
+        "def f(▮\n",
+        "if x: ▮y()\n",
+    ],
+)
+def test_no_block_is_expected(marked: str) -> None:
+    check_block(marked, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("", 0), ("x = 1\n", 0), ("def f():\n    ", 0), ("x = \n", 1), ("x = = 1\ny = (\n", 2), ("f(a", 1)],
+)
+def test_errors_are_counted(text: str, count: int) -> None:
+    assert syntax.error_count(tree_of(text)) == count
+
+
+def test_a_spliced_tree_is_that_of_the_new_text() -> None:
+    tree = syntax.spliced(tree_of("größe = '😀'\nx = 1\n"), 16, 17, "f(\n  ä)")
+    assert tree.data.decode() == "größe = '😀'\nx = f(\n  ä)\n"
+    assert list(syntax.named_nodes(tree)) == list(syntax.named_nodes(tree_of(tree.data.decode())))
+
+
+def test_splicing_leaves_the_old_tree_as_it_was() -> None:
+    tree = tree_of("x = 1\n")
+    syntax.spliced(tree, 4, 5, "(((")
+    assert (syntax.error_count(tree), tree.data) == (0, b"x = 1\n")
+    assert list(syntax.named_nodes(tree)) == list(syntax.named_nodes(tree_of("x = 1\n")))
+
+
+snippets = st.sampled_from(
+    ["def f(x):\n", "    return x\n", "x = 1\n", "class A:\n", "f(a, b)", "{x}", "@a\n", "# é\n", ":", "(", ")"]
+) | st.sampled_from(
+    ["\n", "\r\n", "\r", "  ", "\t", "\f", "\u2028", "😀", "\ud800", "\x00", '"', "'''", "f'{", "\\"],
+)
+texts = st.lists(snippets, max_size=12).map("".join)
+
+
+@given(text=texts, data=st.data())
+def test_any_text_at_any_offset(text: str, data: st.DataObject) -> None:
+    offset = data.draw(st.integers(0, len(text)))
+    tree = tree_of(text)
+    assert syntax.kind_at(tree, offset) in CursorKind
+    assert syntax.block_expected(tree, offset) in (True, False)
+    starts = syntax.scope_starts(tree, offset)
+    assert starts == sorted(set(starts)) and all(start <= offset for start in starts)
+    assert all(start == 0 or text[start - 1] in "\r\n" for start in starts)
+
+
+@given(text=texts, new=texts, data=st.data())
+def test_splicing_any_text(text: str, new: str, data: st.DataObject) -> None:
+    start, end = sorted((data.draw(st.integers(0, len(text))), data.draw(st.integers(0, len(text)))))
+    tree = syntax.spliced(tree_of(text), start, end, new)
+    assert tree.data.decode("utf-8", "surrogatepass") == text[:start] + new + text[end:]
+    assert (syntax.error_count(tree) > 0) == tree.tree.root_node.has_error
+
+
+def test_large_files_are_no_burden() -> None:
+    text = "def größe(x):\n    return x + 1\n\n\n" * 15_000 + "def f():\n    return ("
+    tree = tree_of(text)
+    began = time.perf_counter()
+    assert syntax.scope_starts(tree, len(text)) == [text.rindex("def f")]
+    assert syntax.kind_at(tree, len(text)) is CursorKind.CODE
+    assert not syntax.block_expected(tree, len(text))
+    assert syntax.error_count(syntax.spliced(tree, len(text), len(text), "x)")) == 0
+    assert time.perf_counter() - began < 1.0  # a tenth of that on an idle machine
