@@ -58,8 +58,6 @@ def place_at(text: str, offset: int, *, one_line: bool) -> Place:
     end = line_break.start() if line_break else len(text)
     above = _lines(text[max(0, start - _NEAR_CHARS) : start])
     below = _lines(text[end : end + _NEAR_CHARS])
-    if end + _NEAR_CHARS < len(text):
-        below.pop()  # it may be half a line
     after = text[offset:end]
     return Place(
         offset=offset,
@@ -153,6 +151,16 @@ def drop_trailing_blanks(text: str, place: Place) -> str:
     return text if place.after.strip() else text.rstrip()
 
 
+def drop_bodiless_headers(text: str, place: Place) -> str:
+    """Without headers and decorators at the end whose body is not there, nor below the cursor."""
+    lines = _as_lines(text, place)
+    depth_below = len(_leading(place.below[0])) if place.below else 0
+    kept = len(lines)
+    while kept > 1 and _is_bodiless(lines[kept - 1], depth_below):
+        kept -= 1
+    return "\n".join(lines[:kept])[len(_blank_before(place)) :]
+
+
 def drop_following_lines(text: str, place: Place) -> str:
     """Without the lines at the end that stand below the cursor already."""
     if place.after.strip():
@@ -184,6 +192,7 @@ FITTING: tuple[Callable[[str, Place], str], ...] = (
     fit_indentation,
     drop_loop,
     drop_trailing_blanks,
+    drop_bodiless_headers,
 )
 NOT_REPEATING: tuple[Callable[[str, Place], str], ...] = (drop_following_lines, drop_rest_of_line)
 """The rules in their order: what one leaves is what the next one sees."""
@@ -219,7 +228,6 @@ def _overlap(text: str, place: Place) -> int:
         if (
             text.endswith(after[:length])
             and after[:length].strip()
-            and not _splits_word(text, len(text) - length)
             and not _splits_word(after, length)
             and _scan(text[:-length], quote)[1:] == (0, quote)
         ):
@@ -270,6 +278,12 @@ def _as_lines(text: str, place: Place) -> list[str]:
 
 def _visible(text: str) -> int:
     return sum(not char.isspace() for char in text)
+
+
+def _is_bodiless(line: str, depth_below: int) -> bool:
+    content = line.strip()
+    is_header = content.endswith(":") and depth_below <= len(_leading(line))
+    return not content or is_header or content.startswith("@")
 
 
 def _leading(line: str) -> str:

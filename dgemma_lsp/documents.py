@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from dgemma_model import syntax
-
 from dgemma_lsp.edits import Snapshot
+from dgemma_model import syntax
 
 logger = logging.getLogger(__name__)
 

@@ -79,14 +79,6 @@ class NoSuggestion(Enum):
     FAILED = "the fill failed; the log has the reason"
 
 
-def diff(before: str, after: str) -> Edit:
-    """The smallest single edit with `edit.apply(before) == after`; as early in the text as it can be."""
-    shorter = min(len(before), len(after))
-    tail = _common_prefix(before[::-1], after[::-1], shorter)
-    head = _common_prefix(before, after, shorter - tail)
-    return Edit(head, len(before) - tail, after[head : len(after) - tail])
-
-
 def rebase(suggestion: Suggestion, newer: Snapshot) -> Suggestion | None:
     """What is left of `suggestion` in `newer`, or None where the user went another way.
 
@@ -105,18 +97,6 @@ def rebase(suggestion: Suggestion, newer: Snapshot) -> Suggestion | None:
     if not edit.new_text.startswith(typed) or rest == covered or not _is_retyped(covered, rest):
         return None
     return replace(suggestion, snapshot=newer, edit=Edit(newer.offset, end, rest))
-
-
-def _common_prefix(left: str, right: str, limit: int) -> int:
-    """How many of the first `limit` characters are the same, by bisection: slices compare at memory speed."""
-    low = 0
-    while low < limit:
-        middle = (low + limit + 1) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            limit = middle - 1
-    return low
 
 
 def _is_retyped(covered: str, rest: str) -> bool:

@@ -32,14 +32,8 @@ def make_lenient(converter: Converter) -> Converter:
         context = value.get("context") if isinstance(value, Mapping) else None
         kind = context.get("triggerKind") if isinstance(context, Mapping) else None
         invoked = kind == types.InlineCompletionTriggerKind.Invoked.value
-        trigger = (
-            types.InlineCompletionTriggerKind.Invoked
-            if invoked
-            else types.InlineCompletionTriggerKind.Automatic
-        )
-        params: types.InlineCompletionParams = strict(
-            {**value, "context": {"triggerKind": trigger.value}}, cls
-        )
+        trigger = types.InlineCompletionTriggerKind.Invoked if invoked else types.InlineCompletionTriggerKind.Automatic
+        params: types.InlineCompletionParams = strict({**value, "context": {"triggerKind": trigger.value}}, cls)
         return params
 
     converter.register_structure_hook(types.InlineCompletionParams, inline_params)
@@ -82,9 +76,7 @@ def changed_uri(params: object) -> str | None:
             return None
 
 
-def inline_answer(
-    answer: Suggestion | NoSuggestion, encoding: Encoding
-) -> list[types.InlineCompletionItem] | None:
+def inline_answer(answer: Suggestion | NoSuggestion, encoding: Encoding) -> list[types.InlineCompletionItem] | None:
     """One item or none.
 
     A replaced request answers null: Neovim ignores it, but an empty list would hide the newer request's text.

@@ -149,6 +149,8 @@ def initialize(server: DgemmaServer, params: types.InitializeParams) -> None:
 
 async def initialized(server: DgemmaServer, params: types.InitializedParams) -> None:
     """Load the model, and say so."""
+    if server.worker.started:
+        return
     server.show_complaints()
     started, using = time.perf_counter(), server.settings
     loading = server.worker.start(lambda: server.load_infiller(using))
@@ -186,6 +188,7 @@ def shutdown(server: DgemmaServer, params: None) -> None:
 def did_open(server: DgemmaServer, params: types.DidOpenTextDocumentParams) -> None:
     """Take a document in."""
     item = params.text_document
+    server.forget(item.uri)
     server.documents.open(item.uri, item.language_id, item.version, item.text)
 
 

@@ -18,9 +18,6 @@ from dgemma_model import syntax
 from dgemma_model.request import Draft, FillRequest
 from dgemma_model.syntax import CursorKind
 
-MAX_CHECKED_CHARS = 1_000_000
-"""In a longer text, a suggestion is not parsed before it is shown."""
-
 _QUIET = {CursorKind.COMMENT: NoSuggestion.IN_COMMENT, CursorKind.STRING: NoSuggestion.IN_STRING}
 
 
@@ -91,7 +88,7 @@ def suggest(
 
 def _gate(snapshot: Snapshot, infiller: InfillerLike, settings: Settings, *, invoked: bool) -> NoSuggestion | None:
     """Why the model need not be asked at all."""
-    if snapshot.language in settings.disabled_languages:
+    if not settings.enabled or snapshot.language in settings.disabled_languages:
         return NoSuggestion.DISABLED
     if infiller.languages is not None and snapshot.language not in infiller.languages:
         return NoSuggestion.LANGUAGE
@@ -106,10 +103,10 @@ def _syntax_check(snapshot: Snapshot) -> Callable[[Edit], bool]:
     """A test whether the text parses well enough after an edit at the cursor.
 
     It may have as many errors as it has now, for it may well be broken there, but no more than with just any
-    name at the cursor. Without a tree, and in very long texts, every edit passes.
+    name at the cursor. Without a tree every edit passes.
     """
     tree = snapshot.tree
-    if tree is None or len(snapshot.text) > MAX_CHECKED_CHARS:
+    if tree is None:
         return lambda edit: True
     named = syntax.spliced(tree, snapshot.offset, snapshot.offset, "_")
     tolerated = min(syntax.error_count(tree), syntax.error_count(named))

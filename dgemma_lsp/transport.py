@@ -78,7 +78,10 @@ class StrictProtocol(LanguageServerProtocol):
             elif isinstance(method := data.get("method"), str):
                 self.on_undecodable(method, data.get("params"))
             return
-        self.handle_message(message)
+        try:
+            self.handle_message(message)
+        except Exception:  # an answer to a request that nobody waits for, for instance
+            logger.exception("unhandled message")
 
     def handle_message(self, message: RPCMessage) -> None:
         """As pygls does, once the session's state allows it."""

@@ -52,14 +52,17 @@ class Worker(Generic[Model]):
         self._stopping = False
         self._thread: threading.Thread | None = None
 
+    @property
+    def started(self) -> bool:
+        """Whether `start` was called."""
+        return self._thread is not None
+
     def start(self, load: Callable[[], Model]) -> asyncio.Future[Model]:
         """Start the thread, which calls `load` first; the future gets the model or the exception."""
         loop = asyncio.get_running_loop()
         loaded: asyncio.Future[Model] = loop.create_future()
         loaded.add_done_callback(self._loading_ended)
-        self._thread = threading.Thread(
-            target=self._work, args=(load, loop, loaded), name="model", daemon=True
-        )
+        self._thread = threading.Thread(target=self._work, args=(load, loop, loaded), name="model", daemon=True)
         self._thread.start()
         return loaded
 
@@ -93,9 +96,8 @@ class Worker(Generic[Model]):
                 with self._changed:
                     self._queue.append(job)
                     self._changed.notify()
-            return await job.result
+            return await job.result  # to cancel the caller is to cancel this, and the thread stops
         finally:
-            job.result.cancel()  # tells the thread to stop; without effect on a settled job
             if self._newest.get(document) is job:
                 del self._newest[document]
 
@@ -128,9 +130,7 @@ class Worker(Generic[Model]):
         for job in waiting:
             job.settle(NoSuggestion.NO_MODEL)
 
-    def _work(
-        self, load: Callable[[], Model], loop: asyncio.AbstractEventLoop, loaded: asyncio.Future[Model]
-    ) -> None:
+    def _work(self, load: Callable[[], Model], loop: asyncio.AbstractEventLoop, loaded: asyncio.Future[Model]) -> None:
         """The thread."""
         try:
             model = load()

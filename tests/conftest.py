@@ -9,9 +9,25 @@ from wire import Wire
 
 
 @pytest.fixture
-def wire() -> Iterator[Wire]:
+def own_wire() -> Iterator[Wire]:
     """A server of the test's own, initialized, with its (fake) model loaded."""
     with Wire() as wire:
         wire.initialize()
         wire.wait_until_loaded()
         yield wire
+
+
+@pytest.fixture(scope="module")
+def shared_wire() -> Iterator[Wire]:
+    with Wire() as wire:
+        wire.initialize()
+        wire.wait_until_loaded()
+        yield wire
+
+
+@pytest.fixture
+def wire(shared_wire: Wire) -> Wire:
+    """A server that the tests of a file share, so that each shows that it survived those before."""
+    shared_wire.request("test/say", {"text": "value", "steps": 3, "held": False, "fails": False})
+    shared_wire.drop_unread()
+    return shared_wire

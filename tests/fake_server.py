@@ -31,12 +31,12 @@ class FakeInfiller:
     def __init__(self) -> None:
         self.text = "value"
         self.steps = 3
-        self.held = False
         self.fails = False
-        self.reached = threading.Semaphore(0)
-        self.released = threading.Semaphore(0)
         self.fills_begun = 0
         self.steps_taken = 0
+        self._held = False
+        self._standing = False
+        self._changed = threading.Condition()
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         self.fills_begun += 1
@@ -44,13 +44,30 @@ class FakeInfiller:
         os.write(1, b"and so does one written in C\n")
         if self.fails:
             raise RuntimeError("no such luck")
-        for step in range(1, self.steps + 1):
-            if self.held:
-                self.reached.release()
-                self.released.acquire()
+        text, steps = self.text, self.steps
+        for step in range(1, steps + 1):
+            self.pass_gate()
             self.steps_taken += 1
-            last = step == self.steps
-            yield Draft((self.text,), step=step, done=last, complete=last, score=-0.1)
+            last = step == steps
+            yield Draft((text,), step=step, done=last, complete=last, score=-0.1)
+
+    def hold(self, held: bool) -> None:
+        """Hold whoever comes to the gate, or let it go on."""
+        with self._changed:
+            self._held = held
+            self._standing = self._standing and held
+            self._changed.notify_all()
+
+    def pass_gate(self) -> None:
+        with self._changed:
+            self._standing = self._held
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._held)
+
+    def wait_until_reached(self) -> None:
+        """Return when someone stands at the gate."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._standing)
 
 
 def main() -> int:
@@ -62,8 +79,8 @@ def main() -> int:
             case "fail":
                 raise ValueError("the weights are truncated")
             case "wait":
-                infiller.reached.release()
-                infiller.released.acquire()
+                infiller.hold(True)
+                infiller.pass_gate()
         return infiller
 
     server = dgemma_server.create_server(load)
@@ -75,17 +92,18 @@ def main() -> int:
 
     @server.feature("test/say")
     def say(params: Any) -> None:
-        for name, value in params._asdict().items():
+        said = params._asdict()
+        infiller.hold(said.pop("held", False))
+        for name, value in said.items():
             setattr(infiller, name, value)
 
     @server.feature("test/reached")
     async def reached(params: Any) -> None:
-        await asyncio.to_thread(infiller.reached.acquire)
+        await asyncio.to_thread(infiller.wait_until_reached)
 
     @server.feature("test/release")
     def release(params: Any) -> None:
-        infiller.held = False
-        infiller.released.release()
+        infiller.hold(False)
 
     @server.feature("test/counts")
     def counts(params: Any) -> dict[str, int]:

@@ -42,6 +42,15 @@ def test_a_function_that_fits_is_kept_whole() -> None:
     assert plain.prefix != excerpt.prefix and excerpt.prefix.endswith(plain.prefix)
 
 
+def test_of_several_holes_the_first_ones_function_is_kept_whole() -> None:
+    before = "before = 1\n" * 200
+    body = "def function(x):\n" + "    y = compute(x)\n" * 52
+    text = before + body + "    return \n\ndef other():\n    return \n"
+    first, second = text.index("return ") + 7, len(text) - 1
+    snapshot = parsed(Snapshot("file:///a", 1, "python", text, second))
+    assert context.excerpt(snapshot, [(first, first), (second, second)]).prefix == body + "    return "
+
+
 def test_several_holes() -> None:
     text = "a = \nb = \nc = 3\n"
     snapshot = parsed(Snapshot("file:///a", 1, "python", text, 0))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgemma_lsp.edits import Edit, Snapshot, Suggestion, diff, rebase
+from dgemma_lsp.edits import Edit, Snapshot, Suggestion, rebase
 
 URI = "file:///a.py"
 
@@ -23,34 +23,6 @@ def suggested(marked: str, new_text: str, *, covers: int = 0, retypes: int = 0) 
     """`new_text` at the cursor, in place of `covers` characters after it and `retypes` before it."""
     at = snapshot(marked)
     return Suggestion(at, Edit(at.offset - retypes, at.offset + covers, new_text), score=-0.5, steps=4)
-
-
-@given(texts, texts)
-def test_a_difference_leads_from_one_text_to_the_other(before: str, after: str) -> None:
-    assert diff(before, after).apply(before) == after
-
-
-@given(texts, texts, texts, texts)
-def test_a_difference_is_no_larger_than_the_edit_that_was_made(
-    head: str, old: str, new: str, tail: str
-) -> None:
-    edit = diff(head + old + tail, head + new + tail)
-    assert edit.end - edit.start <= len(old)
-    assert len(edit.new_text) <= len(new)
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "edit"),
-    [
-        ("same", "same", Edit(0, 0, "")),
-        ("ab", "aXb", Edit(1, 1, "X")),
-        ("aXb", "ab", Edit(1, 2, "")),
-        ("aa", "aaa", Edit(0, 0, "a")),
-        ("one two", "one 2", Edit(4, 7, "2")),
-    ],
-)
-def test_differences(before: str, after: str, edit: Edit) -> None:
-    assert diff(before, after) == edit
 
 
 @given(texts, st.text(alphabet="ab)", min_size=1), texts, st.data())

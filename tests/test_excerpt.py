@@ -35,6 +35,14 @@ def test_a_suffix_ends_with_a_line() -> None:
     assert cut(LINE * 10, [(0, 0)], SMALL).suffix == LINE * 2
 
 
+def test_a_prefix_of_just_the_budget_is_seen_whole() -> None:
+    assert left_edge(LINE * 10, 40) == 0
+
+
+def test_a_suffix_is_not_shortened_by_more_than_half() -> None:
+    assert cut("ab\n" + "x" * 50, [(0, 0)], SMALL).suffix == "ab\n" + "x" * 17
+
+
 def test_a_line_longer_than_the_budget_is_cut() -> None:
     excerpt = cut("x" * 200, [(100, 100)], SMALL)
     assert 20 <= len(excerpt.prefix) <= 40
@@ -49,6 +57,10 @@ def test_a_scope_that_fits_is_kept_whole() -> None:
 
 def test_a_scope_that_does_not_fit_changes_nothing() -> None:
     assert left_edge(LINE * 10, 80, scopes=(0, 8)) == 48
+
+
+def test_a_scope_that_is_near_changes_nothing() -> None:
+    assert left_edge(LINE * 10, 80, scopes=(0, 72)) == 48
 
 
 def test_the_outermost_scope_that_fits_is_taken() -> None:

@@ -26,7 +26,8 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_lsp.context", "dgemma_lsp.cleanup"},
     {"dgemma_lsp.documents"},
     {"dgemma_lsp.edits", "dgemma_lsp.settings"},
-    {"dgemma_model.train.evaluate", "dgemma_model.train.train"},
+    {"dgemma_model.train.evaluate", "dgemma_model.train.export"},
+    {"dgemma_model.train.train"},
     {"dgemma_model.train.data", "dgemma_model.train.corpus"},
     {"dgemma_model.train.holes"},
     {"dgemma_model.infill"},
@@ -112,10 +113,11 @@ def test_imports_point_down(module: str) -> None:
     assert complaints(module, MODULES[module].read_text("utf-8")) == []
 
 
-def test_packages_import_nothing() -> None:
+def test_packages_import_the_standard_library_only() -> None:
     """`import dgemma_model.request` runs its package's `__init__`: were that heavy, everything would be."""
     inits = [path for folder in PACKAGES.values() for path in folder.rglob("__init__.py")]
-    assert {path: list(imported(path.read_text("utf-8"))) for path in inits} == {path: [] for path in inits}
+    names = {name.partition(".")[0] for path in inits for name in imported(path.read_text("utf-8"))}
+    assert names - sys.stdlib_module_names == set()
 
 
 @pytest.mark.parametrize(

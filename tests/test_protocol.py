@@ -65,9 +65,7 @@ def test_changes_keep_their_order_and_kind() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("encoding", "start", "end"), [("utf-8", 9, 10), ("utf-16", 6, 7), ("utf-32", 5, 6)]
-)
+@pytest.mark.parametrize(("encoding", "start", "end"), [("utf-8", 9, 10), ("utf-16", 6, 7), ("utf-32", 5, 6)])
 def test_an_item_covers_what_it_retypes_in_the_clients_units(encoding: Any, start: int, end: int) -> None:
     text = "first\r\n\U0001f600é=f()\n"
     offset = text.index(")")

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from dgemma_lsp.documents import parsed
+from dgemma_lsp.documents import MAX_PARSED_CHARS, parsed
 from dgemma_lsp.edits import Edit, NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.settings import Settings
-from dgemma_lsp.suggest import MAX_CHECKED_CHARS, suggest
+from dgemma_lsp.suggest import suggest
 from dgemma_model.request import Draft, FillRequest
 
 
@@ -150,6 +150,10 @@ def test_a_text_broken_at_the_cursor_is_mended_or_left(model: str) -> None:
     check("def f():\n    x = ▮\n\ndef g():\n    return 1\n", model, "UNPARSEABLE", invoked=True)
 
 
+def test_a_text_broken_at_the_cursor_gets_no_worse() -> None:
+    check("class A:\n    def f(self):\n        for x in ▮\n            y(x)\n", "self.xs", "UNPARSEABLE")
+
+
 def test_a_text_broken_elsewhere_does_not_matter() -> None:
     check("a = = 1\n\nx = ▮\n", "f(a)", "a = = 1\n\nx = f(a)▮\n")
     check("f(a,\n  ▮\n\ndef g():\n    return 1\n", "bcd,", "f(a,\n  bcd,▮\n\ndef g():\n    return 1\n")
@@ -157,7 +161,7 @@ def test_a_text_broken_elsewhere_does_not_matter() -> None:
 
 def test_texts_without_a_tree_are_not_parsed() -> None:
     check("x = ▮", "a b (", "x = a b (▮", language="plaintext")
-    check("x = ▮\n" + "#" * MAX_CHECKED_CHARS, "a b (", "x = a b (▮\n" + "#" * MAX_CHECKED_CHARS)
+    check("x = ▮\n" + "#" * MAX_PARSED_CHARS, "a b (", "x = a b (▮\n" + "#" * MAX_PARSED_CHARS)
 
 
 def test_an_unsure_model_is_quiet_unless_asked() -> None:

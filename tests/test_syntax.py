@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from dgemma_model import syntax
 from dgemma_model.syntax import CursorKind, SyntaxTree
 
+NESTED = "class A:\n    def f(self):\n        x = foo(\n\n    def g(self):\n        return 1\n"
+"""An error inside an error."""
+
 
 def tree_of(text: str) -> SyntaxTree:
     tree = syntax.parse("python", text)
@@ -79,6 +82,7 @@ def test_strings(marked: str) -> None:
         'x = f"{▮}"',
         'x = f"{a▮}"',
         'x = "open\ny = ▮1\n',
+        'f(a▮, "open',
         "x = ▮",
         "foo▮bar",
     ],
@@ -127,6 +131,7 @@ def test_inside_word(marked: str, expected: bool) -> None:
         "»def f():\r\n    x = 1\r\n    ▮\r\n",
         "»def f():\n    # note\n    ▮",
         "»def f():\n    for x in xs:\n        if x:\n            ▮\n",
+        "x = 1\r»def f():\r    y = ▮\r",
     ],
 )
 def test_scopes(marked: str) -> None:
@@ -142,6 +147,10 @@ def test_scopes(marked: str) -> None:
         "»class A:\n»    def f(self, x):\n        if (x▮",
         "x = 1\n»def f(a, b):\n    return {a: [b, ▮",
         "»@first\n@second(1)\nclass A:\n    x = [▮\n",
+        "def f(\n) ▮",
+        "def f(\n▮  @first\n",
+        "@first\n  ▮def f(a)\n",
+        "»def f(@first\n  def g(▮",
     ],
 )
 def test_scopes_of_a_text_that_is_being_typed(marked: str) -> None:
@@ -162,6 +171,7 @@ def test_scopes_of_a_text_that_is_being_typed(marked: str) -> None:
         "for x in xs:\n    ▮\n",
         "if a:\n    b()\nelse:\n    ▮\n",
         "else:\n    ▮",
+        "try:\n    f(\nexcept E:\n    ▮",
         "try:\n    ▮\nexcept E:\n    pass\n",
         "with a as b:\n    ▮",
         "match a:\n    case 1:\n        ▮\n",
@@ -191,6 +201,8 @@ def test_a_block_is_expected(marked: str) -> None:
         "x[a:▮",
         "def f(▮\n",
         "if x: ▮y()\n",
+        'if x: "a"\n    ▮',
+        "def f():\n    ▮return 1\n",
     ],
 )
 def test_no_block_is_expected(marked: str) -> None:
@@ -199,7 +211,16 @@ def test_no_block_is_expected(marked: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("", 0), ("x = 1\n", 0), ("def f():\n    ", 0), ("x = \n", 1), ("x = = 1\ny = (\n", 2), ("f(a", 1)],
+    [
+        ("", 0),
+        ("x = 1\n", 0),
+        ("def f():\n    ", 0),
+        ("x = \n", 1),
+        ("x = = 1\ny = (\n", 2),
+        ("f(a", 1),
+        ("x = 1\rdef f():\r    y = 1\r", 1),
+        (NESTED, 2),
+    ],
 )
 def test_errors_are_counted(text: str, count: int) -> None:
     assert syntax.error_count(tree_of(text)) == count
@@ -209,6 +230,12 @@ def test_a_spliced_tree_is_that_of_the_new_text() -> None:
     tree = syntax.spliced(tree_of("größe = '😀'\nx = 1\n"), 16, 17, "f(\n  ä)")
     assert tree.data.decode() == "größe = '😀'\nx = f(\n  ä)\n"
     assert list(syntax.named_nodes(tree)) == list(syntax.named_nodes(tree_of(tree.data.decode())))
+
+
+def test_a_missing_token_without_a_node_is_an_error() -> None:
+    tree = syntax.spliced(tree_of("def f(x):\n"), 0, 0, "def f(x):\nf(a, b)")
+    assert tree.data == b"def f(x):\nf(a, b)def f(x):\n"
+    assert syntax.error_count(tree) == 1
 
 
 def test_splicing_leaves_the_old_tree_as_it_was() -> None:

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import reference_text
-from wire import FAKE_SERVER, TIMEOUT_S, Wire, inline, insertion
+from wire import Wire, framed, inline, insertion
 
 URI = "file:///work/module.py"
 INLINE = "textDocument/inlineCompletion"
 
 
-def body(text: str | bytes) -> bytes:
-    data = text if isinstance(text, bytes) else text.encode()
-    return b"Content-Length: %d\r\n\r\n%s" % (len(data), data)
-
-
 def assert_alive(wire: Wire) -> None:
     wire.open("file:///alive.py", "x = ")
     assert wire.text("file:///alive.py") == "x = "
-
-
-def error_of(wire: Wire, msg_id: object) -> int:
-    return int(wire.response(msg_id)["error"]["code"])
 
 
 @pytest.mark.parametrize(
@@ -44,8 +31,8 @@ def error_of(wire: Wire, msg_id: object) -> int:
     ],
 )
 def test_what_is_no_message_gets_an_error_without_an_id(wire: Wire, rubbish: bytes, code: int) -> None:
-    wire.send_bytes(body(rubbish))
-    assert error_of(wire, None) == code
+    wire.send_bytes(framed(rubbish))
+    assert wire.error(None) == code
     assert_alive(wire)
 
 
@@ -61,7 +48,7 @@ def test_what_is_no_message_gets_an_error_without_an_id(wire: Wire, rubbish: byt
     ],
 )
 def test_a_request_that_cannot_be_decoded_gets_an_error(wire: Wire, params: object) -> None:
-    assert error_of(wire, wire.start(INLINE, params)) == -32602
+    assert wire.error(wire.start(INLINE, params)) == -32602
     assert_alive(wire)
 
 
@@ -102,13 +89,23 @@ def test_other_nonsense_is_survived(wire: Wire, message: object) -> None:
     assert_alive(wire)
 
 
+def test_an_answer_that_is_a_request_s_own_id_is_survived(wire: Wire) -> None:
+    wire.request("test/say", {"held": True})
+    wire.open(URI, "x = ")
+    running = wire.start(INLINE, inline(URI, 0, 4))
+    wire.request("test/reached", {})
+    wire.send({"jsonrpc": "2.0", "id": running, "result": "mine"})
+    wire.request("test/release", {})
+    assert wire.response(running)["result"][0]["insertText"] == "value"
+
+
 @pytest.mark.parametrize(
     "noise",
     [
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"Content-Length: many\r\n\r\n",
         b"\r\n\r\n\x00\xff\n",
-        b"Content-Length: 5\r\n\r\n" + body('{"jsonrpc": "2.0", "method": "lost"}')[20:],
+        b"Content-Length: 5\r\n\r\n" + framed('{"jsonrpc": "2.0", "method": "lost"}')[20:],
         b"x" * 1_000_000 + b"\r\n",
     ],
 )
@@ -136,7 +133,7 @@ def test_headers_in_any_case_and_order_and_a_message_byte_by_byte(wire: Wire) ->
 def test_before_initialize_requests_are_refused_and_notifications_dropped() -> None:
     with Wire() as wire:
         wire.open(URI, "x = ")
-        assert error_of(wire, wire.start(INLINE, inline(URI, 0, 4))) == -32002
+        assert wire.error(wire.start(INLINE, inline(URI, 0, 4))) == -32002
         wire.initialize()
         assert wire.text(URI) is None
 
@@ -220,124 +217,38 @@ def test_each_request_sees_the_text_that_it_was_sent_with(wire: Wire) -> None:
     ask = {"jsonrpc": "2.0", "id": "ask", "method": INLINE, "params": inline(URI, 0, 4, kind=1)}
     change = {"textDocument": {"uri": URI, "version": 2}, "contentChanges": [insertion(0, 0, "\n\n")]}
     told = {"jsonrpc": "2.0", "method": "textDocument/didChange", "params": change}
-    wire.send_bytes(body(json.dumps(ask)) + body(json.dumps(told)))
+    wire.send_bytes(framed(json.dumps(ask)) + framed(json.dumps(told)))
     # The text moved while the model worked: nothing is shown where the cursor is not.
     assert wire.response("ask")["result"] == []
     assert wire.text(URI) == "\n\nx = "
 
 
-def test_exit_after_shutdown_is_0(wire: Wire) -> None:
-    assert wire.request("shutdown", None) is None
-    assert error_of(wire, wire.start(INLINE, inline(URI, 0, 0))) == -32600
-    wire.notify("exit", None)
-    assert wire.exit_code() == 0
+def test_nothing_but_the_protocol_goes_to_standard_output(own_wire: Wire) -> None:
+    own_wire.open(URI, "x = ")
+    own_wire.request(INLINE, inline(URI, 0, 4))
+    own_wire.request("shutdown", None)
+    own_wire.notify("exit", None)
+    assert own_wire.exit_code() == 0
+    assert own_wire.unread() == []
+    assert "a library prints to standard output" in own_wire.final_log()
+    assert "and so does one written in C" in own_wire.final_log()
 
 
-def test_exit_without_shutdown_is_1(wire: Wire) -> None:
-    wire.notify("exit", None)
-    assert wire.exit_code() == 1
-
-
-def test_the_end_of_input_ends_the_server(wire: Wire) -> None:
-    wire.process.stdin.close()
-    assert wire.exit_code() == 1
-
-
-def test_half_a_message_at_the_end_of_input_ends_the_server(wire: Wire) -> None:
-    wire.send_bytes(b'Content-Length: 100\r\n\r\n{"jsonrpc": ')
-    wire.process.stdin.close()
-    assert wire.exit_code() == 1
-
-
-def test_a_client_that_does_not_read_ends_the_server() -> None:
-    read_end, write_end = os.pipe()
-    command = (sys.executable, "-P", str(FAKE_SERVER))
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=write_end, stderr=subprocess.DEVNULL)
-    os.close(read_end)
-    os.close(write_end)
-    initialize = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"capabilities": {}}}
-    assert server.stdin is not None
-    server.stdin.write(body(json.dumps(initialize)))
-    server.stdin.flush()  # and the pipe stays open
-    assert server.wait(TIMEOUT_S) == 1
-    server.stdin.close()
-
-
-def test_the_end_of_the_clients_process_ends_the_server() -> None:
-    client = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    with Wire() as wire:
-        wire.initialize(processId=client.pid)
-        assert_alive(wire)
-        client.communicate(b"\n")
-        assert wire.exit_code() == 1
-
-
-def test_shutdown_during_a_fill(wire: Wire) -> None:
-    wire.request("test/say", {"held": True})
-    wire.open(URI, "x = ")
-    running = wire.start(INLINE, inline(URI, 0, 4))
-    wire.request("test/reached", {})
-    wire.request("shutdown", None)
-    assert error_of(wire, running) == -32800
-    wire.notify("exit", None)
-    assert wire.exit_code() == 0  # although the model still stands at its step
-
-
-def test_exit_while_the_model_loads() -> None:
-    with Wire(env={"FAKE_LOAD": "wait"}) as wire:
-        wire.initialize()
-        wire.request("test/reached", {})
-        wire.request("shutdown", None)
-        wire.notify("exit", None)
-        assert wire.exit_code() == 0
-
-
-def test_nothing_but_the_protocol_goes_to_standard_output(wire: Wire) -> None:
-    wire.open(URI, "x = ")
-    wire.request(INLINE, inline(URI, 0, 4))
-    wire.request("shutdown", None)
-    wire.notify("exit", None)
-    assert wire.exit_code() == 0
-    assert wire.unread() == []
-    assert "a library prints to standard output" in wire.final_log()
-    assert "and so does one written in C" in wire.final_log()
-
-
-def test_source_text_is_not_logged(wire: Wire) -> None:
-    wire.open(URI, "SECRET = ")
-    wire.request("test/say", {"text": "SECRET"})
-    wire.request(INLINE, inline(URI, 0, 9))
-    wire.change(URI, 2, insertion(0, 9, "SECRET"))
-    wire.change("file:///not/open.py", 2, insertion(0, 9, "SECRET"))
-    wire.start(INLINE, {"SECRET": "SECRET"})
-    wire.change(URI, 3, {"range": "SECRET", "text": "SECRET"})
-    wire.send({"jsonrpc": "1.0", "id": 1, "method": "x", "params": "SECRET"})
-    wire.start("no/such/method", {"text": "SECRET"})
-    wire.send_bytes(body("SECRET"))
-    wire.request("shutdown", None)
-    wire.notify("exit", None)
-    wire.exit_code()
-    assert "outcome=shown" in wire.final_log()
-    assert "SECRET" not in wire.final_log()
-    assert "/work/" not in wire.final_log().replace(os.getcwd(), "")
-
-
-def test_over_tcp() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with Wire(sys.executable, "-P", str(FAKE_SERVER), "--tcp", str(port)) as wire:
-        wire.wait_for_log("listening on")
-        with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as client, client.makefile("rwb") as pipe:
-            request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"capabilities": {}}}
-            pipe.write(body(json.dumps(request)))
-            pipe.flush()
-            length = int(pipe.readline().removeprefix(b"Content-Length: "))
-            while pipe.readline().strip():
-                pass
-            assert "inlineCompletionProvider" in json.loads(pipe.read(length))["result"]["capabilities"]
-        assert wire.exit_code() == 1
-
-
-def test_importing_the_server_does_not_import_torch() -> None:
-    program = "import sys, dgemma_lsp.server; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+def test_source_text_is_not_logged(own_wire: Wire) -> None:
+    uri = "file:///private_folder/module.py"
+    own_wire.open(uri, "SECRET = ")
+    own_wire.request("test/say", {"text": "SECRET"})
+    own_wire.request(INLINE, inline(uri, 0, 9))
+    own_wire.change(uri, 2, insertion(0, 9, "SECRET"))
+    own_wire.change("file:///private_folder/not_open.py", 2, insertion(0, 9, "SECRET"))
+    own_wire.start(INLINE, {"SECRET": "SECRET"})
+    own_wire.change(uri, 3, {"range": "SECRET", "text": "SECRET"})
+    own_wire.send({"jsonrpc": "1.0", "id": 1, "method": "x", "params": "SECRET"})
+    own_wire.start("no/such/method", {"text": "SECRET"})
+    own_wire.send_bytes(framed("SECRET"))
+    own_wire.request("shutdown", None)
+    own_wire.notify("exit", None)
+    own_wire.exit_code()
+    assert "outcome=shown" in own_wire.final_log()
+    assert "SECRET" not in own_wire.final_log()
+    assert "private_folder" not in own_wire.final_log()

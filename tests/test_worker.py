@@ -88,9 +88,7 @@ def command(worker: Worker[Model], steps: Callable[[Model], Steps], document: st
     return asyncio.create_task(worker.run(steps, lane=Lane.COMMAND, document=document))
 
 
-async def test_the_last_value_is_the_answer_and_one_thread_does_the_work(
-    worker: Worker[Model], model: Model
-) -> None:
+async def test_the_last_value_is_the_answer_and_one_thread_does_the_work(worker: Worker[Model], model: Model) -> None:
     answers = [await keystroke(worker, model.counting(3)) for _ in range(3)]
     assert answers == [answer(3)] * 3
     assert [thread.name for thread in model.threads] == ["model"]
@@ -209,9 +207,7 @@ async def test_a_budget_of_nothing_is_one_step(worker: Worker[Model], model: Mod
     assert await keystroke(worker, model.counting(9), budget_s=0.0) == answer(1)
 
 
-async def test_an_exception_reaches_the_caller_and_the_thread_lives_on(
-    worker: Worker[Model], model: Model
-) -> None:
+async def test_an_exception_reaches_the_caller_and_the_thread_lives_on(worker: Worker[Model], model: Model) -> None:
     def failing(_: Model) -> Steps:
         yield answer(1)
         raise ValueError("no such luck")

@@ -51,8 +51,7 @@ class Wire:
         self._stdin.flush()
 
     def send(self, message: object) -> None:
-        body = json.dumps(message).encode()
-        self.send_bytes(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        self.send_bytes(framed(json.dumps(message)))
 
     def notify(self, method: str, params: object) -> None:
         self.send({"jsonrpc": "2.0", "method": method, "params": params})
@@ -72,6 +71,10 @@ class Wire:
         response = self.response(self.start(method, params))
         assert "error" not in response, response
         return response["result"]
+
+    def error(self, msg_id: object) -> int:
+        """The code of the error that a request got."""
+        return int(self.response(msg_id)["error"]["code"])
 
     def wait(self, matches: Any) -> dict[str, Any]:
         """Take the first message that matches, waiting for it if need be."""
@@ -112,6 +115,10 @@ class Wire:
     def exit_code(self) -> int:
         return self.process.wait(timeout=TIMEOUT_S)
 
+    def drop_unread(self) -> None:
+        """Forget every message that came and that nothing has waited for."""
+        self._waiting.clear()
+
     def unread(self) -> list[dict[str, Any]]:
         """After the end of the process: every message that nothing has waited for."""
         for thread in self._threads:
@@ -151,6 +158,12 @@ class Wire:
             with self._logged:
                 self._log.append(line.decode())
                 self._logged.notify_all()
+
+
+def framed(body: str | bytes) -> bytes:
+    """A message as it travels, whatever is in it."""
+    data = body if isinstance(body, bytes) else body.encode()
+    return b"Content-Length: %d\r\n\r\n%s" % (len(data), data)
 
 
 def inline(uri: str, line: int, character: int, kind: int = 2) -> dict[str, Any]:

@@ -1,1 +1,7 @@
 """Block-diffusion code infilling: the network, its sampler, and what it sees of a file."""
+
+import os
+
+# Read by OpenMP when torch is first imported. By default its threads spin while they wait for each other: with another
+# busy process on the machine, and beside an editor there always is one, a fill then takes many times as long (LOG.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -10,6 +10,7 @@ text tokenised as whole files are.
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 
 from dgemma_model.request import Excerpt
@@ -79,6 +80,7 @@ def read_fill(ids: list[int], forced: bytes, tokenizer: Tokenizer) -> tuple[str,
     data = b"".join(tokenizer.token_bytes[i] for i in ids)
     if not data.startswith(forced):  # not even the healed piece is there yet
         return "", False
-    text = data[len(forced) :].decode("utf-8", "replace")
-    whole = text.rstrip("\ufffd")
-    return whole, ended and whole == text
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(data[len(forced) :])
+    only_begun, _ = decoder.getstate()
+    return text, ended and not only_begun

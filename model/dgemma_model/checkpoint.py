@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -97,6 +98,11 @@ def load_network(
             raise CheckpointError(
                 f"tensor {name!r} has shape {list(tensor.shape)}, config.json asks for {list(expected)}"
             )
+        if tensor.dtype not in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+            raise CheckpointError(
+                f"tensor {name!r} is stored as {str(tensor.dtype).removeprefix('torch.')}; "
+                "quantised checkpoints do not run here, take one in bfloat16"
+            )
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"tensor {name!r} holds NaN or infinite values; the file is damaged")
         found[own] = tensor.to(device=device, dtype=dtype)
@@ -113,13 +119,30 @@ def load_network(
 
 
 def save(network: Network, directory: Path) -> None:
-    """Write `model.safetensors` in bfloat16 and `config.json`, so that `transformers` loads the directory too."""
+    """Write `model.safetensors` in bfloat16 and `config.json`, so that `transformers` loads the directory too.
+
+    The experts' inner size is padded with zeros, which add nothing, to what its fast kernels ask for.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    own_tensors = network.state_dict()
+    inner = -(-network.config.moe_intermediate_size // 8) * 8
+    own_tensors = {name: _padded_expert(name, tensor, inner) for name, tensor in network.state_dict().items()}
     tensors = {name: own_tensors[own] for name, own in _names(network).items()} | _vision_tensors(network.config)
     stored = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
     save_file(stored, directory / "model.safetensors", metadata={"format": "pt"})
-    (directory / "config.json").write_text(json.dumps(_config_json(network.config), indent=1) + "\n")
+    (directory / "model.safetensors").chmod(0o644)  # the library makes it the owner's alone
+    (directory / "config.json").write_text(
+        json.dumps(_config_json(replace(network.config, moe_intermediate_size=inner)), indent=1) + "\n"
+    )
+
+
+def _padded_expert(name: str, tensor: Tensor, inner: int) -> Tensor:
+    if name.endswith("experts.gate_up_proj"):  # [E, 2F, D], gates first
+        gate, up = tensor.chunk(2, dim=1)
+        missing = inner - gate.shape[1]
+        return torch.cat((F.pad(gate, (0, 0, 0, missing)), F.pad(up, (0, 0, 0, missing))), dim=1)
+    if name.endswith("experts.down_proj"):  # [E, D, F]
+        return F.pad(tensor, (0, inner - tensor.shape[2]))
+    return tensor
 
 
 def _names(network: Network) -> dict[str, str]:
@@ -139,8 +162,8 @@ def _tensors(directory: Path) -> Iterator[tuple[str, Tensor]]:
     names = ["model.safetensors"]
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+            names = sorted(set(map(str, json.loads(index.read_text("utf-8"))["weight_map"].values())))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{index.name} cannot be read: {error}") from error
     for name in names:
         path = directory / name
@@ -191,6 +214,7 @@ def _vision_tensors(config: NetworkConfig) -> dict[str, Tensor]:
 
 
 def _config_json(config: NetworkConfig) -> dict[str, Any]:
+    usual = next((layer for layer in config.layers if layer.is_sliding), config.layers[0])
     text: dict[str, Any] = {
         "model_type": "diffusion_gemma_text",
         "vocab_size": config.vocab_size,
@@ -198,8 +222,8 @@ def _config_json(config: NetworkConfig) -> dict[str, Any]:
         "intermediate_size": config.intermediate_size,
         "num_hidden_layers": len(config.layers),
         "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.layers[0].num_key_value_heads,
-        "head_dim": config.layers[0].head_dim,
+        "num_key_value_heads": usual.num_key_value_heads,
+        "head_dim": usual.head_dim,
         "per_layer_config": {
             str(i): {"head_dim": layer.head_dim, "num_key_value_heads": layer.num_key_value_heads}
             for i, layer in enumerate(config.layers)
@@ -211,6 +235,7 @@ def _config_json(config: NetworkConfig) -> dict[str, Any]:
                 "rope_theta": layer.rope_theta,
                 "partial_rotary_factor": layer.partial_rotary_factor,
             }
+            | ({"factor": layer.rope_factor} if layer.rope_factor != 1.0 else {})
             for layer in config.layers
         },
         "sliding_window": config.sliding_window,

@@ -8,10 +8,13 @@ unknown keys.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
+
+_TOO_MUCH = 10_000_000
+"""No size of a network comes near this."""
 
 LayerType = Literal["sliding_attention", "full_attention"]
 
@@ -74,13 +77,40 @@ class NetworkConfig:
         if not isinstance(text, Mapping):
             raise ConfigError("config.json has no 'text_config' section")
         try:
-            return cls._from_text_config(config, text)
-        except (KeyError, TypeError, ValueError) as error:
+            network = cls._from_text_config(config, text)
+        except ConfigError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ConfigError(f"config.json: missing or unusable entry: {error}") from error
+        for problem in network._problems():
+            raise ConfigError(f"config.json: {problem}")
+        return network
+
+    def _problems(self) -> Iterator[str]:
+        """What no network can be built with."""
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "sliding_window")
+        for name in (*sizes, "num_experts", "moe_intermediate_size", "canvas_length"):
+            if not 1 <= getattr(self, name) < _TOO_MUCH:
+                yield f"{name} cannot be {getattr(self, name)}"
+        if not 1 <= self.top_k_experts <= self.num_experts:
+            yield f"top_k_experts cannot be {self.top_k_experts} with {self.num_experts} experts"
+        for layer in self.layers:
+            heads = layer.num_key_value_heads
+            if not 1 <= heads <= self.num_attention_heads or self.num_attention_heads % heads:
+                yield f"{self.num_attention_heads} query heads cannot share {heads} key/value heads"
+            if not 2 <= layer.head_dim < _TOO_MUCH or layer.head_dim % 2:
+                yield f"head_dim cannot be {layer.head_dim}"
+            partial = layer.partial_rotary_factor
+            if not 0 <= partial <= 1 or (layer.rope_type == "default" and partial != 1):
+                yield f"partial_rotary_factor cannot be {partial} with rope_type {layer.rope_type!r}"
+            if not (layer.rope_theta > 0 and layer.rope_factor > 0):
+                yield f"rope_theta cannot be {layer.rope_theta}, nor factor {layer.rope_factor}"
 
     @classmethod
     def _from_text_config(cls, config: Mapping[str, Any], text: Mapping[str, Any]) -> NetworkConfig:
         count = int(text["num_hidden_layers"])
+        if not 1 <= count < _TOO_MUCH:
+            raise ConfigError(f"config.json: num_hidden_layers cannot be {count}")
         layer_types = text.get("layer_types") or [
             "full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(count)
         ]
@@ -168,9 +198,12 @@ class SamplerConfig:
                 for f in fields(cls)
                 if flat.get(f.name) is not None
             }
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"generation_config.json: {error}") from error
-        return replace(cls(), **known)
+        sampler_config = replace(cls(), **known)
+        if not (sampler_config.t_min >= 0 and sampler_config.t_max > 0):
+            raise ConfigError("generation_config.json: t_min must be at least 0, and t_max more")
+        return sampler_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +234,37 @@ class Policy:
         unknown = sorted(set(config) - known)
         if unknown:
             raise ConfigError(f"dgemma.json: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        for key, value in config.items():
+            expected, is_so = _POLICY_KINDS[key]
+            if not is_so(value):
+                raise ConfigError(f"dgemma.json: {key} must be {expected}, not {value!r}")
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
         }
-        policy = cls(**values)
-        if policy.noise not in ("uniform", "mask"):
-            raise ConfigError(f"dgemma.json: noise must be 'uniform' or 'mask', not {policy.noise!r}")
-        return policy
+        return cls(**values)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _TOO_MUCH
+
+
+def _is_list(value: object, is_item: Callable[[object], bool]) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(is_item, value))
+
+
+_POLICY_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "name": ("a string", lambda value: isinstance(value, str)),
+    "noise": ("'uniform' or 'mask'", lambda value: value in ("uniform", "mask")),
+    "verify": ("true or false", lambda value: isinstance(value, bool)),
+    "draft_steps": ("a whole number", _is_count),
+    "canvas_lengths": ("a list of lengths", lambda value: _is_list(value, lambda item: _is_count(item) and item != 0)),
+    "prompt_tokens": ("16 or more", lambda value: _is_count(value) and value not in range(16)),
+    "languages": (
+        "null or a list of names",
+        lambda value: value is None or _is_list(value, lambda item: isinstance(item, str)),
+    ),
+    "threshold": ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +296,7 @@ def _read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path.name} in {path.parent} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path.name} in {path.parent} is not a JSON object")

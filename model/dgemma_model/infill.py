@@ -140,7 +140,8 @@ class Infiller:
     def _plain_draft(self, request: FillRequest, step: CanvasStep, holes: tuple[slice, ...], forced: bytes) -> Draft:
         texts, all_ended = [], True
         for number, hole in enumerate(holes):
-            text, ended = read_fill(step.best[0, hole].tolist(), forced if number == 0 else b"", self._tokenizer)
+            ids = step.best[0, hole].tolist()[: request.max_tokens]
+            text, ended = read_fill(ids, forced if number == 0 else b"", self._tokenizer)
             if request.one_line and "\n" in text:
                 text, ended = text.split("\n", 1)[0], True
             texts.append(text)
@@ -243,6 +244,7 @@ class _Constraint:
     def apply(self, logits: Tensor) -> Tensor:
         """[B, L, V] -> the same with -inf for special tokens, and certainty along the healed text."""
         logits[..., self._never] = -torch.inf
+        logits[..., self._tokenizer.vocab_size :] = -torch.inf  # a network may know more ids than its tokenizer
         remaining, position = self._forced, self._first
         while remaining and position < logits.shape[1]:
             token = best_allowed(logits[0, position], self._tokenizer.ids_starting(remaining))
@@ -279,7 +281,8 @@ class _Verified:
         """The token that the causal head writes next; [V] logits."""
         if self.forced:
             return best_allowed(logits, self._tokenizer.ids_starting(self.forced))
-        return int(logits.index_fill(0, self._never.to(logits.device), -torch.inf).argmax())
+        spoken = logits[: self._tokenizer.vocab_size]
+        return int(spoken.index_fill(0, self._never.to(logits.device), -torch.inf).argmax())
 
     def take(self, logits: Tensor) -> None:
         """Write the next token."""
@@ -319,7 +322,7 @@ def _device(name: str | None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise CheckpointError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try 'cpu'") from error
     return device

@@ -102,11 +102,12 @@ class Rotary(nn.Module):
         size = config.head_dim
         if config.rope_type == "default":
             size = int(size * config.partial_rotary_factor)
-            frequencies = config.rope_theta ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
+            frequencies = 1.0 / config.rope_theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
         else:  # proportional: the first pairs rotate as in a full-size embedding, the rest stand still
             rotated = int(config.partial_rotary_factor * size // 2)
             frequencies = torch.zeros(size // 2)
-            frequencies[:rotated] = config.rope_theta ** (-torch.arange(0, 2 * rotated, 2, dtype=torch.float32) / size)
+            steps = torch.arange(0, 2 * rotated, 2, dtype=torch.float32)
+            frequencies[:rotated] = 1.0 / config.rope_theta ** (steps / size)
             frequencies /= config.rope_factor
         self.register_buffer("inverse_frequencies", frequencies, persistent=False)
 

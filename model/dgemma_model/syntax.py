@@ -123,7 +123,7 @@ def named_nodes(tree: SyntaxTree) -> Iterator[tuple[str, int, int]]:
 
 
 def error_count(tree: SyntaxTree) -> int:
-    """Number of places that do not parse: ERROR and MISSING nodes."""
+    """Number of places that do not parse: what tree-sitter calls errors, and what it misses."""
     return sum(1 for _ in _damage(tree))
 
 
@@ -162,7 +162,7 @@ def scope_starts(tree: SyntaxTree, offset: int) -> list[int]:
         for opener in _scope_openers(node, byte, GRAMMARS[tree.language]):
             start = _line_start(data, opener.start_byte)
             indent = _indent(data, start)
-            if start < line and (indent < column or (opener.end_byte > byte and not node.is_error)):
+            if start < line and (indent < column or opener.end_byte > byte):
                 around = [outer for outer in around if outer[0] < indent]
                 around.append((indent, start))
     return [_code_points(data, start) for _, start in around]
@@ -194,13 +194,17 @@ def block_expected(tree: SyntaxTree, offset: int) -> bool:
 
 
 def _damage(tree: SyntaxTree) -> Iterator[tree_sitter.Node]:
-    """Every ERROR and MISSING node, in the order of the text; steps over what is sound."""
+    """Every ERROR and MISSING node, in the order of the text; steps over what is sound.
+
+    A token that is missing may have no node (a line break in Python): then it is the node that lacks it.
+    """
     cursor = tree.tree.walk()
     while True:
         node = cursor.node
-        if node is not None and (node.is_error or node.is_missing):
+        broken = node is not None and node.has_error
+        if node is not None and broken and (node.is_error or not any(child.has_error for child in node.children)):
             yield node
-        if (node is not None and node.has_error and cursor.goto_first_child()) or cursor.goto_next_sibling():
+        if (broken and cursor.goto_first_child()) or cursor.goto_next_sibling():
             continue
         while True:
             if not cursor.goto_parent():
@@ -241,7 +245,7 @@ def _after_unclosed_quote(tree: SyntaxTree, byte: int) -> bool:
     kind = GRAMMARS[tree.language].string_start
     for error in _damage(tree):
         if error.start_byte >= byte:
-            return False
+            break
         for quote in error.children:
             if quote.type == kind and quote.end_byte <= byte:
                 text = quote.text or b""

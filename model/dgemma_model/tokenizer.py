@@ -31,6 +31,8 @@ class Tokenizer:
         self.end_id, self.suffix_id, self.prefix_id = (self._special(name) for name in (END, SUFFIX, PREFIX))
         self.mask_id = self._special(MASK)
         self.special_ids = frozenset(self._special(name) for name in SPECIAL_TOKENS)
+        if tokenizer.pre_tokenizer is None or not self._is_byte_level():
+            raise TokenizerError("the tokenizer is not a byte-level one; its tokens cannot be read as bytes")
 
     @classmethod
     def read(cls, path: Path) -> Tokenizer:
@@ -54,7 +56,7 @@ class Tokenizer:
         return int(self._tokenizer.get_vocab_size())
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`. Lone surrogates, which no UTF-8 file can hold, become replacement characters."""
+        """Ids of `text`. Lone surrogates, which no UTF-8 file can hold, become question marks."""
         return list(self._tokenizer.encode(_sanitised(text), add_special_tokens=False).ids)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
@@ -102,6 +104,12 @@ class Tokenizer:
         border = pieces[-1][1][0] if pieces else 0
         split = len(text) - len(tail) + border
         return text[:split], text[split:]
+
+    def _is_byte_level(self) -> bool:
+        try:
+            return len(self.token_bytes) > 0
+        except KeyError:
+            return False
 
     def _special(self, name: str) -> int:
         token_id = self._tokenizer.token_to_id(name)

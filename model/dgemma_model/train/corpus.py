@@ -29,7 +29,7 @@ HELD_OUT = frozenset({"anyio", "cattrs", "click", "jinja2", "networkx", "rich"})
 """Packages kept out of training whole; evaluation holes are cut from them."""
 
 PERMISSIVE = re.compile(r"\b(mit|bsd|apache|psf|python software foundation|isc|0bsd|mit-0|cnri)\b", re.IGNORECASE)
-NOT_PERMISSIVE = re.compile(r"\b(a?gpl|lgpl|mpl|mozilla|epl|proprietary)", re.IGNORECASE)
+NOT_PERMISSIVE = re.compile(r"\b(a?gpl|lgpl|general public|mpl|mozilla|epl|proprietary)", re.IGNORECASE)
 
 SKIPPED_FOLDERS = re.compile(
     r"(^|/)(_?vendor(ed)?|third_party|extern|tests?|testing|_?test_\w*|benchmarks?|idlelib|lib2to3|pydoc_data|encodings|"

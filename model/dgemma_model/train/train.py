@@ -296,7 +296,7 @@ def train(args: argparse.Namespace) -> None:
                 "lr": round(factor, 3),
             }
             run.history.append(line)
-            console.print(" ".join(f"{key} {value}" for key, value in line.items()), highlight=False)
+            console.print(" ".join(f"{key} {value}" for key, value in line.items()), highlight=False, soft_wrap=True)
             shown_at, shown_tokens, recent = now, run.tokens, []
         if now - saved_at > args.save_every:
             run.save()

@@ -1,0 +1,341 @@
+"""Filling holes with a tiny random checkpoint: whatever it says, it must say the right way."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import pairwise
+from math import isfinite
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_fixtures import SOURCE, VOCAB_SIZE, tiny_checkpoint, tiny_infiller, tiny_tokenizer
+from test_tokenizer import texts
+from torch import Tensor
+
+from dgemma_model import checkpoint, infill
+from dgemma_model.canvas import encode_prompt, read_fill
+from dgemma_model.infill import Infiller
+from dgemma_model.network import Cache
+from dgemma_model.request import Draft, Excerpt, FillRequest
+from dgemma_model.sampler import CanvasStep, denoise
+
+TOKENIZER = tiny_tokenizer()
+PROMPT_TOKENS = 96  # as in the fixture's dgemma.json
+INFILLER = tiny_infiller()
+"""Used again and again: what is asked before must not matter."""
+
+EXCERPTS = [
+    Excerpt("", ""),
+    Excerpt("", "\nreturn x\n"),
+    Excerpt("def f(self):\n    return ", "\n\n"),
+    Excerpt("class A:\n    x = se", "lf\n"),
+    Excerpt("if a:\n    ", "\nelse:\n    pass\n"),
+    Excerpt("😀 = '", "'\n"),
+    Excerpt("x = '<eos><|prefix|>", "<mask>'\n"),
+    Excerpt("a = '\ud800", "\udfff'"),
+    Excerpt(SOURCE[:700], SOURCE[700:]),
+]
+
+
+def last(infiller: Infiller, excerpt: Excerpt, **knobs: Any) -> Draft:
+    *_, draft = infiller.fill(FillRequest(excerpt, **knobs))
+    return draft
+
+
+def without_tokens(drafts: list[Draft]) -> list[tuple[Any, ...]]:
+    return [(d.texts, d.step, d.done, d.complete, pytest.approx(d.score, abs=1e-3)) for d in drafts]
+
+
+# ------------------------------------------------------------------- verified
+
+
+def written_by_the_causal_head(
+    infiller: Infiller, excerpt: Excerpt, max_tokens: int, one_line: bool
+) -> tuple[str, bool, list[int]]:
+    """Text, whether it ended itself, and ids: one token at a time, the whole prompt read anew for each."""
+    prompt = encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS)
+    written: list[int] = []
+    said, ended = b"", False
+    while len(written) < max_tokens:
+        hidden = infiller._network.encode(torch.tensor([prompt.ids + written]), Cache())
+        scores = infiller._network.logits(hidden[0, -1]).tolist()
+        left = prompt.forced[len(said) :]
+        allowed = [
+            i
+            for i, data in enumerate(TOKENIZER.token_bytes)
+            if (not left and (data or i == TOKENIZER.end_id))
+            or (left and data and (data.startswith(left) or left.startswith(data)))
+        ]
+        token = max(allowed, key=lambda i: scores[i])
+        if token == TOKENIZER.end_id:
+            ended = True
+            break
+        said += TOKENIZER.token_bytes[token]
+        written.append(token)
+        if one_line and b"\n" in said[len(prompt.forced) :]:
+            ended = True
+            break
+    text, _ = read_fill(written, prompt.forced, TOKENIZER)
+    return text.split("\n")[0] if one_line else text, ended, written
+
+
+@pytest.mark.parametrize("one_line", [False, True])
+@pytest.mark.parametrize("excerpt", EXCERPTS)
+def test_a_verified_fill_is_what_the_causal_head_writes(excerpt: Excerpt, one_line: bool) -> None:
+    text, ended, _ = written_by_the_causal_head(INFILLER, excerpt, 14, one_line)
+    for steps in (0, 1, 3, None):
+        draft = last(INFILLER, excerpt, max_tokens=14, one_line=one_line, max_denoising_steps=steps, verify=True)
+        assert (draft.text, draft.complete, draft.done) == (text, ended, True)
+
+
+def test_the_excerpts_above_are_of_every_sort() -> None:
+    """Some fills end, some are cut, some have a line break: else the tests of this file say little."""
+    written = [written_by_the_causal_head(INFILLER, excerpt, 14, False) for excerpt in EXCERPTS]
+    assert {ended for _, ended, _ in written} == {True, False}
+    assert any("\n" in text for text, _, _ in written)
+    assert any(len(set(ids)) > 4 for _, _, ids in written)
+
+
+class Guesses:
+    """Drafts that the network did not make: the causal head's own text, with some tokens changed."""
+
+    def __init__(self, written: list[int], prompt_length: int, rng: random.Random, share_wrong: float) -> None:
+        self.written, self.prompt_length, self.rng, self.share_wrong = written, prompt_length, rng, share_wrong
+
+    def __call__(self, network: Any, cache: Cache, canvas: Tensor, *_: object) -> Iterator[CanvasStep]:
+        done = cache.length - self.prompt_length  # the canvas begins with the last written token, not yet cached
+        assert canvas[0, 0].item() == self.written[done]
+        rest = [*self.written[done + 1 :], *[TOKENIZER.end_id] * canvas.shape[1]][: canvas.shape[1] - 1]
+        wrong = [TOKENIZER.end_id, *range(6, VOCAB_SIZE)]
+        rest = [self.rng.choice(wrong) if self.rng.random() < self.share_wrong else token for token in rest]
+        best = torch.tensor([[int(canvas[0, 0]), *rest]])
+        yield CanvasStep(1, best, best, best > 0, torch.zeros(best.shape), torch.ones(best.shape))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    number=st.integers(0, len(EXCERPTS) - 1),
+    seed=st.integers(0, 999),
+    share_wrong=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    limit=st.integers(1, 20),
+    one_line=st.booleans(),
+)
+def test_no_draft_however_good_or_bad_changes_a_verified_fill(
+    number: int, seed: int, share_wrong: float, limit: int, one_line: bool
+) -> None:
+    excerpt = EXCERPTS[number]
+    text, ended, written = written_by_the_causal_head(INFILLER, excerpt, limit, one_line)
+    guesses = Guesses(
+        written, len(encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS).ids), random.Random(seed), share_wrong
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(infill, "denoise", guesses)
+        draft = last(INFILLER, excerpt, max_tokens=limit, one_line=one_line, verify=True)
+    assert (draft.text, draft.complete) == (text, ended)
+    if share_wrong == 0.0:
+        assert draft.step <= 2 * -(-len(written) // 7) + 1  # the fixture's canvases hold 8 or 16 tokens
+
+
+def test_verified_drafts_only_grow() -> None:
+    for excerpt in EXCERPTS:
+        drafts = list(INFILLER.fill(FillRequest(excerpt, max_tokens=14, verify=True)))
+        for earlier, later in pairwise(drafts):
+            assert later.text.startswith(earlier.text)
+            assert later.step >= earlier.step
+
+
+def test_the_score_is_the_mean_log_probability_of_what_was_free() -> None:
+    excerpt = EXCERPTS[0]  # nothing healed
+    _, ended, written = written_by_the_causal_head(INFILLER, excerpt, 14, False)
+    ids = [*written, *[TOKENIZER.end_id] * ended]
+    prompt = encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS).ids
+    hidden = INFILLER._network.encode(torch.tensor([prompt + ids]), Cache())[0, len(prompt) - 1 : -1]
+    chosen = INFILLER._network.logits(hidden).log_softmax(-1)[range(len(ids)), ids]
+    assert last(INFILLER, excerpt, max_tokens=14).score == pytest.approx(chosen.mean().item(), abs=1e-4)
+
+
+# ----------------------------------------------------------------------- plain
+
+
+class Recorder:
+    """Stands in for `denoise`, and keeps what it was asked and what it said."""
+
+    def __init__(self) -> None:
+        self.canvas, self.pinned = torch.empty(0), torch.empty(0)
+        self.steps: list[CanvasStep] = []
+
+    def __call__(self, network: Any, cache: Cache, canvas: Tensor, pinned: Tensor, *more: Any) -> Iterator[CanvasStep]:
+        self.canvas, self.pinned = canvas, pinned
+        for step in denoise(network, cache, canvas, pinned, *more):
+            self.steps.append(step)
+            yield step
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder()
+    monkeypatch.setattr(infill, "denoise", recorder)
+    return recorder
+
+
+@pytest.mark.parametrize("between", [(), (" + y\n",), ("\n    b = ", "")])
+def test_every_hole_gets_a_text_and_what_is_between_stays(between: tuple[str, ...], recorder: Recorder) -> None:
+    excerpt = Excerpt("a = 1\nx = ", "\n", between)
+    drafts = list(INFILLER.fill(FillRequest(excerpt, max_tokens=8, max_denoising_steps=5, verify=False)))
+    assert {len(draft.texts) for draft in drafts} == {len(draft.tokens) for draft in drafts} == {len(between) + 1}
+    assert len({draft.texts for draft in drafts}) > 1  # something was denoised
+    pinned = recorder.pinned[0]
+    assert TOKENIZER.decode(recorder.canvas[0][pinned].tolist()) == "".join(between)
+    for step in recorder.steps:
+        assert TOKENIZER.decode(step.best[0][pinned].tolist()) == "".join(between)
+        assert TOKENIZER.decode(step.next_canvas[0][pinned].tolist()) == "".join(between)
+
+
+def test_several_holes_are_filled_plainly_even_where_fills_are_verified(recorder: Recorder) -> None:
+    draft = last(INFILLER, Excerpt("a", "b", (" c ",)), verify=True, max_denoising_steps=2)
+    assert len(draft.texts) == 2
+    assert bool(recorder.pinned.any())
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("excerpt", EXCERPTS)
+def test_the_last_draft_and_no_other_is_done(excerpt: Excerpt, verify: bool) -> None:
+    drafts = list(INFILLER.fill(FillRequest(excerpt, max_tokens=8, max_denoising_steps=4, verify=verify)))
+    assert [draft.done for draft in drafts] == [False] * (len(drafts) - 1) + [True]
+    assert isfinite(drafts[-1].score)
+
+
+@settings(max_examples=25, deadline=None)
+@given(prefix=texts, suffix=texts, seed=st.integers(0, 99), bound=st.sampled_from([0.1, 1e6]))
+def test_a_plain_draft_begins_with_the_healed_text(prefix: str, suffix: str, seed: int, bound: float) -> None:
+    excerpt = Excerpt(prefix, suffix)
+    forced = encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS).forced
+    request = FillRequest(excerpt, max_tokens=16, max_denoising_steps=2, entropy_bound=bound, verify=False, seed=seed)
+    with pytest.MonkeyPatch.context() as patch:
+        recorder = Recorder()
+        patch.setattr(infill, "denoise", recorder)
+        drafts = list(INFILLER.fill(request))
+    for draft, step in zip(drafts, recorder.steps, strict=False):
+        said = b"".join(TOKENIZER.token_bytes[i] for i in step.best[0].tolist())
+        assert said.startswith(forced) or forced.startswith(said)
+        assert (draft.text, True) == (read_fill(step.best[0].tolist(), forced, TOKENIZER)[0], True)
+
+
+@pytest.mark.parametrize("excerpt", EXCERPTS)
+@pytest.mark.parametrize("limit", [1, 3, 8])
+def test_a_plain_fill_keeps_to_its_limit(excerpt: Excerpt, limit: int, recorder: Recorder) -> None:
+    forced = encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS).forced
+    for one_line in (False, True):
+        draft = last(INFILLER, excerpt, max_tokens=limit, one_line=one_line, verify=False, max_denoising_steps=3)
+        kept, ended = read_fill(recorder.steps[-1].best[0].tolist()[:limit], forced, TOKENIZER)
+        assert draft.text == (kept.split("\n")[0] if one_line else kept)
+        assert draft.complete == (ended or (one_line and "\n" in kept))
+
+
+def test_the_same_seed_gives_the_same_drafts() -> None:
+    def drafts(seed: int) -> list[tuple[str, ...]]:
+        request = FillRequest(EXCERPTS[2], verify=False, seed=seed, max_denoising_steps=4, entropy_bound=2.0)
+        return [draft.texts for draft in INFILLER.fill(request)]
+
+    assert drafts(1) == drafts(1) != drafts(2)
+
+
+def test_no_denoising_steps_at_all_fill_nothing() -> None:
+    draft = last(INFILLER, EXCERPTS[2], verify=False, max_denoising_steps=0)
+    assert (draft.texts, draft.step, draft.done) == (("",), 0, True)
+
+
+def test_a_request_overrides_what_the_checkpoint_says(recorder: Recorder) -> None:
+    draft = last(INFILLER, EXCERPTS[2], verify=False, max_denoising_steps=3, entropy_bound=1e-9)
+    assert draft.step <= 3 and len(recorder.steps) <= 3
+    assert int(recorder.steps[0].accepted.sum()) <= 2  # one, beside the healed one
+
+
+# ------------------------------------------------------------------ both ways
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@settings(max_examples=12, deadline=None)
+@given(prefix=texts, suffix=texts, steps=st.integers(0, 2), seed=st.integers(0, 9))
+def test_one_line_is_one_line(verify: bool, prefix: str, suffix: str, steps: int, seed: int) -> None:
+    request = FillRequest(
+        Excerpt(prefix, suffix), one_line=True, max_tokens=9, max_denoising_steps=steps, verify=verify, seed=seed
+    )
+    assert not any("\n" in draft.text for draft in INFILLER.fill(request))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+@pytest.mark.parametrize("excerpt", EXCERPTS)
+def test_a_verified_fill_keeps_to_its_limit(excerpt: Excerpt, limit: int) -> None:
+    for draft in INFILLER.fill(FillRequest(excerpt, max_tokens=limit, verify=True)):
+        assert len([token for token in draft.tokens[0] if token.settled]) <= limit
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_prompt_far_too_long_is_cut(verify: bool) -> None:
+    long = Excerpt(SOURCE * 20, SOURCE * 20)
+    near = Excerpt(SOURCE * 2, SOURCE * 2)
+    assert len(encode_prompt(long, TOKENIZER, PROMPT_TOKENS).ids) == PROMPT_TOKENS
+    assert (
+        last(INFILLER, long, verify=verify, max_tokens=8).text == last(INFILLER, near, verify=verify, max_tokens=8).text
+    )
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("read", [1, 2, 3])
+@pytest.mark.parametrize("close", [True, False])
+def test_a_fill_that_is_not_read_to_its_end_leaves_nothing_behind(verify: bool, read: int, close: bool) -> None:
+    infiller = tiny_infiller()
+    for first, second in ((EXCERPTS[2], EXCERPTS[2]), (EXCERPTS[8], EXCERPTS[4]), (EXCERPTS[3], EXCERPTS[0])):
+        begun = infiller.fill(FillRequest(first, max_tokens=14, verify=verify))
+        for _, _ in zip(range(read), begun, strict=False):
+            pass
+        if close:
+            begun.close()  # type: ignore[attr-defined]
+        request = FillRequest(second, max_tokens=14, verify=verify, max_denoising_steps=3)
+        fresh = list(tiny_infiller().fill(request))
+        assert without_tokens(list(infiller.fill(request))) == without_tokens(fresh)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_keystrokes_on_one_infiller_are_as_good_as_on_fresh_ones(verify: bool) -> None:
+    infiller, before, after = tiny_infiller(), SOURCE[:300], SOURCE[340:500]
+    typed = "    def audit(self) -> bool:\n        return True"
+    for size in [*range(0, len(typed), 3), 10, 4, len(typed)]:
+        request = FillRequest(Excerpt(before + typed[:size], after), max_tokens=6, verify=verify, max_denoising_steps=2)
+        assert without_tokens(list(infiller.fill(request))) == without_tokens(list(tiny_infiller().fill(request)))
+
+
+def test_a_keystroke_costs_what_was_typed_not_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    infiller, encoded = tiny_infiller(), list[int]()
+    encode = infiller._network.encode
+
+    def counted(ids: Tensor, cache: Cache, **more: Any) -> Tensor:
+        encoded.append(ids.shape[1])
+        return encode(ids, cache, **more)
+
+    monkeypatch.setattr(infiller._network, "encode", counted)
+    for prefix in ("x = 1\n" * 8 + "ret", "x = 1\n" * 8 + "retu", "x = 1\n" * 8 + "return x"):
+        next(infiller.fill(FillRequest(Excerpt(prefix, "\ny = 2\n"), verify=False, max_denoising_steps=1)))
+    assert encoded[0] > 30
+    assert encoded[1:] == [1, 2] or max(encoded[1:]) <= 4
+
+
+def test_ids_that_only_the_network_knows_are_never_said() -> None:
+    """Its vocabulary may be rounded up."""
+    directory = tiny_checkpoint(vocab_size=VOCAB_SIZE + 40)
+    loaded = checkpoint.load(directory, torch.device("cpu"), torch.float32)
+    loaded.network.embed_tokens.weight[VOCAB_SIZE:] *= 3.0
+    infiller = Infiller(loaded, torch.device("cpu"))
+    for verify in (True, False):
+        for excerpt in EXCERPTS[:5]:
+            assert last(infiller, excerpt, verify=verify, max_tokens=12).done
+
+
+def test_an_infiller_says_what_it_is() -> None:
+    assert (INFILLER.name, INFILLER.device, INFILLER.languages) == ("tiny", "cpu", None)
+    assert Infiller.load(str(tiny_checkpoint()), "cpu").name == "tiny"

@@ -1,0 +1,234 @@
+"""A session from its start to its end: settings, loading the model, the log, and how the process ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from wire import FAKE_SERVER, TIMEOUT_S, Wire, framed, inline, insertion
+
+URI = "file:///work/module.py"
+INLINE = "textDocument/inlineCompletion"
+
+
+def test_capabilities() -> None:
+    with Wire() as wire:
+        result = wire.initialize(capabilities={"general": {"positionEncodings": ["utf-32", "utf-8"]}})
+    capabilities = result["capabilities"]
+    assert capabilities["inlineCompletionProvider"] == {}
+    assert capabilities["positionEncoding"] == "utf-32"
+    assert capabilities["textDocumentSync"] == {"openClose": True, "change": 2, "save": False}
+    assert capabilities["executeCommandProvider"] == {"commands": ["dgemma.explainSilence"]}
+
+
+@pytest.mark.parametrize("root", [None, "", "untitled:new", "%zz", "file://", "file:///no/such/folder", "\ud800"])
+def test_any_root_will_do(root: str | None) -> None:
+    with Wire() as wire:
+        folders = None if root is None else [{"uri": root, "name": root}]
+        assert wire.initialize(rootUri=root, workspaceFolders=folders)
+
+
+def test_the_model_is_loaded_once() -> None:
+    with Wire() as wire:
+        wire.initialize()
+        wire.notify("initialized", {})
+        wire.wait_until_loaded()
+        wire.notify("initialized", {})
+        wire.request("shutdown", None)
+        wire.notify("exit", None)
+        assert wire.exit_code() == 0
+        assert wire.final_log().count("loading checkpoint") == 1
+
+
+def test_the_log_has_one_line_for_each_request() -> None:
+    with Wire() as wire:
+        wire.initialize()
+        wire.wait_until_loaded()
+        wire.open("file:///work/module.py", "x = ")
+        wire.request(INLINE, inline("file:///work/module.py", 0, 4))
+        wire.change("file:///work/module.py", 2, insertion(0, 4, "va"))
+        wire.request(INLINE, inline("file:///work/module.py", 0, 6))
+        wire.open("file:///work/module.py", "# x ")
+        wire.request(INLINE, inline("file:///work/module.py", 0, 4))
+        wire.request("shutdown", None)
+        wire.notify("exit", None)
+        wire.exit_code()
+        lines = [line for line in wire.final_log().splitlines() if "file='module.py'" in line]
+    shown, typed_through, in_comment = lines
+    assert "request=3" in shown and "outcome=shown" in shown and "steps=3" in shown and "model_ms=" in shown
+    assert "outcome=typed_through" in typed_through and "steps=0" in typed_through
+    assert "outcome=in_comment" in in_comment and "total_ms=" in in_comment
+
+
+def test_bad_settings_give_messages_and_defaults() -> None:
+    options = {"dgemma": {"debounceMs": 5, "time_budget_ms": "long", "checkpoint": "mine"}}
+    with Wire() as wire:
+        wire.initialize(initializationOptions=options)
+        messages = [shown_message(wire) for _ in range(2)]
+        assert any('nearest one is "debounce_ms"' in message for message in messages)
+        assert any("'long'; 400 is used" in message for message in messages)
+        wire.wait_until_loaded()
+        assert "loading checkpoint=mine" in wire.log
+
+
+def test_settings_can_change() -> None:
+    uri = "file:///a.py"
+    with Wire() as wire:
+        wire.initialize(initializationOptions={"debounce_ms": 0})
+        wire.wait_until_loaded()
+        wire.open(uri, "x = ")
+        assert wire.request(INLINE, inline(uri, 0, 4))
+        off = {"settings": {"dgemma": {"disabled_languages": ["python"]}}}
+        wire.notify("workspace/didChangeConfiguration", off)
+        assert wire.request(INLINE, inline(uri, 0, 4)) == []
+        wire.notify("workspace/didChangeConfiguration", {"settings": {"enabled": "perhaps"}})
+        assert "perhaps" in shown_message(wire)
+        assert wire.request(INLINE, inline(uri, 0, 4))
+
+
+def test_while_the_model_loads_there_is_progress_and_a_named_silence() -> None:
+    uri = "file:///a.py"
+    with Wire(env={"FAKE_LOAD": "wait"}) as wire:
+        wire.initialize(capabilities={"window": {"workDoneProgress": True}})
+        create = wire.wait(lambda message: message.get("method") == "window/workDoneProgress/create")
+        wire.send({"jsonrpc": "2.0", "id": create["id"], "result": None})
+        assert progress(wire)["kind"] == "begin"
+        wire.open(uri, "x = ")
+        assert wire.request(INLINE, inline(uri, 0, 4)) == []
+        explain = {"command": "dgemma.explainSilence", "arguments": [uri]}
+        assert wire.request("workspace/executeCommand", explain)["name"] == "LOADING"
+        asked = wire.start(INLINE, inline(uri, 0, 4, kind=1))
+        wire.request("test/release", {})
+        assert wire.response(asked)["result"][0]["insertText"] == "value"
+        assert progress(wire)["kind"] == "end"
+
+
+def test_a_client_that_refuses_progress_gets_none() -> None:
+    with Wire() as wire:
+        wire.initialize(capabilities={"window": {"workDoneProgress": True}})
+        create = wire.wait(lambda message: message.get("method") == "window/workDoneProgress/create")
+        wire.send({"jsonrpc": "2.0", "id": create["id"], "error": {"code": -32603, "message": "no"}})
+        wire.wait_until_loaded()
+        wire.request("shutdown", None)
+        wire.notify("exit", None)
+        assert wire.exit_code() == 0
+        assert wire.unread() == []
+
+
+def test_a_model_that_cannot_be_loaded_is_told_once_and_the_server_lives_on() -> None:
+    uri = "file:///a.py"
+    with Wire(env={"FAKE_LOAD": "fail"}) as wire:
+        wire.initialize()
+        assert "the weights are truncated" in shown_message(wire)
+        wire.open(uri, "x = ")
+        for kind in (1, 2, 2):
+            assert wire.request(INLINE, inline(uri, 0, 4, kind)) == []
+        explain = {"command": "dgemma.explainSilence", "arguments": [uri]}
+        assert wire.request("workspace/executeCommand", explain)["name"] == "NO_MODEL"
+        wire.request("shutdown", None)
+        wire.notify("exit", None)
+        assert wire.exit_code() == 0
+        assert wire.unread() == []
+
+
+def shown_message(wire: Wire) -> str:
+    """The next message that the user is shown."""
+    return str(wire.wait(lambda message: message.get("method") == "window/showMessage")["params"]["message"])
+
+
+def progress(wire: Wire) -> dict[str, Any]:
+    """The next progress report."""
+    value: dict[str, Any] = wire.wait(lambda message: message.get("method") == "$/progress")["params"]["value"]
+    return value
+
+
+def test_exit_after_shutdown_is_0(own_wire: Wire) -> None:
+    assert own_wire.request("shutdown", None) is None
+    assert own_wire.error(own_wire.start(INLINE, inline(URI, 0, 0))) == -32600
+    own_wire.notify("exit", None)
+    assert own_wire.exit_code() == 0
+
+
+def test_exit_without_shutdown_is_1(own_wire: Wire) -> None:
+    own_wire.notify("exit", None)
+    assert own_wire.exit_code() == 1
+
+
+def test_the_end_of_input_ends_the_server(own_wire: Wire) -> None:
+    own_wire.process.stdin.close()
+    assert own_wire.exit_code() == 1
+
+
+def test_half_a_message_at_the_end_of_input_ends_the_server(own_wire: Wire) -> None:
+    own_wire.send_bytes(b'Content-Length: 100\r\n\r\n{"jsonrpc": ')
+    own_wire.process.stdin.close()
+    assert own_wire.exit_code() == 1
+
+
+def test_a_client_that_does_not_read_ends_the_server() -> None:
+    read_end, write_end = os.pipe()
+    command = (sys.executable, "-P", str(FAKE_SERVER))
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=write_end, stderr=subprocess.DEVNULL)
+    os.close(read_end)
+    os.close(write_end)
+    initialize = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"capabilities": {}}}
+    assert server.stdin is not None
+    server.stdin.write(framed(json.dumps(initialize)))
+    server.stdin.flush()  # and the pipe stays open
+    assert server.wait(TIMEOUT_S) == 1
+    server.stdin.close()
+
+
+def test_the_end_of_the_clients_process_ends_the_server() -> None:
+    client = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with Wire() as wire:
+        wire.initialize(processId=client.pid)
+        assert wire.text(URI) is None  # it lives
+        client.communicate(b"\n")
+        assert wire.exit_code() == 1
+
+
+def test_shutdown_during_a_fill(own_wire: Wire) -> None:
+    own_wire.request("test/say", {"held": True})
+    own_wire.open(URI, "x = ")
+    running = own_wire.start(INLINE, inline(URI, 0, 4))
+    own_wire.request("test/reached", {})
+    own_wire.request("shutdown", None)
+    assert own_wire.error(running) == -32800
+    own_wire.notify("exit", None)
+    assert own_wire.exit_code() == 0  # although the model still stands at its step
+
+
+def test_exit_while_the_model_loads() -> None:
+    with Wire(env={"FAKE_LOAD": "wait"}) as wire:
+        wire.initialize()
+        wire.request("test/reached", {})
+        wire.request("shutdown", None)
+        wire.notify("exit", None)
+        assert wire.exit_code() == 0
+
+
+def test_over_tcp() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with Wire(sys.executable, "-P", str(FAKE_SERVER), "--tcp", str(port)) as wire:
+        wire.wait_for_log("listening on")
+        with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as client, client.makefile("rwb") as pipe:
+            request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"capabilities": {}}}
+            pipe.write(framed(json.dumps(request)))
+            pipe.flush()
+            length = int(pipe.readline().removeprefix(b"Content-Length: "))
+            while pipe.readline().strip():
+                pass
+            assert "inlineCompletionProvider" in json.loads(pipe.read(length))["result"]["capabilities"]
+        assert wire.exit_code() == 1
+
+
+def test_importing_the_server_does_not_import_torch() -> None:
+    program = "import sys, dgemma_lsp.server; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
