@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,13 +25,15 @@ def serve(
 ) -> None:
     """Fill code in place with a block-diffusion model. Without a command: serve an editor over stdio."""
     if context.invoked_subcommand is not None:
+        if checkpoint is not None or device is not None or tcp is not None:
+            fail(f"options go behind the command: dgemma-lsp {context.invoked_subcommand} --checkpoint ...")
         return
     from dgemma_lsp import server
 
     if tcp is None:
         raise typer.Exit(server.serve_stdio(checkpoint=checkpoint, device=device))
     host, _, port = tcp.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         fail(f"--tcp wants HOST:PORT, for example 127.0.0.1:7777, not {tcp!r}")
     raise typer.Exit(server.serve_tcp(host.strip("[]"), int(port), checkpoint=checkpoint, device=device))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,12 +21,12 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from dgemma_lsp import context
 from dgemma_lsp.edits import NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.settings import Settings
 from dgemma_lsp.suggest import suggest
 from dgemma_model import syntax
-from dgemma_model.excerpt import ExcerptBudget, cut
-from dgemma_model.request import Draft, DraftToken, FillRequest
+from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest
 
 if TYPE_CHECKING:
     from dgemma_model.infill import Infiller
@@ -132,10 +134,10 @@ def snapshot_at(place: str) -> Snapshot:
     Raises:
         UserError: not of that form, no such file, not text, or a position outside of it.
     """
-    name, _, column = place.rpartition(":")
-    name, _, line = name.rpartition(":")
-    if not name or not line.isdigit() or not column.isdigit():
+    form = re.fullmatch(r"(.+):([0-9]{1,30}):([0-9]{1,30})", place)
+    if form is None:
         raise UserError(f"{place!r} is not FILE:LINE:COLUMN, for example src/app.py:12:5")
+    name, line, column = form[1], int(form[2]), int(form[3])
     path = Path(name)
     try:
         text = path.read_bytes().decode("utf-8")
@@ -144,12 +146,12 @@ def snapshot_at(place: str) -> Snapshot:
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 text") from error
     lines = text.replace("\r\n", "\n\0").replace("\r", "\n").replace("\n\0", "\r\n").split("\n")
-    if not 1 <= int(line) <= len(lines):
+    if not 1 <= line <= len(lines):
         raise UserError(f"{name} has {len(lines)} lines, there is no line {line}")
-    length = len(lines[int(line) - 1].rstrip("\r"))
-    if not 1 <= int(column) <= length + 1:
+    length = len(lines[line - 1].rstrip("\r"))
+    if not 1 <= column <= length + 1:
         raise UserError(f"line {line} of {name} has columns 1 to {length + 1}, there is no column {column}")
-    offset = sum(len(text) + 1 for text in lines[: int(line) - 1]) + int(column) - 1
+    offset = sum(len(text) + 1 for text in lines[: line - 1]) + column - 1
     language = LANGUAGE_OF_SUFFIX.get(path.suffix, path.suffix.lstrip(".") or "plaintext")
     return Snapshot(path.resolve().as_uri(), None, language, text, offset, syntax.parse(language, text))
 
@@ -194,7 +196,7 @@ def _as_json(
         "text": edit.new_text,
         "start": edit.start,
         "end": edit.end,
-        "score": answer.score,
+        "score": round(answer.score, 4) if math.isfinite(answer.score) else None,
         "steps": answer.steps,
         "result": edit.apply(snapshot.text),
     }
@@ -233,8 +235,9 @@ def _fill_task(line: bytes, number: int, infiller: Infiller) -> dict[str, object
         prefix, suffix = task["prefix"], task["suffix"]
         language = str(task.get("language") or "python")
         started = time.perf_counter()
-        excerpt = cut(prefix + suffix, [(len(prefix), len(prefix))], ExcerptBudget(), language=language)
-        *_, draft = infiller.fill(FillRequest(excerpt, max_tokens=BATCH_TOKENS))
+        text = prefix + suffix
+        snapshot = Snapshot("", None, language, text, len(prefix), syntax.parse(language, text))
+        *_, draft = infiller.fill(FillRequest(context.excerpt(snapshot), max_tokens=BATCH_TOKENS))
     except (ValueError, RecursionError) as error:
         known_id = task.get("id") if isinstance(task, dict) else None
         return {"id": known_id, "line": number, "error": str(error)}
@@ -243,7 +246,7 @@ def _fill_task(line: bytes, number: int, infiller: Infiller) -> dict[str, object
         "text": draft.text,
         "steps": draft.step,
         "ms": round(1000 * (time.perf_counter() - started), 1),
-        "score": round(draft.score, 4),
+        "score": round(draft.score, 4) if math.isfinite(draft.score) else None,
     }
 
 
@@ -305,8 +308,7 @@ def _checkpoint_line(checkpoint: str | None) -> str:
 
 def _trial_fill(checkpoint: str | None, device: str | None) -> str:
     infiller = load_infiller(checkpoint, device)
-    text = "def area(width, height):\n    return \n"
-    excerpt = cut(text, [(len(text) - 1, len(text) - 1)], ExcerptBudget())
+    excerpt = Excerpt("def area(width, height):\n    return ", "\n")
     started = time.perf_counter()
     *_, draft = infiller.fill(FillRequest(excerpt, one_line=True))
     return f"return {draft.text!r} in {1000 * (time.perf_counter() - started):.0f} ms on {infiller.device}"

@@ -59,8 +59,8 @@ def written_by_the_causal_head(
     """Text, whether it ended itself, and ids: one token at a time, the whole prompt read anew for each."""
     prompt = encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS)
     written: list[int] = []
-    said, ended = b"", False
-    while len(written) < max_tokens:
+    said, ended, free = b"", False, 0
+    while free < max_tokens:
         hidden = infiller._network.encode(torch.tensor([prompt.ids + written]), Cache())
         scores = infiller._network.logits(hidden[0, -1]).tolist()
         left = prompt.forced[len(said) :]
@@ -75,6 +75,7 @@ def written_by_the_causal_head(
             ended = True
             break
         said += TOKENIZER.token_bytes[token]
+        free += len(said) > len(prompt.forced)  # healed tokens are given, they do not count
         written.append(token)
         if one_line and b"\n" in said[len(prompt.forced) :]:
             ended = True
@@ -138,6 +139,16 @@ def test_no_draft_however_good_or_bad_changes_a_verified_fill(
     assert (draft.text, draft.complete) == (text, ended)
     if share_wrong == 0.0:
         assert draft.step <= 2 * -(-len(written) // 7) + 1  # the fixture's canvases hold 8 or 16 tokens
+
+
+@pytest.mark.parametrize("excerpt", [*EXCERPTS, Excerpt("self.a = a\nself.b = b\nself.c = c\nself.a", "\n")])
+def test_copies_are_the_same_however_they_are_drafted(excerpt: Excerpt) -> None:
+    drafts = [
+        last(INFILLER, excerpt, max_tokens=14, max_denoising_steps=steps, verify=True, copy_weight=1.0)
+        for steps in (0, 1, 3)
+    ]
+    assert len({draft.text for draft in drafts}) == 1
+    assert [draft.score for draft in drafts] == pytest.approx([drafts[0].score] * 3, abs=1e-4)
 
 
 def test_verified_drafts_only_grow() -> None:

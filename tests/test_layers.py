@@ -34,7 +34,7 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_model.stopping"},
     {"dgemma_model.sampler", "dgemma_model.checkpoint"},
     {"dgemma_model.canvas", "dgemma_model.network"},
-    {"dgemma_model.tokenizer", "dgemma_model.config"},
+    {"dgemma_model.tokenizer", "dgemma_model.config", "dgemma_model.copying"},
     {"dgemma_model.excerpt"},
     {"dgemma_model.syntax"},
     {"dgemma_model.request"},

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from model_fixtures import random_network, randomize, tiny_config, worst
 from torch import Tensor
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DynamicCache
 
 from dgemma_model import checkpoint
 from dgemma_model.config import LayerConfig, NetworkConfig
-from dgemma_model.network import CAUSAL_CHUNK, Cache, Network
+from dgemma_model.network import CAUSAL_CHUNK, Cache, Network, causal_attention, masked_attention
 
 CLOSE = 1e-4
 VOCAB = 61
@@ -379,3 +380,14 @@ def test_gradients_reach_every_weight_that_is_used() -> None:
     torch.autograd.backward(network.logits(encoded).square().mean() + network.logits(decoded).square().mean())
     untouched = [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert untouched == []
+
+
+@pytest.mark.parametrize("tokens", [1, 5, CAUSAL_CHUNK + 3])
+def test_attention_on_a_processor_equals_that_on_a_gpu(tokens: int) -> None:
+    """On CPUs attention is written out; elsewhere the fused kernel does the same."""
+    queries, keys, values = (torch.randn(2, heads, tokens, 8) for heads in (4, 2, 2))
+    fused = partial(F.scaled_dot_product_attention, queries, keys, values, scale=1.0, enable_gqa=True)
+    allowed = torch.rand(2, 1, tokens, tokens) < 0.5
+    allowed[..., 0] = True
+    assert worst(masked_attention(queries, keys, values, allowed), fused(attn_mask=allowed)) < CLOSE
+    assert worst(causal_attention(queries, keys, values), fused(is_causal=True)) < CLOSE

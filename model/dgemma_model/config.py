@@ -214,6 +214,8 @@ class Policy:
     noise: Literal["uniform", "mask"] = "uniform"
     verify: bool = False
     """Check drafts with the causal head and re-draft from the first disagreement."""
+    copy_weight: float = 0.0
+    """How much verified fills trust copies from the prompt (copying.py): 0 not at all, 1 by its table."""
     draft_steps: int = 1
     """Denoising steps of a draft that will be verified."""
     canvas_lengths: tuple[int, ...] = (64, 128, 256)
@@ -256,6 +258,7 @@ _POLICY_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "name": ("a string", lambda value: isinstance(value, str)),
     "noise": ("'uniform' or 'mask'", lambda value: value in ("uniform", "mask")),
     "verify": ("true or false", lambda value: isinstance(value, bool)),
+    "copy_weight": ("a number from 0 to 1", lambda value: isinstance(value, int | float) and 0 <= value <= 1),
     "draft_steps": ("a whole number", _is_count),
     "canvas_lengths": ("a list of lengths", lambda value: _is_list(value, lambda item: _is_count(item) and item != 0)),
     "prompt_tokens": ("16 or more", lambda value: _is_count(value) and value not in range(16)),

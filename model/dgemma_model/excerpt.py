@@ -19,7 +19,7 @@ from dgemma_model.request import Excerpt
 class ExcerptBudget:
     """How much text an excerpt may hold, in code points (about three to a token of the embedded checkpoint)."""
 
-    prefix_chars: int = 1024
+    prefix_chars: int = 1280
     suffix_chars: int = 320
 
 

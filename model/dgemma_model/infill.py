@@ -11,6 +11,8 @@ passes: never worse.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from dgemma_model import checkpoint as checkpoints
 from dgemma_model.canvas import Prompt, encode_prompt, lay_out, read_fill
 from dgemma_model.checkpoint import Checkpoint, CheckpointError
 from dgemma_model.config import SamplerConfig
+from dgemma_model.copying import WEIGHT_BY_MATCH, PromptCopies
 from dgemma_model.network import Cache
 from dgemma_model.request import Draft, DraftToken, FillRequest
 from dgemma_model.sampler import CanvasStep, Noise, denoise
@@ -129,8 +132,9 @@ class Infiller:
             if stop.should_stop(steps, ~pinned):
                 break
             yield draft
-        score = self._score(draft.texts, prompt) if request.excerpt.hole_count == 1 else draft.score
-        yield replace(draft, done=True, score=score)
+        if request.excerpt.hole_count == 1:
+            draft = replace(draft, score=self._score(draft.text, prompt, ends_here=not request.one_line))
+        yield replace(draft, done=True)
 
     def _hole_width(self, request: FillRequest) -> int:
         wanted = ONE_LINE_TOKENS if request.one_line else min(request.max_tokens, max(self._policy.canvas_lengths))
@@ -150,15 +154,25 @@ class Infiller:
         mean_log_confidence = torch.cat([step.confidence[0, hole] for hole in holes]).clamp(min=1e-9).log().mean()
         return Draft(tuple(texts), step.index, complete=all_ended, score=mean_log_confidence.item(), tokens=tokens)
 
-    def _score(self, texts: tuple[str, ...], prompt: Prompt) -> float:
-        """Mean log-probability per token, in nats, of the (single) fill and its end under the causal head."""
-        ids = [*self._tokenizer.encode(prompt.forced.decode("utf-8", "replace") + texts[0]), self._tokenizer.end_id]
+    def _score(self, text: str, prompt: Prompt, *, ends_here: bool) -> float:
+        """Mean log-probability per token, in nats, of a fill under the causal head; what healing forces does not count.
+
+        With `ends_here`, the end of the text behind it counts too.
+        """
+        ids = self._tokenizer.encode(prompt.forced.decode("utf-8", "replace") + text)
+        forced = 0
+        for size in itertools.accumulate(len(self._tokenizer.token_bytes[i]) for i in ids):
+            forced += size <= len(prompt.forced)
+        ids += [self._tokenizer.end_id] if ends_here else []
+        if len(ids) == forced:
+            return float("-inf")
         length = len(prompt.ids)
         with torch.inference_mode():
             self._crop(length - 1)
             log_probabilities = self._append([prompt.ids[-1], *ids[:-1]]).log_softmax(-1)
             self._crop(length)
-            return float(log_probabilities.gather(1, torch.tensor(ids, device=self._device)[:, None]).mean())
+            scores = log_probabilities.gather(1, torch.tensor(ids, device=self._device)[:, None])
+            return float(scores[forced:].mean())
 
     def _shown(self, step: CanvasStep, positions: slice) -> tuple[DraftToken, ...]:
         ids = step.best[0, positions].tolist()
@@ -179,17 +193,20 @@ class Infiller:
         generator: torch.Generator,
     ) -> Iterator[Draft]:
         tokenizer = self._tokenizer
-        state = _Verified(tokenizer, prompt.forced)
+        copy_weight = self._policy.copy_weight if request.copy_weight is None else request.copy_weight
+        state = _Verified(tokenizer, prompt, copy_weight)
         passes = 0
         limit = request.max_tokens
         asked = request.max_denoising_steps
         draft_steps = self._policy.draft_steps if asked is None else asked  # none at all: token by token
+        all_widths = tuple(sorted(self._policy.canvas_lengths))
+        widths = all_widths
         while True:
             # The causal head gives the next token for nothing: its logits are there from the pass before.
             state.take(next_logits)
             if state.is_finished(limit, request.one_line):
                 break
-            width = min(self._hole_width(request), limit - len(state.ids) + 2)
+            width = min(widths[0], limit - state.written + 2)
             drafted: list[int] = []
             if width > 1 and draft_steps:
                 canvas = self._noise.draw((1, width), generator)
@@ -220,6 +237,8 @@ class Infiller:
                 if state.is_finished(limit, request.one_line):
                     break
             self._crop(len(prompt.ids) + len(state.ids))
+            # A draft that held up to its end asks for a longer one; one that did not, for the shortest.
+            widths = (widths[1:] or widths) if agreed == len(drafted) else all_widths
             if state.is_finished(limit, request.one_line):
                 break
             next_logits = logits[agreed]
@@ -264,34 +283,53 @@ def best_allowed(logits: Tensor, allowed: list[int]) -> int:
 class _Verified:
     """What the causal head has written so far."""
 
-    def __init__(self, tokenizer: Tokenizer, forced: bytes) -> None:
-        self.forced = forced
+    def __init__(self, tokenizer: Tokenizer, prompt: Prompt, copy_weight: float) -> None:
+        self.forced = prompt.forced
         """Healed bytes still to be said."""
         self.ids: list[int] = []
         self.ended = False
         self.has_newline = False
         self._tokenizer = tokenizer
-        self._all_forced = forced
+        self._all_forced = prompt.forced
+        self._copies = PromptCopies(prompt.ids)
+        self._copy_weight = copy_weight
         self._log_probability = 0.0
-        self._scored = 0
+        self.written = 0
+        """Number of tokens that were not forced, end-of-text included."""
         self._never = torch.tensor(sorted(tokenizer.special_ids - {tokenizer.end_id}))
         self.shown: tuple[DraftToken, ...] = ()
 
     def would_take(self, logits: Tensor) -> int:
         """The token that the causal head writes next; [V] logits."""
+        return self._choose(self._log_probabilities(logits))
+
+    def _choose(self, log_probabilities: Tensor) -> int:
         if self.forced:
-            return best_allowed(logits, self._tokenizer.ids_starting(self.forced))
-        spoken = logits[: self._tokenizer.vocab_size]
-        return int(spoken.index_fill(0, self._never.to(logits.device), -torch.inf).argmax())
+            return best_allowed(log_probabilities, self._tokenizer.ids_starting(self.forced))
+        spoken = log_probabilities[: self._tokenizer.vocab_size]
+        return int(spoken.index_fill(0, self._never.to(spoken.device), -torch.inf).argmax())
+
+    def _log_probabilities(self, logits: Tensor) -> Tensor:
+        """The causal head's distribution, mixed with what the prompt suggests to copy; [V]."""
+        length, copied = self._copies.predict() if self._copy_weight else (0, {})
+        share = self._copy_weight * WEIGHT_BY_MATCH[length]
+        if not share:
+            return logits.log_softmax(-1)
+        mixed = logits.softmax(-1) * (1 - share)
+        ids = torch.tensor(list(copied), device=logits.device)
+        mixed[ids] += share * torch.tensor(list(copied.values()), device=logits.device)
+        return mixed.log()
 
     def take(self, logits: Tensor) -> None:
         """Write the next token."""
-        token = self.would_take(logits)
+        log_probabilities = self._log_probabilities(logits)
+        token = self._choose(log_probabilities)
         data = self._tokenizer.token_bytes[token]
-        log_probability = float(logits.log_softmax(-1)[token])
-        if len(self.forced) < len(data) or not self.forced:  # what was forced says nothing about the fill
+        log_probability = float(log_probabilities[token])
+        is_free = not self.forced or len(self.forced) < len(data)  # what was forced says nothing about the fill
+        if is_free:
             self._log_probability += log_probability
-            self._scored += 1
+            self.written += 1
         if not self.forced and token == self._tokenizer.end_id:
             self.ended = True
             return
@@ -299,17 +337,19 @@ class _Verified:
         self.forced = self.forced[len(data) :]
         self.has_newline = self.has_newline or b"\n" in beyond_forced
         self.ids.append(token)
-        confidence = min(1.0, 2.718281828**log_probability)
-        self.shown += (DraftToken(beyond_forced.decode("utf-8", "replace"), confidence, True),)
+        self._copies.append(token)
+        if is_free:
+            confidence = min(1.0, math.exp(log_probability))
+            self.shown += (DraftToken(beyond_forced.decode("utf-8", "replace"), confidence, True),)
 
     def is_finished(self, limit: int, one_line: bool) -> bool:
         """Whether nothing more is to be written."""
-        return self.ended or len(self.ids) >= limit or (one_line and self.has_newline)
+        return self.ended or self.written >= limit or (one_line and self.has_newline)
 
     @property
     def score(self) -> float:
         """Mean log-probability of the free tokens, in nats."""
-        return self._log_probability / self._scored if self._scored else float("-inf")
+        return self._log_probability / self.written if self.written else float("-inf")
 
     def text(self, one_line: bool) -> str:
         """What would be inserted now."""

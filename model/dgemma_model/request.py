@@ -32,8 +32,8 @@ class FillRequest:
     """Fill the holes of `excerpt`.
 
     `one_line` ends the (single) hole at the first newline. `max_tokens` bounds the tokens of each hole.
-    `max_denoising_steps`, `entropy_bound` and `verify` override the checkpoint's own settings where given; a verified
-    fill with no denoising steps is read token by token. The same `seed` gives the same drafts.
+    `max_denoising_steps`, `entropy_bound`, `verify` and `copy_weight` override the checkpoint's own settings where
+    given; a verified fill with no denoising steps is read token by token. The same `seed` gives the same drafts.
     """
 
     excerpt: Excerpt
@@ -42,6 +42,7 @@ class FillRequest:
     max_denoising_steps: int | None = None
     entropy_bound: float | None = None
     verify: bool | None = None
+    copy_weight: float | None = None
     seed: int = 0
 
 

@@ -145,13 +145,31 @@ def random_budget(rng: random.Random) -> ExcerptBudget:
 
 
 def prefetched(make: Callable[[int], T], first_step: int, depth: int = 4) -> Iterator[T]:
-    """`make(step)` for every step from `first_step` on, computed ahead on a thread."""
-    ready: queue.Queue[T] = queue.Queue(depth)
+    """`make(step)` for every step from `first_step` on, computed ahead on a thread; raises what `make` raises."""
+    ready: queue.Queue[T | Exception] = queue.Queue(depth)
+    stopped = threading.Event()
 
     def produce() -> None:
         for step in itertools.count(first_step):
-            ready.put(make(step))
+            try:
+                made: T | Exception = make(step)
+            except Exception as error:  # goes to whoever waits for the batch
+                made = error
+            while not stopped.is_set():
+                try:
+                    ready.put(made, timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            if stopped.is_set() or isinstance(made, Exception):
+                return
 
     threading.Thread(target=produce, daemon=True).start()
-    while True:
-        yield ready.get()
+    try:
+        while True:
+            made = ready.get()
+            if isinstance(made, Exception):
+                raise made
+            yield made
+    finally:
+        stopped.set()

@@ -41,7 +41,7 @@ COUNTS: dict[HoleKind, int] = {
     "span": 100,
     "empty": 50,
 }
-PREFIX_CHARS, SUFFIX_CHARS = 1400, 420
+PREFIX_CHARS, SUFFIX_CHARS = 1600, 420
 """How much of a file is kept around a hole: more than an excerpt shows."""
 
 ONE_LINE_KINDS = frozenset({"line", "rest_of_line"})
@@ -153,7 +153,12 @@ def _errors(text: str) -> int:
 
 
 def fill_with_model(
-    holes: Iterable[HeldOutHole], infiller: Infiller, *, verify: bool, steps: int | None
+    holes: Iterable[HeldOutHole],
+    infiller: Infiller,
+    *,
+    verify: bool,
+    steps: int | None,
+    copy_weight: float | None = None,
 ) -> list[Result]:
     """Fill every hole as the server would, with a cold prompt each."""
     results = []
@@ -169,6 +174,7 @@ def fill_with_model(
             max_tokens=48 if hole.kind in ONE_LINE_KINDS else 128,
             verify=verify,
             max_denoising_steps=steps,
+            copy_weight=copy_weight,
         )
         started = time.perf_counter()
         draft = Draft(("",), 0)
@@ -275,6 +281,7 @@ def score(args: argparse.Namespace) -> None:
     runs = {"verified": fill_with_model(holes, infiller, verify=True, steps=None)}
     if not args.quick:
         runs["token by token"] = fill_with_model(holes, infiller, verify=True, steps=0)
+        runs["token by token, no copying"] = fill_with_model(holes, infiller, verify=True, steps=0, copy_weight=0.0)
     for steps in args.plain_steps:
         runs[f"plain, {steps} steps"] = fill_with_model(holes, infiller, verify=False, steps=steps)
     for name, baseline in BASELINES.items():

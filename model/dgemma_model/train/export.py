@@ -63,14 +63,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(".train"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--noise", choices=("uniform", "mask"), default="mask")
-    parser.add_argument("--threshold", type=float, default=Policy().threshold, help="see Policy.threshold")
+    parser.add_argument("--threshold", type=float, default=-3.0, help="see Policy.threshold")
     parser.add_argument("--draft-steps", type=int, default=1)
+    parser.add_argument("--copy-weight", type=float, default=1.0)
     args = parser.parse_args()
     policy = Policy(
         name="embedded",
         noise=args.noise,
         verify=True,
         draft_steps=args.draft_steps,
+        copy_weight=args.copy_weight,
         canvas_lengths=(16, 32, 64, 128),
         prompt_tokens=512,
         languages=("python",),

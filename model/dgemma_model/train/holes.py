@@ -75,6 +75,7 @@ STATEMENTS = frozenset(
     ]
 )
 
+DOCSTRING = re.compile(r"[rbuRBU]?(\"\"\"|\'\'\')")
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -97,7 +98,6 @@ class HoleCutter:
 
     def __init__(self, text: str, *, code_lines: bool = False) -> None:
         self.text = text
-        self._code_lines = code_lines
         self.line_starts = [0, *(m.end() for m in re.finditer("\n", text))]
         tree = syntax.parse("python", text)
         assert tree is not None
@@ -112,6 +112,7 @@ class HoleCutter:
                 self._spans["expression"].append((start, end))
             elif kind in STATEMENTS:
                 self._spans["statement"].append((start, end))
+        self._lines_of_code = list(filter(self._is_code, range(len(self.line_starts)))) if code_lines else None
 
     def cut(self, kind: HoleKind, rng: random.Random) -> Hole | None:
         """A random hole of that kind, or None where this file (or this try) has none."""
@@ -185,13 +186,17 @@ class HoleCutter:
         return chars_before, chars_before + len(self._data[start:end].decode("utf-8", "surrogatepass"))
 
     def _random_line(self, rng: random.Random) -> tuple[int, int]:
-        if not self._code_lines:
+        if self._lines_of_code is None:
             return self._line(bisect_right(self.line_starts, rng.randrange(len(self.text))) - 1)
-        while True:
-            start, end = self._line(rng.randrange(len(self.line_starts)))
-            content = self._indent_end(start, end)
-            if content < end and syntax.kind_at(self._tree, content) not in (CursorKind.COMMENT, CursorKind.STRING):
-                return start, end
+        return self._line(rng.choice(self._lines_of_code)) if self._lines_of_code else (0, 0)
+
+    def _is_code(self, index: int) -> bool:
+        """Whether a line holds code: not blank, no comment, no part of a docstring."""
+        start, end = self._line(index)
+        content = self._indent_end(start, end)
+        if content == end or self.text[content] == "#" or DOCSTRING.match(self.text, content):
+            return False
+        return syntax.kind_at(self._tree, content) is CursorKind.CODE
 
     def _line(self, index: int) -> tuple[int, int]:
         start = self.line_starts[index]

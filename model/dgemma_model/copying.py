@@ -1,0 +1,48 @@
+"""A memory of the prompt: what followed the last few tokens when they stood in it before. No torch.
+
+Code repeats itself, and a small model is slow to learn to copy. Its next-token distribution is therefore mixed with
+the counts of a cache n-gram model over the prompt and the fill so far (Kuhn & De Mori 1990; for code Hellendoorn &
+Devanbu 2017), the more the longer the match.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+WEIGHT_BY_MATCH = (0.0, 0.02, 0.08, 0.18, 0.3, 0.4, 0.5, 0.55, 0.6)
+"""Share of the copied distribution for a match of so many tokens; the last one also for longer matches (LOG.md)."""
+
+
+class PromptCopies:
+    """The prompt's tokens and those written since, with where each id stands."""
+
+    def __init__(self, ids: list[int]) -> None:
+        self._ids: list[int] = []
+        self._places: dict[int, list[int]] = {}
+        for token in ids:
+            self.append(token)
+
+    def append(self, token: int) -> None:
+        """Take in one more token behind the others."""
+        self._places.setdefault(token, []).append(len(self._ids))
+        self._ids.append(token)
+
+    def predict(self) -> tuple[int, dict[int, float]]:
+        """The length of the longest earlier match of the last tokens, at most `len(WEIGHT_BY_MATCH) - 1`, and the
+        share of each id among those that followed matches of that length; (0, {}) without any."""
+        longest, followers = 0, Counter[int]()
+        last = len(self._ids) - 1
+        for place in self._places.get(self._ids[last], ())[:-1] if self._ids else ():
+            length = 1
+            while (
+                length < len(WEIGHT_BY_MATCH) - 1
+                and length <= place
+                and self._ids[place - length] == self._ids[last - length]
+            ):
+                length += 1
+            if length > longest:
+                longest, followers = length, Counter()
+            if length == longest:
+                followers[self._ids[place + 1]] += 1
+        total = followers.total()
+        return longest, {token: count / total for token, count in followers.items()}
