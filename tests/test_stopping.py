@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from torch import Tensor
 from transformers.models.diffusion_gemma.generation_diffusion_gemma import StableAndConfidentStoppingCriteria
 
 from dgemma_model.sampler import CanvasStep, token_entropy
-from dgemma_model.stopping import AnyOf, NothingLeft, StableAndConfident
+from dgemma_model.stopping import AnyOf, NothingLeft, StableAndConfident, is_looping
 
 VOCAB = 5
 
@@ -91,3 +92,21 @@ def test_any_of_several_rules_is_enough() -> None:
     never = StableAndConfident(5, 0.005)
     assert AnyOf((never, NothingLeft())).should_stop([step], ALL)
     assert not AnyOf((never, never)).should_stop([step], ALL)
+
+
+@pytest.mark.parametrize(
+    ("ids", "loops"),
+    [
+        ([7] * 24, True),
+        ([7] * 23, False),
+        ([1, 2, 3] * 8, True),
+        ([9, 9, 9] + [1, 2, 3] * 8, True),
+        ([1, 2, 3] * 8 + [4], False),
+        (list(range(8)) * 4, True),
+        (list(range(8)) * 3, False),
+        (list(range(9)) * 9, False),
+        ([], False),
+    ],
+)
+def test_a_loop_is_a_short_period_many_times_over(ids: list[int], loops: bool) -> None:
+    assert is_looping(ids) is loops

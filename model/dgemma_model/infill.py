@@ -28,7 +28,7 @@ from dgemma_model.copying import WEIGHT_BY_MATCH, PromptCopies
 from dgemma_model.network import Cache
 from dgemma_model.request import Draft, DraftToken, FillRequest
 from dgemma_model.sampler import CanvasStep, Noise, denoise
-from dgemma_model.stopping import AnyOf, NothingLeft, StableAndConfident
+from dgemma_model.stopping import AnyOf, NothingLeft, StableAndConfident, is_looping
 from dgemma_model.tokenizer import Tokenizer
 
 ONE_LINE_TOKENS = 32
@@ -344,7 +344,7 @@ class _Verified:
 
     def is_finished(self, limit: int, one_line: bool) -> bool:
         """Whether nothing more is to be written."""
-        return self.ended or self.written >= limit or (one_line and self.has_newline)
+        return self.ended or self.written >= limit or (one_line and self.has_newline) or is_looping(self.ids)
 
     @property
     def score(self) -> float:

@@ -62,3 +62,17 @@ class AnyOf:
     def should_stop(self, steps: Sequence[CanvasStep], holes: Tensor) -> bool:
         """See `StopRule`."""
         return any(rule.should_stop(steps, holes) for rule in self.rules)
+
+
+LOOP_TOKENS, LOOP_PERIOD, LOOP_ROUNDS = 24, 8, 4
+"""A loop: the last tokens, so many at least, repeat a period of at most so many, so many times at least."""
+
+
+def is_looping(ids: Sequence[int]) -> bool:
+    """Whether a text read token by token has run into a loop, which a small model does not leave by itself."""
+    for period in range(1, LOOP_PERIOD + 1):
+        size = max(LOOP_TOKENS, period * LOOP_ROUNDS)
+        tail = ids[-size:]
+        if len(tail) == size and tail[period:] == tail[:-period]:
+            return True
+    return False
