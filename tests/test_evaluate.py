@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import random
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -131,13 +132,20 @@ def test_scores_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "holes.jsonl").write_text(json.dumps(asdict(one)) + "\n")
     evaluate.score(
         argparse.Namespace(
-            holes=tmp_path / "holes.jsonl", sample=0, checkpoint=str(tiny_checkpoint()), device="cpu", quick=True,
-            plain_steps=[1], results=tmp_path / "results.jsonl",
+            holes=tmp_path / "holes.jsonl",
+            sample=0,
+            checkpoint=str(tiny_checkpoint()),
+            device="cpu",
+            token_by_token=True,
+            jobs=1,
+            results=tmp_path / "results.jsonl",
         )
-    )  # fmt: skip
+    )
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert {row["by"] for row in rows} == {"verified", "plain, 1 steps", *BASELINES}
-    assert "| plain, 1 steps |" in capsys.readouterr().out
+    assert {row["by"] for row in rows} == {*evaluate.WAYS, "token by token", *BASELINES}
+    printed = capsys.readouterr().out
+    assert "| plain denoising, 1 step |" in printed
+    assert re.search(r"Losses, nats per token: causal [0-9.]+; denoising, t = 0.5 [0-9.]+;", printed)
 
 
 def test_held_out_holes_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

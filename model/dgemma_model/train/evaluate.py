@@ -11,23 +11,32 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import get_args
 
+import torch
+import torch.nn.functional as F  # noqa: N812
 from rich.console import Console
 from rich.progress import track
 
 from dgemma_model import syntax
+from dgemma_model.canvas import encode_fill, encode_prompt
+from dgemma_model.checkpoint import Checkpoint, embedded_directory, load
 from dgemma_model.excerpt import ExcerptBudget, cut
 from dgemma_model.infill import Infiller
-from dgemma_model.request import Draft, FillRequest
+from dgemma_model.network import Cache
+from dgemma_model.request import Draft, Excerpt, FillRequest
+from dgemma_model.sampler import Noise
 from dgemma_model.train.corpus import NearDuplicates
 from dgemma_model.train.holes import HoleCutter, HoleKind
 
@@ -152,6 +161,14 @@ def _errors(text: str) -> int:
     return syntax.error_count(tree)
 
 
+def excerpt_of(hole: HeldOutHole) -> Excerpt:
+    """What the server would show the model with the cursor in the (empty) hole."""
+    text, at = hole.prefix + hole.suffix, len(hole.prefix)
+    tree = syntax.parse("python", text)
+    scopes = syntax.scope_starts(tree, at) if tree is not None else ()
+    return cut(text, [(at, at)], ExcerptBudget(), scope_starts=scopes)
+
+
 def fill_with_model(
     holes: Iterable[HeldOutHole],
     infiller: Infiller,
@@ -163,13 +180,8 @@ def fill_with_model(
     """Fill every hole as the server would, with a cold prompt each."""
     results = []
     for hole in track(list(holes), description=f"verify={verify} steps={steps}", console=Console(stderr=True)):
-        text = hole.prefix + hole.suffix
-        at = len(hole.prefix)
-        tree = syntax.parse("python", text)
-        scopes = syntax.scope_starts(tree, at) if tree is not None else ()
-        excerpt = cut(text, [(at, at)], ExcerptBudget(), scope_starts=scopes)
         request = FillRequest(
-            excerpt,
+            excerpt_of(hole),
             one_line=hole.kind in ONE_LINE_KINDS,
             max_tokens=48 if hole.kind in ONE_LINE_KINDS else 128,
             verify=verify,
@@ -272,21 +284,88 @@ def print_tables(runs: dict[str, list[Result]]) -> None:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to fill with a model: the arguments of `fill_with_model`."""
+
+    verify: bool
+    steps: int | None = None
+    copy_weight: float | None = None
+
+
+WAYS = {
+    "**verified** (what the server shows)": Way(verify=True),
+    "verified, no copying": Way(verify=True, copy_weight=0.0),
+    "plain denoising, 1 step": Way(verify=False, steps=1),
+    "plain denoising, 8 steps": Way(verify=False, steps=8),
+}
+
+
+def _fill_share(
+    holes: list[HeldOutHole], checkpoint: str | None, device: str | None, ways: dict[str, Way]
+) -> dict[str, list[Result]]:
+    """Every way to fill, over some holes, on one thread: a process of its own for each share."""
+    torch.set_num_threads(1)
+    infiller = Infiller.load(checkpoint, device)
+    return {
+        name: fill_with_model(holes, infiller, verify=way.verify, steps=way.steps, copy_weight=way.copy_weight)
+        for name, way in ways.items()
+    }
+
+
+@torch.inference_mode()
+def held_out_losses(holes: Iterable[HeldOutHole], checkpoint: Checkpoint) -> dict[str, float]:
+    """Mean cross-entropy of the true fills and their ends, in nats per token: read causally, and denoised at two
+    noise levels t.
+
+    The denoising losses are over the noised positions of the smallest canvas that holds the fill.
+    """
+    network, tokenizer, policy = checkpoint.network, checkpoint.tokenizer, checkpoint.config.policy
+    noise = Noise(network.config.vocab_size, tokenizer.mask_id if policy.noise == "mask" else None)
+    generator = torch.Generator().manual_seed(0)
+    sums: dict[str, list[float]] = {}
+    for hole in holes:
+        excerpt = excerpt_of(hole)
+        prompt = encode_prompt(excerpt, tokenizer, policy.prompt_tokens).ids
+        fill = encode_fill(excerpt, hole.middle, tokenizer)
+        cache = Cache()
+        read = network.logits(network.encode(torch.tensor([prompt + fill[:-1]]), cache)[0, -len(fill) :])
+        sums.setdefault("causal", []).extend(F.cross_entropy(read, torch.tensor(fill), reduction="none").tolist())
+        cache.crop(len(prompt))
+        width = next((length for length in sorted(policy.canvas_lengths) if length >= len(fill)), len(fill))
+        target = torch.tensor([fill + [tokenizer.end_id] * (width - len(fill))])
+        for t in (0.5, 1.0):
+            noised = torch.rand(target.shape, generator=generator) < t
+            canvas = torch.where(noised, noise.draw(tuple(target.shape), generator), target)
+            logits = network.logits(network.decode(canvas, cache))
+            losses = F.cross_entropy(logits[noised], target[noised], reduction="none")
+            sums.setdefault(f"denoising, t = {t}", []).extend(losses.tolist())
+    return {name: statistics.fmean(losses) for name, losses in sums.items()}
+
+
 def score(args: argparse.Namespace) -> None:
-    """Fill the holes in every way and print the tables."""
+    """Fill the holes in every way, shared out over processes, and print the tables."""
     holes = read_holes(args.holes)
     if args.sample:
         holes = random.Random(1).sample(holes, args.sample)
-    infiller = Infiller.load(args.checkpoint, args.device)
-    runs = {"verified": fill_with_model(holes, infiller, verify=True, steps=None)}
-    if not args.quick:
-        runs["token by token"] = fill_with_model(holes, infiller, verify=True, steps=0)
-        runs["token by token, no copying"] = fill_with_model(holes, infiller, verify=True, steps=0, copy_weight=0.0)
-    for steps in args.plain_steps:
-        runs[f"plain, {steps} steps"] = fill_with_model(holes, infiller, verify=False, steps=steps)
+    ways = dict(WAYS)
+    if args.token_by_token:
+        ways["token by token"] = Way(verify=True, steps=0)
+    jobs = min(args.jobs, len(holes))
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        shares = [pool.submit(_fill_share, holes[job::jobs], args.checkpoint, args.device, ways) for job in range(jobs)]
+        done = [share.result() for share in shares]
+    runs = {
+        name: sorted((result for share in done for result in share[name]), key=lambda result: result.hole.id)
+        for name in ways
+    }
+    in_order = sorted(holes, key=lambda hole: hole.id)
     for name, baseline in BASELINES.items():
-        runs[name] = [Result(hole, baseline(hole)) for hole in holes]
+        runs[name] = [Result(hole, baseline(hole)) for hole in in_order]
     print_tables(runs)
+    checkpoint = load(Path(args.checkpoint or embedded_directory()), torch.device("cpu"), torch.float32)
+    losses = held_out_losses(in_order[::4], checkpoint)
+    print("\nLosses, nats per token: " + "; ".join(f"{name} {loss:.2f}" for name, loss in losses.items()) + ".")
     if args.results:
         rows = [{"by": name, "id": r.hole.id, **_result_row(r)} for name, results in runs.items() for r in results]
         args.results.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -316,8 +395,8 @@ def main() -> None:
     scoring.add_argument("--checkpoint", default=None)
     scoring.add_argument("--device", default=None)
     scoring.add_argument("--sample", type=int, default=0, help="only so many holes, drawn at random")
-    scoring.add_argument("--quick", action="store_true", help="leave out token by token")
-    scoring.add_argument("--plain-steps", type=int, nargs="*", default=[1, 4, 16])
+    scoring.add_argument("--token-by-token", action="store_true", help="also without drafts: the same text as verified")
+    scoring.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
     scoring.add_argument("--results", type=Path, help="write every fill there, one JSON line each")
     args = parser.parse_args()
     if args.command == "cut":
