@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -35,7 +35,11 @@ def serve(
     host, _, port = tcp.rpartition(":")
     if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         fail(f"--tcp wants HOST:PORT, for example 127.0.0.1:7777, not {tcp!r}")
-    raise typer.Exit(server.serve_tcp(host.strip("[]"), int(port), checkpoint=checkpoint, device=device))
+    try:
+        exit_code = server.serve_tcp(host.strip("[]"), int(port), checkpoint=checkpoint, device=device)
+    except OSError as error:
+        fail(f"cannot listen on {tcp}: {error.strerror or error}; pass another --tcp HOST:PORT")
+    raise typer.Exit(exit_code)
 
 
 @app.command()
@@ -72,7 +76,7 @@ def check(checkpoint: CheckpointOption = None, device: DeviceOption = None) -> N
         raise typer.Exit(1)
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Print an error for users and leave with exit code 2."""
     Console(stderr=True, highlight=False, markup=False).print(f"dgemma-lsp: {message}", soft_wrap=True)
     raise typer.Exit(2)

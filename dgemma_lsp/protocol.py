@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from cattrs import Converter
@@ -25,7 +25,10 @@ class InlineRequest(NamedTuple):
 
 
 def make_lenient(converter: Converter) -> Converter:
-    """The same converter, for which a document and a position are enough to ask for a completion."""
+    """The same converter, for which a document and a position are enough to ask for a completion.
+
+    In one thing it is stricter: what is no text does not become a document's text.
+    """
     strict = converter.get_structure_hook(types.InlineCompletionParams)
 
     def inline_params(value: Any, cls: type[types.InlineCompletionParams]) -> types.InlineCompletionParams:
@@ -37,7 +40,25 @@ def make_lenient(converter: Converter) -> Converter:
         return params
 
     converter.register_structure_hook(types.InlineCompletionParams, inline_params)
+    for kind in _WITH_TEXT:
+        converter.register_structure_hook(kind, _wanting_text(converter.get_structure_hook(kind)))
     return converter
+
+
+_WITH_TEXT = (
+    types.TextDocumentItem,
+    types.TextDocumentContentChangePartial,
+    types.TextDocumentContentChangeWholeDocument,
+)
+
+
+def _wanting_text(structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def checked(value: Any, cls: Any) -> Any:
+        if not isinstance(value, Mapping) or not isinstance(value.get("text"), str):
+            raise ValueError("a text must be a string")  # the converter would write null as "None"
+        return structure(value, cls)
+
+    return checked
 
 
 def encoding(kind: types.PositionEncodingKind | str | None) -> Encoding:

@@ -103,7 +103,8 @@ class DgemmaServer(transport.StrictServer):
             fields |= {"chars": len(answer.edit.new_text), "steps": answer.steps}
             fields |= {stage: f"{ms:.1f}" for stage, ms in answer.trace.items()}
         else:
-            self.silences[uri] = answer
+            if answer is not NoSuggestion.SUPERSEDED:  # the last request is another, and may be answered already
+                self.silences[uri] = answer
             fields["outcome"] = answer.name.lower()
         fields["total_ms"] = f"{1000 * (time.perf_counter() - started):.1f}"
         logger.info(" ".join(f"{name}={value}" for name, value in fields.items()))
@@ -134,8 +135,9 @@ class DgemmaServer(transport.StrictServer):
         return rebase(suggestion, newer) or NoSuggestion.STALE
 
     def _forget_what_is_uncertain(self, method: str, params: object) -> None:
-        """After a change that could not be read, a document's text is not known: better silent than wrong."""
-        uri = protocol.changed_uri(params) if method == types.TEXT_DOCUMENT_DID_CHANGE else None
+        """After a text that could not be read, a document's content is not known: better silent than wrong."""
+        changes_text = method in (types.TEXT_DOCUMENT_DID_CHANGE, types.TEXT_DOCUMENT_DID_OPEN)
+        uri = protocol.changed_uri(params) if changes_text else None
         if uri is not None:
             self.forget(uri)
 
@@ -155,8 +157,8 @@ async def initialized(server: DgemmaServer, params: types.InitializedParams) -> 
     started, using = time.perf_counter(), server.settings
     loading = server.worker.start(lambda: server.load_infiller(using))
     window = server.client_capabilities.window
-    if window is not None and window.work_done_progress:
-        await _show_progress(server, loading)
+    shows_progress = window is not None and window.work_done_progress
+    showing = asyncio.create_task(_show_progress(server, loading)) if shows_progress else None
     await asyncio.wait([loading])
     if (error := loading.exception()) is not None:
         logger.error("the model could not be loaded", exc_info=error)
@@ -165,6 +167,8 @@ async def initialized(server: DgemmaServer, params: types.InitializedParams) -> 
     else:
         infiller, seconds = loading.result(), time.perf_counter() - started
         logger.info("model=%s device=%s load_ms=%.0f", infiller.name, infiller.device, 1000 * seconds)
+    if showing is not None:
+        await showing  # last, for a client may never answer whether it shows progress
 
 
 async def _show_progress(server: DgemmaServer, loading: asyncio.Future[InfillerLike]) -> None:

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
@@ -113,7 +115,7 @@ def fill_once(place: str, checkpoint: str | None, device: str | None, *, watch: 
     if as_json:
         print(json.dumps(_as_json(answer, snapshot, infiller, elapsed_ms)))
     elif isinstance(answer, Suggestion):
-        console.print(in_place(snapshot.text, answer))
+        console.print(in_place(snapshot.text, answer), soft_wrap=True)
         timing = f"{answer.steps} passes, {elapsed_ms:.0f} ms, {infiller.name} on {infiller.device}"
         console.print(f"[dim]{timing}, mean log-probability {answer.score:.2f}[/dim]")
     else:
@@ -266,17 +268,19 @@ def check(checkpoint: str | None, device: str | None) -> bool:
     all_well = True
     for name, look in rows:
         try:
-            table.add_row("[green]ok[/green]", name, look())
+            table.add_row("[green]ok[/green]", name, escape(look()))
         except Exception as error:  # whatever is broken here is what the user wants to know
             all_well = False
-            table.add_row("[red]no[/red]", name, str(error) or type(error).__name__)
+            table.add_row("[red]no[/red]", name, escape(str(error) or type(error).__name__))
     Console(highlight=False).print(table)
     return all_well
 
 
 def _torch_version() -> str:
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        raise UserError(f"{error}; install dgemma-lsp again, or torch for this Python ({sys.executable})") from error
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return f"{torch.__version__}, {torch.get_num_threads()} threads, GPU: {', '.join(gpus) or 'none'}"
 
@@ -302,7 +306,9 @@ def _checkpoint_line(checkpoint: str | None) -> str:
         raise UserError(f"no weights in {directory}; pass --checkpoint DIRECTORY, or install dgemma-lsp again")
     digest = hashlib.sha256()
     for path in weights:
-        digest.update(path.read_bytes())
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
     return f"{directory} (sha256 {digest.hexdigest()[:16]})"
 
 

@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 CLIENT_WATCH_S = 2.0
 """Seconds between looks at whether the client's process still lives."""
 
-_CONTENT_LENGTH = re.compile(rb"Content-Length: *(\d{1,12})\s*$", re.IGNORECASE)
+# A longer number is rubbish: to wait for a terabyte would be to go deaf.
+_CONTENT_LENGTH = re.compile(rb"Content-Length: *(\d{1,9})\s*$", re.IGNORECASE)
 _DOCUMENT_METHODS = (
     types.TEXT_DOCUMENT_DID_OPEN,
     types.TEXT_DOCUMENT_DID_CHANGE,
@@ -67,7 +68,10 @@ class StrictProtocol(LanguageServerProtocol):
             self._refuse(None, JsonRpcParseError("a message is not JSON"))
             return
         if not isinstance(data, dict) or data.get("jsonrpc") != self.VERSION:
-            self._refuse(data.get("id") if isinstance(data, dict) else None, JsonRpcInvalidRequest())
+            self._refuse(_id_of(data), JsonRpcInvalidRequest())
+            return
+        if "id" in data and data["id"] != _id_of(data):
+            self._refuse(None, JsonRpcInvalidRequest())
             return
         try:
             message = self.structure_message(data)
@@ -140,6 +144,12 @@ class StrictServer(LanguageServer):
         return True
 
 
+def _id_of(data: object) -> str | int | float | None:
+    """The id of a message; None where it has none, or one that JSON-RPC does not know."""
+    msg_id = data.get("id") if isinstance(data, dict) else None
+    return msg_id if isinstance(msg_id, str | int | float) else None
+
+
 def serve_stdio(server: StrictServer) -> int:
     """Serve one client on standard input and output; the exit code for the process.
 
@@ -161,7 +171,11 @@ def serve_stdio(server: StrictServer) -> int:
 
 
 def serve_tcp(server: StrictServer, host: str, port: int) -> int:
-    """Serve the first client that connects to `host:port`; the exit code for the process."""
+    """Serve the first client that connects to `host:port`; the exit code for the process.
+
+    Raises:
+        OSError: nobody can listen there.
+    """
 
     async def serve() -> int:
         connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]

@@ -134,8 +134,8 @@ class Worker(Generic[Model]):
         """The thread."""
         try:
             model = load()
-        except Exception as error:
-            _call_on(loop, _settle, loaded, error)
+        except BaseException as error:
+            _call_on(loop, _settle, loaded, _as_exception(error))
             return
         _call_on(loop, _settle, loaded, model)
         while (job := self._next_job()) is not None:
@@ -173,12 +173,19 @@ class _Job(Generic[Model]):
         deadline = math.inf if self._budget_s is None else time.monotonic() + self._budget_s
         try:
             with contextlib.closing(self._steps(model)) as steps:
-                for answer in steps:  # noqa: B007  (the last one is the result)
-                    if self.result.done() or stopping() or time.monotonic() >= deadline:
+                for answer in steps:
+                    if self.result.done() or stopping():
                         break
-        except Exception as error:
-            return error
+                    if time.monotonic() >= deadline:
+                        return NoSuggestion.OUT_OF_TIME if answer is NoSuggestion.EMPTY else answer
+        except BaseException as error:
+            return _as_exception(error)
         return answer
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """What a caller may be given. A panic in a library written in Rust is no `Exception`; no thread may die of one."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _settle(future: asyncio.Future[Any], outcome: object) -> None:

@@ -196,6 +196,9 @@ async def ping_during_fills(seconds: float) -> dict[str, float]:
     uri = "file:///bench.py"
     send("textDocument/didOpen", {"textDocument": {"uri": uri, "languageId": "python", "version": 1, "text": text}})
     fill = {"textDocument": {"uri": uri}, "position": {"line": 4, "character": 4}, "context": {"triggerKind": 1}}
+    send("textDocument/inlineCompletion", fill, -1)  # answered once the model is loaded
+    while (await receive()).get("id") != -1:
+        pass
     pings: list[float] = []
     fills = number = 0
     deadline = time.perf_counter() + seconds

@@ -184,10 +184,12 @@ def sharded(index: object) -> Callable[[Path], object]:
 
 def llama_tokenizer(directory: Path) -> None:
     """One whose tokens are no stand-ins for bytes."""
-    changed_json(
-        directory / "tokenizer.json",
-        lambda content: (content["model"]["vocab"].update({"▁": 399}), content["model"].update(merges=[])),
-    )
+
+    def change(content: dict[str, Any]) -> None:
+        vocab = content["model"]["vocab"]
+        content["model"] |= {"merges": [], "vocab": {"▁" if i == 399 else token: i for token, i in vocab.items()}}
+
+    changed_json(directory / "tokenizer.json", change)
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,12 @@ def test_a_malformed_address_is_named(address: str) -> None:
     assert_says(invoke("--tcp", address), "HOST:PORT")
 
 
+def test_an_address_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert_says(invoke("--tcp", address), f"cannot listen on {address}", "--tcp")
+
+
 def missing(directory: Path) -> None:
     (directory / "model.safetensors").unlink()
 
@@ -212,6 +219,22 @@ def test_a_suggestion_is_shown_in_its_place() -> None:
     shown = terminal.in_place(snapshot.text, Suggestion(snapshot, Edit(15, 16, "0]"), 0.0, 1))
     assert shown.plain == "2\n3\n4\n5\nx = [0]\n7\n8\n9\n10"
     assert [shown.plain[span.start : span.end] for span in shown.spans] == ["0]"]
+
+
+def test_long_lines_are_shown_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one(snapshot: Snapshot, *_: object, **__: object) -> Iterator[Suggestion]:
+        yield Suggestion(snapshot, Edit(snapshot.offset, snapshot.offset, "1"), 0.0, 1)
+
+    monkeypatch.setattr(terminal, "suggest", one)
+    long = "value = [" + "some_name, " * 20 + "]"
+    (tmp_path / "long.py").write_text(f"{long}\nother = \n")
+    shown = invoke("fill", f"{tmp_path}/long.py:2:9", "--checkpoint", tiny_checkpoint()).stdout
+    assert shown.splitlines()[:2] == [long, "other = 1"]
+
+
+def test_what_is_checked_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "_trial_fill", lambda *_: "return 'items[red] [/x]'")
+    assert "return 'items[red] [/x]'" in invoke("check", "--checkpoint", tiny_checkpoint()).stdout
 
 
 def test_a_canvas_shows_line_breaks_and_how_certain_each_token_is() -> None:

@@ -38,7 +38,7 @@ class Editor:
 
     def __init__(self, client: LanguageClient, text: str) -> None:
         self.client = client
-        self.uri = f"file:///work/module_{next(_numbers)}.py"
+        self.uri = f"file:///project/module_{next(_numbers)}.py"
         self.line, self.character = text.count("\n"), len(text.rpartition("\n")[2])
         self.version = 1
         item = types.TextDocumentItem(uri=self.uri, language_id="python", version=1, text=text)
@@ -290,6 +290,24 @@ async def test_silences_have_reasons_and_a_suggestion_ends_them(session: Languag
     assert await editor.silence() == "IN_COMMENT"
     assert await editor.invoke() == ["value"]
     assert await editor.silence() is None
+
+
+async def test_a_replaced_request_does_not_explain_the_one_that_replaced_it(
+    session: LanguageClient, model: Model
+) -> None:
+    await model.say("value")
+    editor = Editor(session, "x = ")
+    assert await editor.suggest() == ["value"]
+    await model.say("value", held=True)
+    editor.type("z")
+    replaced = editor.request()
+    await model.standing()
+    editor.backspace()
+    editor.type("v")
+    assert await editor.suggest() == ["alue"]  # typed through: answered before the other hears that it was replaced
+    assert await asyncio.wait_for(replaced, TIMEOUT_S) is None
+    assert await editor.silence() is None
+    await model.release()
 
 
 async def test_a_fill_that_fails_is_a_silence_and_the_server_lives_on(session: LanguageClient, model: Model) -> None:

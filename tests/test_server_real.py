@@ -9,7 +9,7 @@ import pytest
 from wire import Wire, inline, insertion
 
 INLINE = "textDocument/inlineCompletion"
-URI = "file:///work/stack.py"
+URI = "file:///project/stack.py"
 STACK = '''class Stack:
     """A last-in, first-out collection."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from wire import FAKE_SERVER, TIMEOUT_S, Wire, framed, inline, insertion
 
-URI = "file:///work/module.py"
+URI = "file:///project/module.py"
 INLINE = "textDocument/inlineCompletion"
 
 
@@ -49,12 +49,12 @@ def test_the_log_has_one_line_for_each_request() -> None:
     with Wire() as wire:
         wire.initialize()
         wire.wait_until_loaded()
-        wire.open("file:///work/module.py", "x = ")
-        wire.request(INLINE, inline("file:///work/module.py", 0, 4))
-        wire.change("file:///work/module.py", 2, insertion(0, 4, "va"))
-        wire.request(INLINE, inline("file:///work/module.py", 0, 6))
-        wire.open("file:///work/module.py", "# x ")
-        wire.request(INLINE, inline("file:///work/module.py", 0, 4))
+        wire.open("file:///project/module.py", "x = ")
+        wire.request(INLINE, inline("file:///project/module.py", 0, 4))
+        wire.change("file:///project/module.py", 2, insertion(0, 4, "va"))
+        wire.request(INLINE, inline("file:///project/module.py", 0, 6))
+        wire.open("file:///project/module.py", "# x ")
+        wire.request(INLINE, inline("file:///project/module.py", 0, 4))
         wire.request("shutdown", None)
         wire.notify("exit", None)
         wire.exit_code()
@@ -118,6 +118,12 @@ def test_a_client_that_refuses_progress_gets_none() -> None:
         wire.notify("exit", None)
         assert wire.exit_code() == 0
         assert wire.unread() == []
+
+
+def test_a_client_that_never_answers_about_progress_is_told_all_the_same() -> None:
+    with Wire(env={"FAKE_LOAD": "fail"}) as wire:
+        wire.initialize(capabilities={"window": {"workDoneProgress": True}})
+        assert "the weights are truncated" in shown_message(wire)
 
 
 def test_a_model_that_cannot_be_loaded_is_told_once_and_the_server_lives_on() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,16 @@ def test_a_tokenizer_is_read_from_its_file(tmp_path: Path) -> None:
 def test_an_unreadable_file_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json.*cannot be read"):
+        Tokenizer.read(path)
+
+
+def test_a_file_that_the_library_panics_at_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    TOKENIZER._tokenizer.save(str(path))
+    content = json.loads(path.read_text("utf-8"))
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    path.write_text(json.dumps(content), "utf-8")
     with pytest.raises(TokenizerError, match=r"tokenizer\.json.*cannot be read"):
         Tokenizer.read(path)
 

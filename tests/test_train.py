@@ -16,6 +16,7 @@ import torch
 from model_fixtures import SOURCE, VOCAB_SIZE, tiny_config, tiny_tokenizer
 from torch import Tensor
 
+from dgemma_model import checkpoint
 from dgemma_model.config import LayerConfig
 from dgemma_model.network import Cache
 from dgemma_model.sampler import Noise
@@ -239,6 +240,17 @@ def test_a_second_stage_starts_from_the_weights_of_the_first(arguments: argparse
     second = run(arguments, tmp_path / "second", 0, stage="joint", init=tmp_path / "first" / "state.pt")
     assert (second["step"], second["tokens"]) == (0, 0)
     assert all(torch.equal(first["network"][name], second["network"][name]) for name in first["network"])
+
+
+def test_a_run_starts_from_a_published_checkpoint(arguments: argparse.Namespace, tmp_path: Path) -> None:
+    first = run(arguments, tmp_path / "first", 2)
+    network = train.fresh_network(CONFIG, 0)
+    network.load_state_dict(first["network"])
+    checkpoint.save(network, tmp_path / "published")
+    second = run(arguments, tmp_path / "second", 0, init=tmp_path / "published")
+    for name, tensor in first["network"].items():
+        if ".experts." not in name:
+            assert torch.equal(tensor.bfloat16(), second["network"][name].bfloat16()), name
 
 
 def test_a_fresh_network_has_a_moderate_loss_and_runs_no_experts() -> None:

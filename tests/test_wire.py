@@ -8,7 +8,7 @@ import pytest
 import reference_text
 from wire import Wire, framed, inline, insertion
 
-URI = "file:///work/module.py"
+URI = "file:///project/module.py"
 INLINE = "textDocument/inlineCompletion"
 
 
@@ -71,6 +71,15 @@ def test_a_request_that_makes_no_sense_gets_an_error(wire: Wire, message: object
     assert_alive(wire)
 
 
+@pytest.mark.parametrize("msg_id", [{}, [1]])
+def test_a_request_whose_id_is_none_gets_an_error_without_one(wire: Wire, msg_id: object) -> None:
+    wire.send({"jsonrpc": "2.0", "id": msg_id, "method": "test/text", "params": {"uri": URI}})
+    assert wire.error(None) == -32600
+    wire.send({"jsonrpc": "1.0", "id": msg_id, "method": "test/text", "params": {"uri": URI}})
+    assert wire.error(None) == -32600
+    assert_alive(wire)
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -104,6 +113,7 @@ def test_an_answer_that_is_a_request_s_own_id_is_survived(wire: Wire) -> None:
     [
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"Content-Length: many\r\n\r\n",
+        b"Content-Length: 999999999999\r\n\r\n",
         b"\r\n\r\n\x00\xff\n",
         b"Content-Length: 5\r\n\r\n" + framed('{"jsonrpc": "2.0", "method": "lost"}')[20:],
         b"x" * 1_000_000 + b"\r\n",
@@ -208,6 +218,19 @@ def test_after_a_change_that_cannot_be_read_the_document_is_not_guessed_at(wire:
     wire.change(URI, 2, {"range": {"start": "here", "end": "there"}, "text": "y"})
     assert wire.text(URI) is None
     assert wire.request(INLINE, inline(URI, 0, 4)) == []
+
+
+@pytest.mark.parametrize("text", [None, 5, ["y"]])
+def test_what_is_no_text_does_not_become_a_document(wire: Wire, text: object) -> None:
+    position = {"line": 0, "character": 0}
+    for change in ({"text": text}, {"text": text, "range": {"start": position, "end": position}}):
+        wire.open(URI, "x = ")
+        wire.change(URI, 2, change)
+        assert wire.text(URI) is None
+    wire.open(URI, "x = ")
+    item = {"uri": URI, "languageId": "python", "version": 2, "text": text}
+    wire.notify("textDocument/didOpen", {"textDocument": item})
+    assert wire.text(URI) is None
 
 
 def test_each_request_sees_the_text_that_it_was_sent_with(wire: Wire) -> None:

@@ -203,6 +203,14 @@ async def test_a_budget_ends_with_the_latest_answer(worker: Worker[Model], model
     assert 1 <= result.steps <= 5
 
 
+async def test_a_budget_that_ends_before_anything_is_there_says_so(worker: Worker[Model], model: Model) -> None:
+    def steps(model: Model) -> Steps:
+        yield NoSuggestion.EMPTY
+        yield answer(1)
+
+    assert await keystroke(worker, steps, budget_s=0.0) is NoSuggestion.OUT_OF_TIME
+
+
 async def test_a_budget_of_nothing_is_one_step(worker: Worker[Model], model: Model) -> None:
     assert await keystroke(worker, model.counting(9), budget_s=0.0) == answer(1)
 
@@ -256,6 +264,33 @@ async def test_a_model_that_cannot_be_loaded_settles_everyone(model: Model) -> N
     assert await asked is NoSuggestion.NO_MODEL
     assert await keystroke(worker, model.counting(1)) is NoSuggestion.NO_MODEL
     assert await command(worker, model.counting(1)) is NoSuggestion.NO_MODEL
+
+
+class Panic(BaseException):
+    """What a library written in Rust raises."""
+
+
+async def test_a_panic_while_loading_settles_everyone() -> None:
+    def load() -> Model:
+        raise Panic("out of bounds")
+
+    worker: Worker[Model] = Worker()
+    with pytest.raises(RuntimeError, match="Panic: out of bounds"):
+        await worker.start(load)
+    assert await asyncio.wait_for(command(worker, Model().counting(1)), TIMEOUT_S) is NoSuggestion.NO_MODEL
+
+
+async def test_a_panic_in_a_job_fails_that_job_alone(model: Model) -> None:
+    def panics(model: Model) -> Steps:
+        raise Panic("out of bounds")
+        yield answer(1)
+
+    worker: Worker[Model] = Worker()
+    await worker.start(lambda: model)
+    with pytest.raises(RuntimeError, match="Panic: out of bounds"):
+        await asyncio.wait_for(command(worker, panics), TIMEOUT_S)
+    assert await asyncio.wait_for(command(worker, model.counting(2)), TIMEOUT_S) == answer(2)
+    assert worker.stop(TIMEOUT_S)
 
 
 async def test_stopping_ends_the_running_job_after_its_step_and_settles_the_waiting(model: Model) -> None:

@@ -6,6 +6,7 @@ Safetensors only: nothing in a checkpoint is ever executed.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -21,6 +22,8 @@ from torch import Tensor
 from dgemma_model.config import CheckpointConfig, ConfigError, NetworkConfig
 from dgemma_model.network import Network
 from dgemma_model.tokenizer import Tokenizer, TokenizerError
+
+logger = logging.getLogger(__name__)
 
 DECODER = "model.decoder."
 ENCODER_SCALAR = "model.encoder.language_model.layers.{}.layer_scalar"
@@ -70,6 +73,8 @@ def load(directory: Path, device: torch.device, dtype: torch.dtype) -> Checkpoin
             "the files in this directory do not belong together"
         )
     network, skipped = load_network(directory, config.network, device, dtype)
+    if skipped:
+        logger.info("%d tensors of the vision tower were skipped: this program reads and writes text", skipped)
     return Checkpoint(directory, config, network, tokenizer, skipped)
 
 

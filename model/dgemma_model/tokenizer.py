@@ -47,7 +47,9 @@ class Tokenizer:
             return cls(tokenizers.Tokenizer.from_file(str(path)))
         except TokenizerError:
             raise
-        except Exception as error:  # the library raises bare Exception
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises bare Exception; its panics are not even that
             raise TokenizerError(f"{path.name} in {path.parent} cannot be read: {error}") from error
 
     @property
@@ -114,7 +116,7 @@ class Tokenizer:
     def _special(self, name: str) -> int:
         token_id = self._tokenizer.token_to_id(name)
         if token_id is None:
-            raise TokenizerError(f"the tokenizer has no token {name!r}")
+            raise TokenizerError(f"the tokenizer has no token {name!r}; only checkpoints of this recipe can fill")
         return int(token_id)
 
 

@@ -25,7 +25,8 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dgemma_model.config import LayerConfig, NetworkConfig
+from dgemma_model.checkpoint import load_network
+from dgemma_model.config import CheckpointConfig, LayerConfig, NetworkConfig
 from dgemma_model.network import Cache, Network
 from dgemma_model.sampler import Noise
 from dgemma_model.tokenizer import MASK, SPECIAL_TOKENS
@@ -206,9 +207,17 @@ class Run:
                 optimizer.load_state_dict(saved)
             self.step, self.tokens, self.history = state["step"], state["tokens"], state["history"]
         elif self.args.init:
-            self.network.load_state_dict(
-                torch.load(self.args.init, map_location=self.device, weights_only=True)["network"]
-            )
+            self.network.load_state_dict(self._initial_weights(), strict=False)
+
+    def _initial_weights(self) -> dict[str, Tensor]:
+        """Weights to start from: of a training state, or of a checkpoint directory as it is published."""
+        if not self.args.init.is_dir():
+            state = torch.load(self.args.init, map_location=self.device, weights_only=True)
+            return cast(dict[str, Tensor], state["network"])
+        config = CheckpointConfig.read(self.args.init).network
+        network, _ = load_network(self.args.init, config, self.device, torch.float32)
+        # The expert adds nothing, and is stored wider than it is here.
+        return {name: value for name, value in network.state_dict().items() if ".experts." not in name}
 
     def save(self) -> None:
         """Write the state, in one move, so that an interruption leaves the old or the new one."""
@@ -313,7 +322,7 @@ def main() -> None:
     parser.add_argument(
         "--noise", choices=("uniform", "mask"), default="uniform", help="what the joint stage puts in place of tokens"
     )
-    parser.add_argument("--init", type=Path, help="weights to start from, with fresh optimizers and a warm-up")
+    parser.add_argument("--init", type=Path, help="a state.pt or checkpoint directory to start from")
     parser.add_argument("--tokens", type=float, required=True, help="train until so many tokens were seen in all")
     parser.add_argument("--warmup", type=float, default=0.02, help="share of the tokens")
     parser.add_argument(
