@@ -10,7 +10,7 @@ BIN := .venv/bin
 .PHONY: demo test check eval bench clean
 
 demo: .venv/.installed
-	$(BIN)/dgemma-lsp fill --watch examples/inventory.py:19:9
+	$(BIN)/dgemma-lsp fill --watch examples/inventory.py:26:13
 
 test: check
 	$(BIN)/python -m pytest -q

@@ -16,14 +16,14 @@ class Inventory:
         self.items = items
 
     def add(self, item):
-        
+        self.items.append(item)
         return self
 
     def total(self):
         return sum(item.total() for item in self.items)
 
     def find(self, name):
-        for item in self.items:
+        for 
             if item.name == name:
                 return item
         return None

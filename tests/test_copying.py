@@ -2,10 +2,11 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgemma_model.copying import WEIGHT_BY_MATCH, PromptCopies
+from dgemma_model.copying import WEIGHT_BY_MATCH, PromptCopies, most_similar_line
 
 ids = st.lists(st.integers(0, 4), max_size=30)
 
@@ -34,3 +35,19 @@ def test_it_equals_a_search_of_the_whole_text(prompt: list[int], written: list[i
     for token in written:
         copies.append(token)
     assert copies.predict() == naive(prompt + written)
+
+
+@pytest.mark.parametrize(
+    ("marked", "line"),
+    [
+        ("open(a)\nread(a)\nclose(a)\nopen(a)\n▮\nclose(a)\n", "read(a)"),
+        ("▮\nclose(a)\nopen(a)\nread(a)\nclose(a)\n", "read(a)"),
+        ("x = 1\nlog(x)\ny = 2\nlo▮\n", "g(x)"),
+        ("def f():\n    return 1\n\ndef g():\n    ▮\n", "return 1"),
+        ("x = 1\nwhat▮\n", ""),
+        ("▮", ""),
+    ],
+)
+def test_the_most_similar_line_is_the_one_with_the_same_neighbours(marked: str, line: str) -> None:
+    prefix, suffix = marked.split("▮")
+    assert most_similar_line(prefix, suffix) == line

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dgemma_model import checkpoint, infill
 from dgemma_model.canvas import encode_prompt, read_fill
+from dgemma_model.copying import most_similar_line
 from dgemma_model.infill import Infiller
 from dgemma_model.network import Cache
 from dgemma_model.request import Draft, Excerpt, FillRequest
@@ -350,3 +351,35 @@ def test_ids_that_only_the_network_knows_are_never_said() -> None:
 def test_an_infiller_says_what_it_is() -> None:
     assert (INFILLER.name, INFILLER.device, INFILLER.languages) == ("tiny", "cpu", None)
     assert Infiller.load(str(tiny_checkpoint()), "cpu").name == "tiny"
+
+
+# ----------------------------------------------------------------- similar line
+
+
+def total(excerpt: Excerpt, line: str) -> float:
+    """Log-probability of `line` and its end under the causal head, token by token."""
+    prompt = encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS)
+    ids = TOKENIZER.encode(prompt.forced.decode() + line)
+    hidden = INFILLER._network.encode(torch.tensor([prompt.ids + ids]), Cache())
+    scores = INFILLER._network.logits(hidden[0, len(prompt.ids) - 1 :]).log_softmax(-1)
+    said, at = 0, 0.0
+    for place, token in enumerate(ids):
+        said += len(TOKENIZER.token_bytes[token])
+        at += scores[place, token].item() if said > len(prompt.forced) else 0.0
+    ends = [i for i, data in enumerate(TOKENIZER.token_bytes) if data.startswith(b"\n") or i == TOKENIZER.end_id]
+    return at + scores[len(ids), ends].logsumexp(0).item()
+
+
+def test_a_line_is_the_likelier_of_what_was_written_and_the_most_similar_line() -> None:
+    taken = []
+    for size in range(1, 9):
+        excerpt = Excerpt(f"self.a = 1\nself.b = {'2' * size}\nself.", "\nreturn self\n")
+        knobs = {"one_line": True, "verify": True, "max_tokens": 2 * size}
+        written = last(INFILLER, excerpt, copy_weight=0.0, **knobs)
+        copied = most_similar_line(excerpt.prefix, excerpt.suffix)
+        chosen = last(INFILLER, excerpt, copy_weight=1e-9, **knobs)  # copies change nothing of what is written
+        likelier = total(excerpt, copied) > total(excerpt, written.text)
+        assert chosen.text == (copied if likelier else written.text)
+        assert chosen.done
+        taken.append(likelier)
+    assert len(set(taken)) == 2

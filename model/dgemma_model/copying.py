@@ -1,4 +1,5 @@
-"""A memory of the prompt: what followed the last few tokens when they stood in it before. No torch.
+"""A memory of the prompt: what followed the last few tokens before, and the line most like the one that is missing.
+No torch.
 
 Code repeats itself, and a small model is slow to learn to copy. Its next-token distribution is therefore mixed with
 the counts of a cache n-gram model over the prompt and the fill so far (Kuhn & De Mori 1990; for code Hellendoorn &
@@ -8,6 +9,7 @@ Devanbu 2017), the more the longer the match.
 from __future__ import annotations
 
 from collections import Counter
+from difflib import SequenceMatcher
 
 WEIGHT_BY_MATCH = (0.0, 0.02, 0.08, 0.18, 0.3, 0.4, 0.5, 0.55, 0.6)
 """Share of the copied distribution for a match of so many tokens; the last one also for longer matches (LOG.md)."""
@@ -46,3 +48,31 @@ class PromptCopies:
                 followers[self._ids[place + 1]] += 1
         total = followers.total()
         return longest, {token: count / total for token, count in followers.items()}
+
+
+def most_similar_line(prefix: str, suffix: str) -> str:
+    """The rest of the cursor's line as a nearby line would have it: the one whose neighbours are most like the
+    cursor's.
+
+    Only lines that begin as the cursor's line does count. Empty where there is none.
+    """
+    before, after = prefix.split("\n"), suffix.split("\n")
+    begun = before[-1].lstrip()
+    above = next((line for line in reversed(before[:-1]) if line.strip()), "").strip()
+    below = next((line for line in after[1:] if line.strip()), "").strip()
+    best, best_score = "", -1.0
+    for lines in (before[:-1], after[1:]):
+        for at, line in enumerate(lines):
+            content = line.strip()
+            if not content.startswith(begun) or len(content) <= len(begun):
+                continue
+            neighbours = lines[at - 1].strip() if at else "", lines[at + 1].strip() if at + 1 < len(lines) else ""
+            nearness = 0.01 * at / len(lines)
+            score = _similarity(neighbours[0], above) + _similarity(neighbours[1], below) + nearness
+            if score > best_score:
+                best, best_score = content[len(begun) :], score
+    return best
+
+
+def _similarity(a: str, b: str) -> float:
+    return SequenceMatcher(None, a, b, autojunk=False).ratio() if a and b else 0.0

@@ -24,7 +24,7 @@ from dgemma_model import checkpoint as checkpoints
 from dgemma_model.canvas import Prompt, encode_prompt, lay_out, read_fill
 from dgemma_model.checkpoint import Checkpoint, CheckpointError
 from dgemma_model.config import SamplerConfig
-from dgemma_model.copying import WEIGHT_BY_MATCH, PromptCopies
+from dgemma_model.copying import WEIGHT_BY_MATCH, PromptCopies, most_similar_line
 from dgemma_model.network import Cache
 from dgemma_model.request import Draft, DraftToken, FillRequest
 from dgemma_model.sampler import CanvasStep, Noise, denoise
@@ -133,7 +133,7 @@ class Infiller:
                 break
             yield draft
         if request.excerpt.hole_count == 1:
-            draft = replace(draft, score=self._score(draft.text, prompt, ends_here=not request.one_line))
+            draft = replace(draft, score=float(self._read(draft.text, prompt, one_line=request.one_line).mean()))
         yield replace(draft, done=True)
 
     def _hole_width(self, request: FillRequest) -> int:
@@ -154,25 +154,24 @@ class Infiller:
         mean_log_confidence = torch.cat([step.confidence[0, hole] for hole in holes]).clamp(min=1e-9).log().mean()
         return Draft(tuple(texts), step.index, complete=all_ended, score=mean_log_confidence.item(), tokens=tokens)
 
-    def _score(self, text: str, prompt: Prompt, *, ends_here: bool) -> float:
-        """Mean log-probability per token, in nats, of a fill under the causal head; what healing forces does not count.
+    def _read(self, text: str, prompt: Prompt, *, one_line: bool) -> Tensor:
+        """Log-probabilities, in nats, of a fill's tokens and of its end under the causal head; what healing forces
+        does not count.
 
-        With `ends_here`, the end of the text behind it counts too.
+        The end is end-of-text, or with `one_line` a line break as well.
         """
-        ids = self._tokenizer.encode(prompt.forced.decode("utf-8", "replace") + text)
+        tokenizer, length = self._tokenizer, len(prompt.ids)
+        ids = tokenizer.encode(prompt.forced.decode("utf-8", "replace") + text)
         forced = 0
-        for size in itertools.accumulate(len(self._tokenizer.token_bytes[i]) for i in ids):
+        for size in itertools.accumulate(len(tokenizer.token_bytes[i]) for i in ids):
             forced += size <= len(prompt.forced)
-        ids += [self._tokenizer.end_id] if ends_here else []
-        if len(ids) == forced:
-            return float("-inf")
-        length = len(prompt.ids)
+        ends = [tokenizer.end_id, *(tokenizer.ids_starting(b"\n") if one_line else [])]
         with torch.inference_mode():
             self._crop(length - 1)
-            log_probabilities = self._append([prompt.ids[-1], *ids[:-1]]).log_softmax(-1)
+            log_probabilities = self._append([prompt.ids[-1], *ids]).log_softmax(-1)
             self._crop(length)
-            scores = log_probabilities.gather(1, torch.tensor(ids, device=self._device)[:, None])
-            return float(scores[forced:].mean())
+            said = log_probabilities[torch.arange(forced, len(ids)), torch.tensor(ids[forced:], dtype=torch.int64)]
+            return torch.cat((said, log_probabilities[-1, ends].logsumexp(0, keepdim=True)))
 
     def _shown(self, step: CanvasStep, positions: slice) -> tuple[DraftToken, ...]:
         ids = step.best[0, positions].tolist()
@@ -243,7 +242,7 @@ class Infiller:
                 break
             next_logits = logits[agreed]
             yield Draft((state.text(request.one_line),), passes, score=state.score, tokens=(state.shown,))
-        yield Draft(
+        draft = Draft(
             (state.text(request.one_line),),
             max(passes, 1),
             done=True,
@@ -251,6 +250,19 @@ class Infiller:
             score=state.score,
             tokens=(state.shown,),
         )
+        yield self._or_similar_line(draft, request, prompt) if request.one_line and copy_weight else draft
+
+    def _or_similar_line(self, draft: Draft, request: FillRequest, prompt: Prompt) -> Draft:
+        """`draft`, or what the most similar nearby line says where the causal head finds that likelier as a whole."""
+        copied = most_similar_line(request.excerpt.prefix, request.excerpt.suffix)
+        if not copied or copied == draft.text:
+            return draft
+        ours, theirs = (self._read(text, prompt, one_line=True) for text in (draft.text, copied))
+        if theirs.sum() <= ours.sum():
+            return draft
+        confidence = math.exp(float(theirs.mean()))
+        shown = (DraftToken(copied, confidence, settled=True),)
+        return replace(draft, texts=(copied,), complete=True, score=float(theirs.mean()), tokens=(shown,))
 
 
 class _Constraint:

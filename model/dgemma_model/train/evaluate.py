@@ -32,6 +32,7 @@ from rich.progress import track
 from dgemma_model import syntax
 from dgemma_model.canvas import encode_fill, encode_prompt
 from dgemma_model.checkpoint import Checkpoint, embedded_directory, load
+from dgemma_model.copying import most_similar_line
 from dgemma_model.excerpt import ExcerptBudget, cut
 from dgemma_model.infill import Infiller
 from dgemma_model.network import Cache
@@ -207,30 +208,8 @@ def fill_constant(constant: str) -> Callable[[HeldOutHole], str]:
 
 
 def fill_with_similar_line(hole: HeldOutHole) -> str:
-    """Baseline: the nearby line whose surroundings are most like the hole's.
-
-    Lines that begin as the hole's line does come first; among those, the one whose neighbours are most similar.
-    Copied from where the cursor is in the line.
-    """
-    before, after = hole.prefix.split("\n"), hole.suffix.split("\n")
-    begun = before[-1].lstrip()
-    above = next((line for line in reversed(before[:-1]) if line.strip()), "").strip()
-    below = next((line for line in after[1:] if line.strip()), "").strip()
-    best, best_score = "", -1.0
-    for lines in (before[:-1], after[1:]):
-        for i, line in enumerate(lines):
-            content = line.strip()
-            if not content.startswith(begun) or len(content) <= len(begun):
-                continue
-            neighbours = lines[i - 1].strip() if i else "", lines[i + 1].strip() if i + 1 < len(lines) else ""
-            score = _similarity(neighbours[0], above) + _similarity(neighbours[1], below) + i / len(lines) * 0.01
-            if score > best_score:
-                best, best_score = content[len(begun) :], score
-    return best
-
-
-def _similarity(a: str, b: str) -> float:
-    return SequenceMatcher(None, a, b, autojunk=False).ratio() if a and b else 0.0
+    """Baseline: what the most similar nearby line says (copying.py), without a model."""
+    return most_similar_line(hole.prefix, hole.suffix)
 
 
 BASELINES: dict[str, Callable[[HeldOutHole], str]] = {
