@@ -144,7 +144,7 @@ def test_scores_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFi
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert {row["by"] for row in rows} == {*evaluate.WAYS, "token by token", *BASELINES}
     printed = capsys.readouterr().out
-    assert "| plain denoising, 1 step |" in printed
+    assert "| plain denoising, 8 steps |" in printed
     assert re.search(r"Losses, nats per token: causal [0-9.]+; denoising, t = 0.5 [0-9.]+;", printed)
 
 

@@ -167,7 +167,7 @@ def test_the_score_is_the_mean_log_probability_of_what_was_free() -> None:
     prompt = encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS).ids
     hidden = INFILLER._network.encode(torch.tensor([prompt + ids]), Cache())[0, len(prompt) - 1 : -1]
     chosen = INFILLER._network.logits(hidden).log_softmax(-1)[range(len(ids)), ids]
-    assert last(INFILLER, excerpt, max_tokens=14).score == pytest.approx(chosen.mean().item(), abs=1e-4)
+    assert last(INFILLER, excerpt, max_tokens=14, verify=True).score == pytest.approx(chosen.mean().item(), abs=1e-4)
 
 
 # ----------------------------------------------------------------------- plain

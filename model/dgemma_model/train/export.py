@@ -73,12 +73,12 @@ def main() -> None:
         verify=True,
         draft_steps=args.draft_steps,
         copy_weight=args.copy_weight,
-        canvas_lengths=(16, 32, 64, 128),
+        canvas_lengths=(16, 32, 64),
         prompt_tokens=512,
         languages=("python",),
         threshold=args.threshold,
     )
-    sampler = SamplerConfig(max_denoising_steps=16, t_min=0.1, t_max=0.4)
+    sampler = SamplerConfig(max_denoising_steps=8, t_min=0.1, t_max=0.4)
     export(args.run / "state.pt", args.data, args.out, sampler, policy)
     print(json.dumps(expected(args.out), indent=1))
 
