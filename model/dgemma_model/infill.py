@@ -5,8 +5,9 @@ Two ways to fill:
 - *plain*: one canvas with all holes is denoised; the only way for several holes.
 - *verified* (`Policy.verify`): the canvas is a draft. The encoder, a causal language model over the same weights,
 reads the draft in one pass; what it would have written itself is kept, its own token is taken at the first
-disagreement, and the rest is drafted again. The text is exactly what the causal head writes token by token, in fewer
-passes: never worse.
+disagreement, and the rest is drafted again. The text is exactly what the causal head, mixed with copies from the
+prompt (`copy_weight`), writes token by token. With copies, a line is the likelier of that and the nearby line most
+like the missing one.
 """
 
 from __future__ import annotations
