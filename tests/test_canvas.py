@@ -18,17 +18,23 @@ ENOUGH = 10_000
 @given(prefix=texts, suffix=texts)
 def test_a_prompt_is_suffix_first_and_prefix_last(prefix: str, suffix: str) -> None:
     prompt = encode_prompt(Excerpt(prefix, suffix), TOKENIZER, ENOUGH)
-    border = prompt.ids.index(TOKENIZER.prefix_id)
+    border = prompt.text.index(TOKENIZER.prefix_id)
     assert prompt.ids[0] == TOKENIZER.suffix_id
-    assert TOKENIZER.decode(prompt.ids[1:border]) == suffix
-    assert TOKENIZER.decode(prompt.ids[border + 1 :]) + prompt.forced.decode() == prefix
+    assert TOKENIZER.decode(prompt.text[1:border]) == suffix
+    assert TOKENIZER.decode(prompt.text[border + 1 :]) + prompt.forced.decode() == prefix
+
+
+@given(prefix=texts, suffix=texts)
+def test_a_prompt_ends_with_the_marker_of_the_hole(prefix: str, suffix: str) -> None:
+    prompt = encode_prompt(Excerpt(prefix, suffix), TOKENIZER, ENOUGH)
+    assert prompt.ids == [*prompt.text, TOKENIZER.middle_id]
 
 
 @given(prefix=texts, middle=texts, suffix=texts)
 def test_prompt_and_fill_are_the_tokens_of_the_whole_text(prefix: str, middle: str, suffix: str) -> None:
     """Wherever the cursor cuts, the model sees text tokenised as whole files are."""
     excerpt = Excerpt(prefix, suffix)
-    prompt, fill = encode_prompt(excerpt, TOKENIZER, ENOUGH).ids, encode_fill(excerpt, middle, TOKENIZER)
+    prompt, fill = encode_prompt(excerpt, TOKENIZER, ENOUGH).text, encode_fill(excerpt, middle, TOKENIZER)
     suffix_ids, whole = TOKENIZER.encode(suffix), TOKENIZER.encode(prefix + middle)
     assert prompt + fill == [TOKENIZER.suffix_id, *suffix_ids, TOKENIZER.prefix_id, *whole, TOKENIZER.end_id]
 
@@ -95,17 +101,18 @@ def test_a_prompt_keeps_to_its_limit_and_loses_the_far_ends(prefix: str, suffix:
     assert len(prompt.ids) == min(limit, len(whole.ids)) or len(TOKENIZER.encode(suffix)) > limit // 2
     assert len(prompt.ids) <= limit
     assert prompt.forced == whole.forced
-    border, whole_border = prompt.ids.index(TOKENIZER.prefix_id), whole.ids.index(TOKENIZER.prefix_id)
-    assert whole.ids[:whole_border][:border] == prompt.ids[:border]
-    kept = prompt.ids[border + 1 :]
-    assert kept == whole.ids[whole_border + 1 :][len(whole.ids) - whole_border - 1 - len(kept) :]
+    border, whole_border = prompt.text.index(TOKENIZER.prefix_id), whole.text.index(TOKENIZER.prefix_id)
+    assert whole.text[:whole_border][:border] == prompt.text[:border]
+    kept = prompt.text[border + 1 :]
+    assert kept == whole.text[whole_border + 1 :][len(whole.text) - whole_border - 1 - len(kept) :]
+    assert prompt.cue == whole.cue
 
 
-def test_typing_only_appends_to_a_prompt() -> None:
+def test_typing_only_appends_to_the_text_of_a_prompt() -> None:
     typed = "    return self.balance"
     before: list[int] = []
     for size in range(len(typed) + 1):
-        ids = encode_prompt(Excerpt("def f(self):\n" + typed[:size], "\n\n"), TOKENIZER, ENOUGH).ids
+        ids = encode_prompt(Excerpt("def f(self):\n" + typed[:size], "\n\n"), TOKENIZER, ENOUGH).text
         assert ids[: len(before)] == before
         before = ids
 

@@ -49,6 +49,7 @@ def test_what_spells_a_special_token_is_text(name: str) -> None:
 def test_special_tokens_come_first_and_stand_for_no_text() -> None:
     assert TOKENIZER.special_ids == frozenset(range(len(SPECIAL_TOKENS)))
     assert (TOKENIZER.end_id, TOKENIZER.suffix_id, TOKENIZER.prefix_id, TOKENIZER.mask_id) == (1, 3, 4, 5)
+    assert TOKENIZER.middle_id == 6
     assert TOKENIZER.decode(sorted(TOKENIZER.special_ids)) == ""
     assert all(TOKENIZER.token_bytes[len(SPECIAL_TOKENS) :])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import signal
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from model_fixtures import SOURCE, VOCAB_SIZE, tiny_config, tiny_tokenizer
 from torch import Tensor
 
@@ -51,20 +54,23 @@ def test_rows_are_examples_side_by_side() -> None:
     assert max(len(spans) for spans in rows.spans) > 1
     for ids, weights, spans in zip(rows.ids.tolist(), rows.weights, rows.spans, strict=True):
         at = 0
-        for prefix_start, fill_start, end in spans:
+        for span in spans:
             assert ids[at] == TOKENIZER.suffix_id
-            assert ids[prefix_start - 1] == TOKENIZER.prefix_id
-            assert at < prefix_start <= fill_start < end
-            assert ids[end - 1] == TOKENIZER.end_id
-            assert TOKENIZER.special_ids.isdisjoint(ids[prefix_start : end - 1])
-            suffix, prefix = (TOKENIZER.decode(ids[a:b]) for a, b in ((at + 1, prefix_start - 1), (prefix_start, end)))
-            assert any(prefix in cutter.text and suffix in cutter.text for cutter in corpus().cutters)
-            # targets are one further on than weights: the prompt's first token is nobody's target
-            assert weights[at : fill_start - 1].eq(1.0).all()
-            assert weights[fill_start - 1 : end - 1].eq(2.0).all()
+            assert ids[span.prefix_start - 1] == TOKENIZER.prefix_id
+            assert at < span.prefix_start <= span.prefix_end < span.fill_start < span.end
+            assert ids[span.prefix_end : span.fill_start] == [TOKENIZER.middle_id]
+            assert ids[span.end - 1] == TOKENIZER.end_id
+            prefix, fill = ids[span.prefix_start : span.prefix_end], ids[span.fill_start : span.end - 1]
+            assert TOKENIZER.special_ids.isdisjoint(prefix + fill)
+            suffix, whole = TOKENIZER.decode(ids[at + 1 : span.prefix_start - 1]), TOKENIZER.decode(prefix + fill)
+            assert any(whole in cutter.text and suffix in cutter.text for cutter in corpus().cutters)
+            # targets are one further on than weights: the prompt's first token is nobody's target, nor is the cue
+            assert weights[at : span.prefix_end - 1].eq(1.0).all()
+            assert weights[span.prefix_end - 1 : span.fill_start - 1].eq(0.0).all()
+            assert weights[span.fill_start - 1 : span.end - 1].eq(2.0).all()
             if at:
                 assert weights[at - 1] == 0.0
-            at = end
+            at = span.end
         assert weights[at - 1 :].eq(0.0).all()
 
 
@@ -73,28 +79,57 @@ def test_a_canvas_is_what_the_row_says_from_its_start_on() -> None:
     canvases = corpus().canvases(random.Random(1), rows, POSITIONS)
     length = int((canvases.number == 0).sum())
     assert length in data.CANVAS_LENGTHS
-    at_holes = 0
+    at_holes = several_holes = 0
     for row, spans in enumerate(rows.spans):
         for slot in range(POSITIONS // length):
             own = slice(slot * length, (slot + 1) * length)
             positions, targets = canvases.positions[row, own].tolist(), canvases.targets[row, own].tolist()
             start = positions[0]
             assert positions == list(range(start, start + length))
-            _, fill_start, end = next(span for span in spans if span[0] <= start < span[2])
-            expected = rows.ids[row, start:end].tolist()[:length]
-            assert targets == expected + [TOKENIZER.end_id] * (length - len(expected))
-            at_holes += start == fill_start
+            span = next(span for span in spans if span.prefix_start <= start < span.end)
+            text = [*range(span.prefix_start, span.prefix_end), *range(span.fill_start, span.end)]
+            expected = rows.ids[row, text[text.index(start) :]].tolist()[:length]
+            if canvases.pinned[row, own].any():
+                assert start == span.fill_start
+                several_holes += 1
+                targets = [i for i in targets if i != TOKENIZER.end_id] + [TOKENIZER.end_id]
+                assert targets == expected
+            else:
+                assert targets == expected + [TOKENIZER.end_id] * (length - len(expected))
+            at_holes += start == span.fill_start
             mask = canvases.mask[row, own]
             assert mask[:, :300].sum(1).eq(start).all() and mask[:, :start].all()
             assert mask[:, 300:].nonzero()[:, 1].unique().tolist() == list(range(own.start, own.stop))
     assert at_holes >= 4 * (POSITIONS // length) // 2
+    assert several_holes
+
+
+@given(
+    fill=st.lists(st.integers(7, 99), min_size=1, max_size=40),
+    length=st.sampled_from([8, 16, 32, 64]),
+    seed=st.integers(),
+)
+def test_a_fill_is_split_into_holes_of_one_width_with_given_text_between(
+    fill: list[int], length: int, seed: int
+) -> None:
+    split = data.split_fill(fill, length, random.Random(seed))
+    if split is None:
+        return
+    ids, pins = split
+    assert len(ids) == len(pins) == length
+    assert [i for i in ids if i is not None] == fill
+    runs = [(is_given, len(list(run))) for is_given, run in itertools.groupby(pins)]
+    assert not runs[0][0] and not runs[-1][0]
+    assert len(runs) in (3, 5) and len({width for is_given, width in runs if not is_given}) == 1
+    ends = [at for at, is_given in enumerate(pins) if not is_given and (at + 1 == length or pins[at + 1])]
+    assert all(ids[at] is None for at in ends)
 
 
 def test_an_example_fits_and_is_the_same_for_the_same_seed() -> None:
     for seed in range(30):
         example, again = (corpus().example(random.Random(seed), 100) for _ in range(2))
         assert example == again
-        assert len(example.prompt) + len(example.fill) <= 100
+        assert len(example.prompt.ids) + len(example.fill) <= 100
         assert example.fill[-1] == TOKENIZER.end_id
 
 
@@ -109,7 +144,7 @@ def test_batches_are_made_ahead_in_order() -> None:
 def some_canvases(batch: int, length: int, count: int) -> Canvases:
     number = torch.arange(count * length) // length
     targets = torch.randint(6, VOCAB_SIZE, (batch, count * length), generator=torch.Generator().manual_seed(0))
-    return Canvases(targets, torch.empty(0), torch.empty(0), number)
+    return Canvases(targets, torch.empty(0), torch.empty(0), number, torch.zeros_like(targets, dtype=torch.bool))
 
 
 def shares_of_noise(canvases: Canvases, noised: Tensor) -> Tensor:
@@ -118,6 +153,13 @@ def shares_of_noise(canvases: Canvases, noised: Tensor) -> Tensor:
     return (noised != canvases.targets).view(noised.shape[0], -1, length)[:, :, 1:].float().mean(-1)
 
 
+@pytest.fixture
+def masks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All noise is what the checkpoint's policy says, none is wrong tokens."""
+    monkeypatch.setattr(train, "WRONG_TOKENS", 0.0)
+
+
+@pytest.mark.usefixtures("masks_only")
 def test_noise_is_spread_evenly_and_a_third_of_canvases_is_noise_altogether() -> None:
     canvases = some_canvases(batch=200, length=64, count=12)
     noised = train.add_noise(canvases, Noise(VOCAB_SIZE, mask_id=5), torch.Generator().manual_seed(0))
@@ -129,6 +171,7 @@ def test_noise_is_spread_evenly_and_a_third_of_canvases_is_noise_altogether() ->
     assert shares.mean(1).std() < 0.05  # low discrepancy: no row is much noisier than another
 
 
+@pytest.mark.usefixtures("masks_only")
 def test_the_first_token_of_half_the_canvases_stays() -> None:
     canvases = some_canvases(batch=400, length=8, count=4)
     noised = train.add_noise(canvases, Noise(VOCAB_SIZE, mask_id=5), torch.Generator().manual_seed(1)).canvas
@@ -137,6 +180,7 @@ def test_the_first_token_of_half_the_canvases_stays() -> None:
     assert kept[:, :, 0][all_noise].float().mean().item() == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.usefixtures("masks_only")
 @pytest.mark.parametrize("mask_id", [5, None])
 def test_noise_weighs_one_and_what_is_clean_less(mask_id: int | None) -> None:
     canvases = some_canvases(batch=20, length=16, count=4)
@@ -150,6 +194,27 @@ def test_noise_weighs_one_and_what_is_clean_less(mask_id: int | None) -> None:
         assert noised.weights[~changed].lt(1.0).all()
     else:  # a random id may be the right one
         assert noised.canvas[changed].unique().numel() > 100
+
+
+def test_a_share_of_the_canvases_has_wrong_tokens_for_noise_and_less_of_it() -> None:
+    canvases = some_canvases(batch=200, length=16, count=8)
+    noised = train.add_noise(canvases, Noise(VOCAB_SIZE, mask_id=5), torch.Generator().manual_seed(4)).canvas
+    changed = (noised != canvases.targets).view(200, 8, 16)
+    masked = (noised == 5).view(200, 8, 16)
+    wrong = (changed & ~masked).any(-1)
+    assert not (wrong & masked.any(-1)).any()
+    assert wrong.float().mean().item() == pytest.approx(train.WRONG_TOKENS, abs=0.04)
+    assert 0.2 < changed[wrong].float().mean().item() < 0.4
+    assert masked[masked.any(-1)].float().mean().item() > 0.6
+
+
+def test_given_text_is_never_noised_and_weighs_nothing() -> None:
+    canvases = some_canvases(batch=20, length=16, count=4)
+    pinned = torch.rand(canvases.targets.shape, generator=torch.Generator().manual_seed(6)) < 0.3
+    canvases = replace(canvases, pinned=pinned)
+    noised = train.add_noise(canvases, Noise(VOCAB_SIZE, mask_id=5), torch.Generator().manual_seed(5))
+    assert torch.equal(noised.canvas[pinned], canvases.targets[pinned])
+    assert noised.weights[pinned].eq(0.0).all() and noised.weights[~pinned].gt(0.0).all()
 
 
 def test_the_same_generator_gives_the_same_noise() -> None:

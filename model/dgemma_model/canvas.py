@@ -1,7 +1,9 @@
 """Request -> prompt and canvas ids, and back: the one formatter of training, evaluation and serving. No torch.
 
-Prompt: `<|suffix|>` suffix `<|prefix|>` prefix. Canvas: the hole's text, then end-of-text to the canvas' end. The
-prefix is last, so that typing only appends to the prompt.
+Prompt: `<|suffix|>` suffix `<|prefix|>` prefix `<|middle|>`. Canvas: the hole's text, then end-of-text to the canvas'
+end. The prefix follows the suffix, so that typing only appends to the text; the one token that moves with the cursor
+marks where the hole begins. Without it the causal head does not know when to look for the suffix, and its fills do not
+end (LOG.md).
 
 Token healing: the last piece of the prefix (see `Tokenizer.split_last_piece`) leaves the prompt and opens the canvas
 instead, where the fill is *constrained* to start with it. Whatever the cursor cuts through, the model only ever sees
@@ -21,9 +23,17 @@ from dgemma_model.tokenizer import Tokenizer
 class Prompt:
     """What the encoder sees, and what the first hole's canvas must start with."""
 
-    ids: list[int]
+    text: list[int]
+    """Suffix and prefix, each behind its marker."""
+    cue: list[int]
+    """What follows the text: the marker of the hole."""
     forced: bytes
     """UTF-8 text that the healed canvas has to begin with; not part of the fill."""
+
+    @property
+    def ids(self) -> list[int]:
+        """All that the encoder sees."""
+        return self.text + self.cue
 
 
 def encode_prompt(excerpt: Excerpt, tokenizer: Tokenizer, max_tokens: int) -> Prompt:
@@ -32,9 +42,9 @@ def encode_prompt(excerpt: Excerpt, tokenizer: Tokenizer, max_tokens: int) -> Pr
     kept, healed = tokenizer.split_last_piece(excerpt.prefix)
     suffix, prefix = tokenizer.encode_batch([excerpt.suffix, kept])
     suffix = suffix[: max_tokens // 2]
-    prefix = prefix[max(0, len(prefix) - (max_tokens - 2 - len(suffix))) :]
-    ids = [tokenizer.suffix_id, *suffix, tokenizer.prefix_id, *prefix]
-    return Prompt(ids, healed.encode("utf-8", "replace"))
+    prefix = prefix[max(0, len(prefix) - (max_tokens - 3 - len(suffix))) :]
+    text = [tokenizer.suffix_id, *suffix, tokenizer.prefix_id, *prefix]
+    return Prompt(text, [tokenizer.middle_id], healed.encode("utf-8", "replace"))
 
 
 def encode_fill(excerpt: Excerpt, middle: str, tokenizer: Tokenizer) -> list[int]:

@@ -304,7 +304,7 @@ class _Verified:
         self.has_newline = False
         self._tokenizer = tokenizer
         self._all_forced = prompt.forced
-        self._copies = PromptCopies(prompt.ids)
+        self._copies = PromptCopies(prompt.text)
         self._copy_weight = copy_weight
         self._log_probability = 0.0
         self.written = 0

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import tokenizers
 
-END, SUFFIX, PREFIX, MASK = "<eos>", "<|suffix|>", "<|prefix|>", "<mask>"
+END, SUFFIX, PREFIX, MASK, MIDDLE = "<eos>", "<|suffix|>", "<|prefix|>", "<mask>", "<|middle|>"
 PAD, BOS = "<pad>", "<bos>"
-SPECIAL_TOKENS = (PAD, END, BOS, SUFFIX, PREFIX, MASK)
+SPECIAL_TOKENS = (PAD, END, BOS, SUFFIX, PREFIX, MASK, MIDDLE)
 """Special tokens of the embedded checkpoint in the order of their ids, from 0; pad, eos and bos are where Gemma has
 them."""
 
@@ -29,7 +29,7 @@ class Tokenizer:
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self.end_id, self.suffix_id, self.prefix_id = (self._special(name) for name in (END, SUFFIX, PREFIX))
-        self.mask_id = self._special(MASK)
+        self.mask_id, self.middle_id = self._special(MASK), self._special(MIDDLE)
         self.special_ids = frozenset(self._special(name) for name in SPECIAL_TOKENS)
         if tokenizer.pre_tokenizer is None or not self._is_byte_level():
             raise TokenizerError("the tokenizer is not a byte-level one; its tokens cannot be read as bytes")

@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from dgemma_model.canvas import encode_fill, encode_prompt
+from dgemma_model.canvas import Prompt, encode_fill, encode_prompt
 from dgemma_model.excerpt import ExcerptBudget
 from dgemma_model.tokenizer import Tokenizer
 from dgemma_model.train.holes import HoleCutter, draw_kind
@@ -24,6 +24,9 @@ from dgemma_model.train.holes import HoleCutter, draw_kind
 T = TypeVar("T")
 
 CANVAS_LENGTHS = (16, 32, 64)
+
+SEVERAL_HOLES = 0.35
+"""Share of the canvases at holes that have several, where the fill can be split."""
 
 SHORTEST_PROMPT = 96
 """Room, in tokens, under which a row is not given another example."""
@@ -33,8 +36,19 @@ SHORTEST_PROMPT = 96
 class Example:
     """One hole: what the encoder sees before it, and what fills it (ended by end-of-text)."""
 
-    prompt: list[int]
+    prompt: Prompt
     fill: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where an example stands in its row; the cue is between prefix and fill."""
+
+    prefix_start: int
+    prefix_end: int
+    fill_start: int
+    end: int
+    """Behind the fill's end-of-text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +59,8 @@ class Rows:
     """[B, T + 1] int64: inputs are `ids[:, :-1]`, targets `ids[:, 1:]`."""
     weights: Tensor
     """[B, T] float32: the weight of each target; zero for padding."""
-    spans: list[list[tuple[int, int, int]]]
-    """For each row and example: where the prefix starts, where the fill starts, and the end behind the fill's
-    end-of-text."""
+    spans: list[list[Span]]
+    """Where the examples of each row stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,8 @@ class Canvases:
     """[B, M, T + M] bool: a canvas sees the row before its start, and itself."""
     number: Tensor
     """[M] int64: which canvas a position belongs to."""
+    pinned: Tensor
+    """[B, M] bool: the given text between the holes of a canvas with several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,48 +108,90 @@ class Corpus:
             fill = encode_fill(excerpt, cutter.text[hole.start : hole.end], self.tokenizer)
             if len(fill) > max_tokens // 2:
                 continue
-            return Example(encode_prompt(excerpt, self.tokenizer, max_tokens - len(fill)).ids, fill)
+            return Example(encode_prompt(excerpt, self.tokenizer, max_tokens - len(fill)), fill)
 
     def rows(self, rng: random.Random, count: int, length: int, fill_weight: float) -> Rows:
         """`count` rows of `length` targets, each filled with examples; targets of a fill weigh `fill_weight`."""
         ids = torch.zeros(count, length + 1, dtype=torch.int64)
         weights = torch.zeros(count, length)
-        spans: list[list[tuple[int, int, int]]] = []
+        spans: list[list[Span]] = []
         for row in range(count):
             at = 0
             spans.append([])
             while length + 1 - at > SHORTEST_PROMPT:
                 example = self.example(rng, length + 1 - at)
-                start, end = at + len(example.prompt), at + len(example.prompt) + len(example.fill)
-                ids[row, at:end] = torch.tensor(example.prompt + example.fill)
-                weights[row, at : start - 1] = 1.0
+                text, cue, fill = example.prompt.text, example.prompt.cue, example.fill
+                prefix_end, start = at + len(text), at + len(text) + len(cue)
+                end = start + len(fill)
+                ids[row, at:end] = torch.tensor(text + cue + fill)
+                weights[row, at : prefix_end - 1] = 1.0
                 weights[row, start - 1 : end - 1] = fill_weight
-                prefix_start = at + example.prompt.index(self.tokenizer.prefix_id) + 1
-                spans[row].append((prefix_start, start, end))
+                prefix_start = at + text.index(self.tokenizer.prefix_id) + 1
+                spans[row].append(Span(prefix_start, prefix_end, start, end))
                 at = end
         return Rows(ids, weights, spans)
 
     def canvases(self, rng: random.Random, rows: Rows, positions: int) -> Canvases:
-        """Canvases of one drawn length, `positions` positions a row: half of them at holes, half anywhere between
-        prefix start and fill end."""
+        """Canvases of one drawn length, `positions` positions a row: half of them at holes (and a third of those with
+        several holes in the place of one, where the fill is short enough), a quarter anywhere in a fill, a quarter
+        anywhere in a prefix (and on into its fill, without the cue)."""
         length = rng.choice(CANVAS_LENGTHS)
         batch, row_length = rows.weights.shape
         number = torch.arange(positions) // length
         starts = torch.empty(batch, positions // length, dtype=torch.int64)
         targets = torch.full((batch, positions), self.tokenizer.end_id)
+        pinned = torch.zeros(batch, positions, dtype=torch.bool)
         for row, spans in enumerate(rows.spans):
             for slot in range(starts.shape[1]):
-                prefix_start, fill_start, end = rng.choice(spans)
-                start = fill_start if slot % 2 == 0 else rng.randrange(min(prefix_start, fill_start), end)
-                piece = rows.ids[row, start : min(end, start + length)]
-                targets[row, slot * length : slot * length + len(piece)] = piece
+                span = rng.choice(spans)
+                if slot % 4 == 3 and span.prefix_start < span.prefix_end:
+                    start = rng.randrange(span.prefix_start, span.prefix_end)
+                    piece = torch.cat(
+                        (rows.ids[row, start : span.prefix_end], rows.ids[row, span.fill_start : span.end])
+                    )[:length]
+                else:
+                    start = span.fill_start if slot % 2 == 0 else rng.randrange(span.fill_start, span.end)
+                    piece = rows.ids[row, start : min(span.end, start + length)]
+                at = slot * length
+                targets[row, at : at + len(piece)] = piece
                 starts[row, slot] = start
+                fill = rows.ids[row, span.fill_start : span.end - 1].tolist()
+                if slot % 2 == 0 and rng.random() < SEVERAL_HOLES and (split := split_fill(fill, length, rng)):
+                    ids, pins = split
+                    targets[row, at : at + length] = torch.tensor(
+                        [self.tokenizer.end_id if i is None else i for i in ids]
+                    )
+                    pinned[row, at : at + length] = torch.tensor(pins)
         own_start = starts[:, number]
         prompt = torch.arange(row_length) < own_start[..., None]
         canvas = (number[:, None] == number[None, :]).expand(batch, -1, -1)
         return Canvases(
-            targets, own_start + torch.arange(positions) % length, torch.cat((prompt, canvas), dim=2), number
+            targets, own_start + torch.arange(positions) % length, torch.cat((prompt, canvas), dim=2), number, pinned
         )
+
+
+def split_fill(fill: list[int], length: int, rng: random.Random) -> tuple[list[int | None], list[bool]] | None:
+    """Two or three holes in the place of one: pieces of `fill` stay as pinned text, the others become holes of equal
+    width, each filled up with None where its end-of-text goes.
+
+    The ids of a canvas of `length`, and which of them are pinned; None where a few tries find no split that fits.
+    """
+    for _ in range(4):
+        holes = 2 if rng.random() < 0.7 else 3
+        cuts = sorted(rng.randrange(len(fill) + 1) for _ in range(2 * (holes - 1)))
+        pieces = [fill[a:b] for a, b in itertools.pairwise([0, *cuts, len(fill)])]
+        given = sum(map(len, pieces[1::2]))
+        width = (length - given) // holes
+        if all(pieces[1::2]) and width * holes + given == length and max(map(len, pieces[::2])) < width:
+            ids: list[int | None] = []
+            pins: list[bool] = []
+            for index, piece in enumerate(pieces):
+                is_given = index % 2 == 1
+                padding = 0 if is_given else width - len(piece)
+                ids += piece + [None] * padding
+                pins += [is_given] * (len(piece) + padding)
+            return ids, pins
+    return None
 
 
 def random_budget(rng: random.Random) -> ExcerptBudget:

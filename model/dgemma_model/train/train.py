@@ -57,6 +57,8 @@ FILL_WEIGHT = 2.0
 """Weight of a fill's tokens in the causal loss; the prompt's weigh one."""
 CLEAN_WEIGHT = 0.2
 """Weight of the canvas positions that kept their token in the denoising loss."""
+WRONG_TOKENS = 0.25
+"""Share of the canvases in which noise is wrong tokens, for half as many positions: what repair and review need."""
 EXTRA_HIGH_NOISE = 1.5
 """t is uniform up to this and cut at one: a third of all canvases are noise altogether."""
 
@@ -116,26 +118,34 @@ class NoisedCanvases:
     mask: Tensor
     targets: Tensor
     weights: Tensor
-    """[B, M] float32: one where noise stands, `CLEAN_WEIGHT` elsewhere."""
+    """[B, M] float32: one where noise stands, `CLEAN_WEIGHT` elsewhere, zero where the text is given."""
 
 
 def add_noise(canvases: Canvases, noise: Noise, generator: torch.Generator) -> NoisedCanvases:
-    """Replace each token by noise with the probability t of its canvas.
+    """Replace each token by noise with the probability t of its canvas, but never the text given between holes.
 
-    t is spread evenly over a row's canvases (low-discrepancy), with extra mass at one, where every fill begins. The
-    first token of half the canvases stays, as it does when a draft is verified.
+    In a share of the canvases the noise is wrong tokens instead, half of them uniform ids, half from elsewhere in the
+    same row. t is spread evenly over a row's canvases (low-discrepancy), with extra mass at one, where every fill
+    begins. The first token of half the canvases stays, as it does when a draft is verified.
     """
     batch, positions = canvases.targets.shape
     count = int(canvases.number[-1]) + 1
     shuffled = torch.rand(batch, count, generator=generator).argsort(dim=1)
     t = ((shuffled + torch.rand(batch, 1, generator=generator)) / count * EXTRA_HIGH_NOISE).clamp(max=1.0)
+    wrong = torch.rand(batch, count, generator=generator) < WRONG_TOKENS
+    t = torch.where(wrong, t / 2, t)
     noised = torch.rand(batch, positions, generator=generator) < t[:, canvases.number]
     is_first = torch.ones(positions, dtype=torch.bool)
     is_first[1:] = canvases.number[1:] != canvases.number[:-1]
     keep_first = (torch.rand(batch, count, generator=generator) < 0.5)[:, canvases.number]
-    noised &= ~(is_first & keep_first)
-    canvas = torch.where(noised, noise.draw((batch, positions), generator), canvases.targets)
-    weights = torch.where(noised, 1.0, CLEAN_WEIGHT)
+    noised &= ~(is_first & keep_first) & ~canvases.pinned
+    elsewhere = torch.randint(positions, (batch, positions), generator=generator)
+    uniform = torch.randint(len(SPECIAL_TOKENS), noise.vocab_size, (batch, positions), generator=generator)
+    from_row = torch.rand(batch, positions, generator=generator) < 0.5
+    wrong_ids = torch.where(from_row, canvases.targets.gather(1, elsewhere), uniform)
+    drawn = torch.where(wrong[:, canvases.number], wrong_ids, noise.draw((batch, positions), generator))
+    canvas = torch.where(noised, drawn, canvases.targets)
+    weights = torch.where(noised, 1.0, CLEAN_WEIGHT).masked_fill(canvases.pinned, 0.0)
     return NoisedCanvases(canvas, canvases.positions, canvases.mask, canvases.targets, weights)
 
 
