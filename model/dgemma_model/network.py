@@ -58,13 +58,12 @@ class Cache:
 
         `length` moves only when `Network.encode` has written every layer.
         """
-        if self.length == 0:  # nothing to keep: the new tensors are the cache (and gradients flow through them)
-            self._keys[index:] = [keys]
-            self._values[index:] = [values]
+        if keys.requires_grad:  # training encodes once, and gradients flow through the cache
+            self._keys[index:], self._values[index:] = [keys], [values]
             return keys, values
-        end = self.length + keys.shape[2]
-        self._keys[index] = _room(self._keys[index], end)
-        self._values[index] = _room(self._values[index], end)
+        at, end = slice(index, index + 1), self.length + keys.shape[2]
+        self._keys[at] = [_room(self._keys[at], keys, self.length, end)]
+        self._values[at] = [_room(self._values[at], values, self.length, end)]
         self._keys[index][:, :, self.length : end] = keys
         self._values[index][:, :, self.length : end] = values
         return self._keys[index][:, :, :end], self._values[index][:, :, :end]
@@ -82,14 +81,20 @@ class Cache:
             self.padding = self.padding[:, :length]
 
 
-def _room(buffer: Tensor, needed: int) -> Tensor:
-    """`buffer` [B, K, capacity, C], or a larger copy of it with room for `needed` tokens."""
-    batch, heads, capacity, size = buffer.shape
-    if capacity >= needed:
-        return buffer
-    grown = buffer.new_empty(batch, heads, max(needed, 2 * capacity), size)
-    grown[:, :, :capacity] = buffer
-    return grown
+ROOM = 256
+"""The least number of tokens that a cache makes room for."""
+
+
+def _room(buffers: list[Tensor], new: Tensor, kept: int, needed: int) -> Tensor:
+    """The first of `buffers` [B, K, capacity, C], or a larger one in its place that has room for `needed` tokens and
+    holds the first `kept`; like `new` [B, K, T, C] in all else."""
+    batch, heads, _, size = new.shape
+    if buffers and buffers[0].shape[2] >= needed and (kept or buffers[0].shape[:2] == new.shape[:2]):
+        return buffers[0]
+    room = new.new_empty(batch, heads, max(ROOM, 1 << (needed - 1).bit_length()), size)
+    if kept:
+        room[:, :, :kept] = buffers[0][:, :, :kept]
+    return room
 
 
 class Rotary(nn.Module):
@@ -186,25 +191,27 @@ class Attention(nn.Module):
         return queries.transpose(1, 2), keys.transpose(1, 2), self.v_norm(values).transpose(1, 2)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        """Attention of [B, H, T, C] queries to [B, K, N, C] keys and values -> [B, T, D].
+        """Attention of [B, H, T, C] queries to [B, K, N, C] keys and values -> [B, H, T, C].
 
         `mask` is bool, broadcastable to [B, H, T, N], True where attention is allowed.
         """
         if causal and queries.device.type == "cpu" and queries.shape[2] > CAUSAL_CHUNK:
-            out = causal_attention(queries, keys, values)
-        elif mask is not None and queries.device.type == "cpu":
-            out = masked_attention(queries, keys, values, mask)
-        else:
-            out = F.scaled_dot_product_attention(
-                queries,
-                keys,
-                values,
-                attn_mask=mask,
-                is_causal=causal,
-                scale=1.0,
-                enable_gqa=self.heads != self.kv_heads,
-            )
-        return cast(Tensor, self.o_proj(out.transpose(1, 2).flatten(2)))
+            return causal_attention(queries, keys, values)
+        if mask is not None and queries.device.type == "cpu":
+            return masked_attention(queries, keys, values, mask)
+        return F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=causal,
+            scale=1.0,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+
+    def output(self, attended: Tensor) -> Tensor:
+        """What the heads found, [B, H, T, C] -> [B, T, D]."""
+        return cast(Tensor, self.o_proj(attended.transpose(1, 2).flatten(2)))
 
 
 class GatedMLP(nn.Module):
@@ -338,7 +345,7 @@ class Network(nn.Module):
 
     def find_dense_layers(self) -> None:
         """Mark the layers whose experts add exactly nothing; call after loading or changing weights."""
-        for layer in self._layers():
+        for layer in self.decoder_layers():
             weight = layer.post_feedforward_layernorm_2.weight
             layer.is_dense = weight is not None and not bool(weight.any())
 
@@ -353,16 +360,16 @@ class Network(nn.Module):
         start, tokens = cache.length, ids.shape[1]
         if positions is None:
             positions = torch.arange(start, start + tokens, device=ids.device)[None]
-        valid = _joined_padding(cache.padding, padding, ids, start)
-        full, sliding = self._causal_masks(start, tokens, valid, ids.device)
+        valid = joined_padding(cache.padding, padding, ids, start)
+        full, sliding = self.causal_masks(start, tokens, valid, ids.device)
         x = self._embed(ids)
-        angles = self._angles(positions, x.dtype)
-        for index, (layer, kind) in enumerate(zip(self._layers(), self.config.layers, strict=True)):
+        angles = self.angles(positions, x.dtype)
+        for index, (layer, kind) in enumerate(zip(self.decoder_layers(), self.config.layers, strict=True)):
             queries, keys, values = layer.self_attn.project(layer.input_layernorm(x), *angles[kind.layer_type])
             keys, values = cache.write(index, keys, values)
             mask = sliding if kind.is_sliding else full
             out = layer.self_attn.attend(queries, keys, values, mask, causal=mask is None and tokens > 1)
-            x = layer.finish(x, out, layer.encoder_layer_scalar)
+            x = layer.finish(x, layer.self_attn.output(out), layer.encoder_layer_scalar)
         cache.length += tokens
         cache.padding = valid
         return cast(Tensor, self.norm(x))
@@ -387,17 +394,17 @@ class Network(nn.Module):
         if positions is None:
             positions = torch.arange(cache.length, cache.length + length, device=canvas.device)[None]
         x = self.self_conditioning.mix(self._embed(canvas), expected)
-        angles = self._angles(positions, x.dtype)
+        angles = self.angles(positions, x.dtype)
         window_start = max(0, cache.length - (self.config.sliding_window - 1))
-        for index, (layer, kind) in enumerate(zip(self._layers(), self.config.layers, strict=True)):
+        for index, (layer, kind) in enumerate(zip(self.decoder_layers(), self.config.layers, strict=True)):
             queries, keys, values = layer.self_attn.project(layer.input_layernorm(x), *angles[kind.layer_type])
             seen_keys, seen_values = cache.layer(index)
             start = window_start if kind.is_sliding and mask is None else 0
             keys = torch.cat((seen_keys[:, :, start:], keys), dim=2)
             values = torch.cat((seen_values[:, :, start:], values), dim=2)
-            allowed = mask[:, None] if mask is not None else _padding_mask(cache.padding, start, length)
+            allowed = mask[:, None] if mask is not None else padding_mask(cache.padding, start, length)
             out = layer.self_attn.attend(queries, keys, values, allowed, causal=False)
-            x = layer.finish(x, out, layer.layer_scalar)
+            x = layer.finish(x, layer.self_attn.output(out), layer.layer_scalar)
         return cast(Tensor, self.norm(x))
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -408,27 +415,34 @@ class Network(nn.Module):
 
     def expected_embeddings(self, logits: Tensor) -> Tensor:
         """The self-conditioning signal: the embedding that `logits` [B, L, V] expect at each position, [B, L, D]."""
-        weight = self.embed_tokens.weight
-        return logits.softmax(dim=-1, dtype=torch.float32).to(weight.dtype) @ weight * self._embedding_scale(weight)
+        return self.mean_embedding(logits.softmax(dim=-1, dtype=torch.float32))
 
-    def _layers(self) -> list[Layer]:
+    def mean_embedding(self, probabilities: Tensor) -> Tensor:
+        """The mean of all tokens' embeddings under `probabilities` [..., V], [..., D]."""
+        weight = self.embed_tokens.weight
+        return probabilities.to(weight.dtype) @ weight * self.embedding_scale(weight)
+
+    def decoder_layers(self) -> list[Layer]:
+        """The layers, first to last."""
         return cast(list[Layer], list(self.layers))
 
     def _embed(self, ids: Tensor) -> Tensor:
         embedded = self.embed_tokens(ids)
-        embedded = embedded * self._embedding_scale(embedded)
+        embedded = embedded * self.embedding_scale(embedded)
         return cast(
-            Tensor, embedded.to(self._layers()[0].mlp.down_proj.weight.dtype)
+            Tensor, embedded.to(self.decoder_layers()[0].mlp.down_proj.weight.dtype)
         )  # training keeps wider embeddings
 
-    def _embedding_scale(self, like: Tensor) -> Tensor:
-        # Rounded to the weights' dtype, as in the reference: in bfloat16 this is not quite sqrt(D).
+    def embedding_scale(self, like: Tensor) -> Tensor:
+        """What embeddings are multiplied by, rounded to the dtype of `like` as in the reference: in bfloat16 this is
+        not quite sqrt(D)."""
         return torch.tensor(self.config.hidden_size**0.5, dtype=like.dtype, device=like.device)
 
-    def _angles(self, positions: Tensor, dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
+    def angles(self, positions: Tensor, dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cosines and sines for each kind of layer, see `Rotary`."""
         return {kind: rotary(positions, dtype) for kind, rotary in self._rotary.items()}
 
-    def _causal_masks(
+    def causal_masks(
         self, start: int, tokens: int, valid: Tensor | None, device: torch.device
     ) -> tuple[Tensor | None, Tensor | None]:
         """Masks for full and sliding layers, [1 or B, 1, T, start + T]; None where plain causal attention is enough."""
@@ -444,7 +458,7 @@ class Network(nn.Module):
         return full, full if short else full & (key > query - window)
 
 
-def _joined_padding(cached: Tensor | None, new: Tensor | None, ids: Tensor, start: int) -> Tensor | None:
+def joined_padding(cached: Tensor | None, new: Tensor | None, ids: Tensor, start: int) -> Tensor | None:
     """Padding of the cached and the new tokens together, [B, start + T]; None when there is none."""
     if cached is None and (new is None or bool(new.all())):
         return None
@@ -453,7 +467,7 @@ def _joined_padding(cached: Tensor | None, new: Tensor | None, ids: Tensor, star
     return torch.cat((before, after), dim=1)
 
 
-def _padding_mask(padding: Tensor | None, start: int, canvas_length: int) -> Tensor | None:
+def padding_mask(padding: Tensor | None, start: int, canvas_length: int) -> Tensor | None:
     """Every canvas position sees the real prompt tokens from `start` on and the whole canvas: [B, 1, 1, N + L], or
     None for all."""
     if padding is None:

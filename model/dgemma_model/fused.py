@@ -1,0 +1,290 @@
+"""The network as it is served: the passes of `network.Network` over the same weights, in fewer and faster operations.
+
+What differs from `Network`, which training uses and which says what is computed:
+
+- queries, keys and values come from one product, and are normed and rotated together;
+- on CPUs, products of several rows run in oneDNN over weights packed at load time, activations included, which is
+  about twice as fast as the BLAS that torch calls by default on processors not made by the BLAS' maker (LOG.md);
+- canvas keys and values are written into the room behind the cached ones, instead of joining copies of both;
+- rotary tables are computed once, and masks only where something is hidden.
+
+Results are those of `Network` up to the order of additions (tests/test_fused.py). Shapes as in `network`.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the field's usual name)
+from torch import Tensor
+
+from dgemma_model.network import Cache, Layer, Network, RMSNorm, joined_padding, padding_mask
+
+QUERY_CHUNK = 128
+"""Prompt tokens that look back together: a chunk skips the keys behind it and those before its window."""
+
+
+def fastest_products(device: torch.device) -> torch.dtype:
+    """The dtype of the operands that `device` multiplies fastest: bfloat16 on GPUs and where a CPU has instructions
+    for it, else float32."""
+    if device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+class Product:
+    """`activation(x @ weight.T)`, [..., in] -> [..., out] in the dtype of the product.
+
+    On CPUs, oneDNN has the weight packed in that dtype and takes several rows; a single row is a matter of reading
+    the weight, which BLAS does as fast in float32.
+    """
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype, activation: str = "none") -> None:
+        """`weight` is [out, in]; `activation` is "none", "gelu" (tanh-approximated) or "tanh"."""
+        self._weight, self._dtype = weight, dtype
+        self._activation = activation
+        self._packed: Tensor | None = None
+        if weight.device.type == "cpu" and torch._C._has_mkldnn:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The product."""
+        if self._packed is not None:
+            run, algorithm = torch.ops.mkldnn._linear_pointwise.default, "tanh" if self._activation == "gelu" else ""
+            return cast(Tensor, run(x.to(self._dtype), self._packed, None, self._activation, [], algorithm))
+        out = F.linear(x.to(self._weight.dtype), self._weight)
+        if self._activation == "gelu":
+            return F.gelu(out, approximate="tanh")
+        return out.tanh_() if self._activation == "tanh" else out
+
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        """The product, without activation, times `factor` [..., out]."""
+        if self._packed is not None:
+            run = torch.ops.mkldnn._linear_pointwise.binary
+            return cast(Tensor, run(x.to(self._dtype), factor, self._packed, None, "mul"))
+        return F.linear(x.to(self._weight.dtype), self._weight).mul_(factor)
+
+
+class Norm:
+    """An `RMSNorm` in fewer operations: x / hypot(|x|, sqrt(size * eps)), times a scale that includes sqrt(size)."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        self._norm = norm
+        device = None if norm.weight is None else norm.weight.device
+        self._floor = torch.tensor((norm.size * norm.eps) ** 0.5, device=device)
+        self._scale = norm.size**0.5 * (torch.ones((), device=device) if norm.weight is None else norm.weight.float())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., size] -> the same shape and dtype."""
+        if not _is_plain(x):
+            return F.rms_norm(x, (self._norm.size,), self._norm.weight, self._norm.eps)
+        return (x / self._length(x)).mul_(self._scale)
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """`residual` plus the norm of `x`."""
+        if not _is_plain(x):
+            return residual + self(x)
+        return torch.addcdiv(residual, x * self._scale, self._length(x))
+
+    def _length(self, x: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(self._floor)
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether a norm is best written out: elsewhere there is a fused kernel, or float32 must be asked for."""
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
+class FusedLayer:
+    """A `Layer` with its weights joined and packed; the layer's own projections become views of the joined one."""
+
+    def __init__(self, layer: Layer, products: torch.dtype) -> None:
+        attention = layer.self_attn
+        self.layer = layer
+        self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
+        projections = [p for p in (attention.q_proj, attention.k_proj, attention.v_proj) if p is not None]
+        joined = torch.cat([projection.weight for projection in projections])
+        for projection, part in zip(projections, joined.split([len(p.weight) for p in projections]), strict=True):
+            projection.weight.data = part
+        self._products = products
+        self._qkv, self._out = Product(joined, products), Product(attention.o_proj.weight, products)
+        q_scale, k_scale = cast(Tensor, attention.q_norm.weight), cast(Tensor, attention.k_norm.weight)
+        self._unit = Norm(attention.v_norm)
+        self._scale = torch.cat((q_scale.expand(self.heads, 1, -1), k_scale.expand(self.kv_heads, 1, -1)))
+        self._input_norm = Norm(layer.input_layernorm)
+        self._attention_norm = Norm(layer.post_attention_layernorm)
+        self._gate = Product(layer.mlp.gate_proj.weight, products, "gelu")
+        self._up, self._down = Product(layer.mlp.up_proj.weight, products), Product(layer.mlp.down_proj.weight, products)
+        self._dense_norms = Norm(layer.pre_feedforward_layernorm), Norm(layer.post_feedforward_layernorm_1)
+        self._expert_norms = Norm(layer.pre_feedforward_layernorm_2), Norm(layer.post_feedforward_layernorm_2)
+        self._last_norm = Norm(layer.post_feedforward_layernorm)
+        self.encoder_scalar, self.decoder_scalar = layer.encoder_layer_scalar.item(), layer.layer_scalar.item()
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, T, D] and angles [1 or B, 1, T, C] -> queries [B, H, T, C], keys and values [B, K, T, C]."""
+        batch, tokens, _ = x.shape
+        heads, both, half = self.heads, self.heads + self.kv_heads, self.head_dim // 2
+        unit = self._unit(self._qkv(self._input_norm(x)).to(x.dtype).view(batch, tokens, -1, self.head_dim))
+        unit = unit.transpose(1, 2)
+        scaled = torch.mul(unit[:, :both], self._scale, out=x.new_empty(batch, both, tokens, self.head_dim))
+        rotated = scaled * cos
+        rotated[..., :half].addcmul_(scaled[..., half:], sin[..., :half], value=-1)
+        rotated[..., half:].addcmul_(scaled[..., :half], sin[..., half:])
+        rotated = rotated.to(self._products)
+        return rotated[:, :heads], rotated[:, heads:], unit[:, -self.kv_heads :].to(self._products)
+
+    def finish(self, residual: Tensor, attended: Tensor, scalar: float) -> Tensor:
+        """The layer behind its attention: [B, T, D] and [B, H, T, C] -> [B, T, D]."""
+        x = self._attention_norm.added_to(residual, self._out(attended.transpose(1, 2).flatten(2)).to(residual.dtype))
+        before, after = self._dense_norms
+        normed = before(x)
+        out = after(self._down(self._up.times(normed, self._gate(normed))).to(x.dtype))
+        if not self.layer.is_dense:
+            flat = x.flatten(0, 1)
+            before, after = self._expert_norms
+            out += after(self.layer.experts(before(flat), *self.layer.router(flat))).view_as(x)
+        x = self._last_norm.added_to(x, out)
+        return x if scalar == 1.0 else x * scalar
+
+
+class FusedNetwork:
+    """What `Network` does, faster, for one that has its final weights; not differentiable."""
+
+    def __init__(self, network: Network, products: torch.dtype) -> None:
+        """`products` is the dtype of operands, keys and values; all else stays in the weights' dtype."""
+        self.config = network.config
+        self._network = network
+        self._layers = [FusedLayer(layer, products) for layer in network.decoder_layers()]
+        self._norm = Norm(network.norm)
+        weight, block = network.embed_tokens.weight, network.self_conditioning
+        self._embedding_scale = network.embedding_scale(weight)
+        self._is_packed = weight.device.type == "cpu" and weight.dtype == torch.float32
+        cap = network.config.final_logit_softcapping
+        # The head stays in float32: scores rounded to bfloat16 would tie.
+        self._head = Product(weight / cap, torch.float32, "tanh") if self._is_packed else Product(weight, products)
+        self._mean = Product(weight.t(), products)
+        self._signal_norm, self._mixed_norm = Norm(block.pre_norm), Norm(block.post_norm)
+        self._gate = Product(block.gate_proj.weight, products, "gelu")
+        self._up, self._down = Product(block.up_proj.weight, products), Product(block.down_proj.weight, products)
+        self._tables: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @torch.inference_mode()
+    def encode(
+        self, ids: Tensor, cache: Cache, *, positions: Tensor | None = None, padding: Tensor | None = None
+    ) -> Tensor:
+        """See `Network.encode`."""
+        start, tokens = cache.length, ids.shape[1]
+        valid = joined_padding(cache.padding, padding, ids, start)
+        angles = self._angles(start, tokens, positions)
+        own_way = valid is None and ids.device.type == "cpu"
+        full, sliding = (None, None) if own_way else self._network.causal_masks(start, tokens, valid, ids.device)
+        x = self._embed(ids)
+        for index, (layer, kind) in enumerate(zip(self._layers, self.config.layers, strict=True)):
+            queries, keys, values = layer.project(x, *angles[kind.layer_type])
+            keys, values = cache.write(index, keys, values)
+            if own_way:
+                window = self.config.sliding_window if kind.is_sliding else start + tokens
+                out = causal_attention(queries, keys, values, window)
+            else:
+                mask = sliding if kind.is_sliding else full
+                out = layer.layer.self_attn.attend(queries, keys, values, mask, causal=mask is None and tokens > 1)
+            x = layer.finish(x, out, layer.encoder_scalar)
+        cache.length += tokens
+        cache.padding = valid
+        return self._norm(x)
+
+    @torch.inference_mode()
+    def decode(
+        self, canvas: Tensor, cache: Cache, *, expected: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """See `Network.decode`. The canvas' keys and values go behind those of the cache, whose length stays."""
+        length = canvas.shape[1]
+        angles = self._angles(cache.length, length, positions)
+        x = self._mix(self._embed(canvas), expected)
+        window_start = max(0, cache.length - (self.config.sliding_window - 1))
+        for index, (layer, kind) in enumerate(zip(self._layers, self.config.layers, strict=True)):
+            queries, keys, values = layer.project(x, *angles[kind.layer_type])
+            keys, values = cache.write(index, keys, values)
+            start = window_start if kind.is_sliding else 0
+            allowed = padding_mask(cache.padding, start, length)
+            out = attention(queries, keys[:, :, start:], values[:, :, start:], allowed)
+            x = layer.finish(x, out, layer.decoder_scalar)
+        return self._norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See `Network.logits`."""
+        cap = self.config.final_logit_softcapping
+        scores = self._head(hidden)
+        return scores.mul_(cap) if self._is_packed else scores.float().div_(cap).tanh_().mul_(cap)
+
+    def mean_embedding(self, probabilities: Tensor) -> Tensor:
+        """See `Network.mean_embedding`."""
+        return self._mean(probabilities.to(self._embedding_scale.dtype)).to(self._embedding_scale.dtype).mul_(
+            self._embedding_scale
+        )
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self._network.embed_tokens.weight).mul_(self._embedding_scale)
+
+    def _mix(self, embedded: Tensor, expected: Tensor | None) -> Tensor:
+        if expected is not None:
+            signal = self._signal_norm(expected)
+            embedded += self._down(self._up.times(signal, self._gate(signal)))
+        return self._mixed_norm(embedded)
+
+    def _angles(self, start: int, tokens: int, positions: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cosines and sines of each kind of layer, [1 or B, 1, T, C], from tables that grow by doubling."""
+        if positions is not None:
+            return self._rotary(positions)
+        end = start + tokens
+        known = next(iter(self._tables.values()))[0].shape[2] if self._tables else 0
+        if known < end:
+            size = max(1024, 1 << (end - 1).bit_length())
+            self._tables = self._rotary(torch.arange(size, device=self._embedding_scale.device)[None])
+        return {kind: (cos[:, :, start:end], sin[:, :, start:end]) for kind, (cos, sin) in self._tables.items()}
+
+    def _rotary(self, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        angles = self._network.angles(positions, self._embedding_scale.dtype)
+        return {kind: (cos.transpose(1, 2), sin.transpose(1, 2)) for kind, (cos, sin) in angles.items()}
+
+
+def attention(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None) -> Tensor:
+    """Attention with a scale of one of queries [B, H, T, C] that all see the same keys and values [B, K, N, C]:
+    those that `allowed` [B, 1, 1, N] names, or all -> [B, H, T, C].
+
+    The queries that share a key head are asked in one product, so that no key is copied.
+    """
+    batch, heads, tokens, size = queries.shape
+    kv_heads = keys.shape[1]
+    asked = queries.reshape(batch, kv_heads, -1, size)
+    if queries.device.type == "cpu":
+        scores = asked @ keys.transpose(2, 3)
+        if allowed is not None:
+            scores.masked_fill_(~allowed, -torch.inf)
+        out = scores.softmax(-1) @ values
+    else:
+        out = F.scaled_dot_product_attention(asked, keys, values, attn_mask=allowed, scale=1.0)
+    return out.view(batch, heads, tokens, size)
+
+
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, window: int) -> Tensor:
+    """Attention with a scale of one of the last T tokens, queries [B, H, T, C], each to itself and the `window` - 1
+    before it; keys and values [B, K, N, C] -> [B, H, T, C]. Written out, for CPUs."""
+    batch, heads, tokens, size = queries.shape
+    kv_heads, before = keys.shape[1], keys.shape[2] - tokens
+    outputs = []
+    for chunk in queries.split(QUERY_CHUNK, dim=2):
+        rows = chunk.shape[2]
+        first, end = max(0, before - window + 1), before + rows
+        scores = chunk.reshape(batch, kv_heads, -1, size) @ keys[:, :, first:end].transpose(2, 3)
+        if rows > 1:
+            table = scores.view(batch, heads, rows, -1)
+            everything = torch.ones(rows, rows, dtype=torch.bool)
+            table[..., before - first :].masked_fill_(everything.triu(1), -torch.inf)
+            if end - first > window:  # the first keys are in the window of the first rows only
+                width = min(rows, end - first)
+                table[..., :width].masked_fill_(everything[:, :width].tril(before - window - first), -torch.inf)
+        outputs.append((scores.softmax(-1) @ values[:, :, first:end]).view(batch, heads, rows, size))
+        before = end
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
