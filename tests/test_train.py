@@ -109,9 +109,7 @@ def test_a_canvas_is_what_the_row_says_from_its_start_on() -> None:
     length=st.sampled_from([8, 16, 32, 64]),
     seed=st.integers(),
 )
-def test_a_fill_is_split_into_holes_of_one_width_with_given_text_between(
-    fill: list[int], length: int, seed: int
-) -> None:
+def test_a_fill_is_split_into_holes_with_given_text_between(fill: list[int], length: int, seed: int) -> None:
     split = data.split_fill(fill, length, random.Random(seed))
     if split is None:
         return
@@ -120,7 +118,7 @@ def test_a_fill_is_split_into_holes_of_one_width_with_given_text_between(
     assert [i for i in ids if i is not None] == fill
     runs = [(is_given, len(list(run))) for is_given, run in itertools.groupby(pins)]
     assert not runs[0][0] and not runs[-1][0]
-    assert len(runs) in (3, 5) and len({width for is_given, width in runs if not is_given}) == 1
+    assert len(runs) in (3, 5)
     ends = [at for at, is_given in enumerate(pins) if not is_given and (at + 1 == length or pins[at + 1])]
     assert all(ids[at] is None for at in ends)
 

@@ -115,7 +115,10 @@ class FusedLayer:
         self._input_norm = Norm(layer.input_layernorm)
         self._attention_norm = Norm(layer.post_attention_layernorm)
         self._gate = Product(layer.mlp.gate_proj.weight, products, "gelu")
-        self._up, self._down = Product(layer.mlp.up_proj.weight, products), Product(layer.mlp.down_proj.weight, products)
+        self._up, self._down = (
+            Product(layer.mlp.up_proj.weight, products),
+            Product(layer.mlp.down_proj.weight, products),
+        )
         self._dense_norms = Norm(layer.pre_feedforward_layernorm), Norm(layer.post_feedforward_layernorm_1)
         self._expert_norms = Norm(layer.pre_feedforward_layernorm_2), Norm(layer.post_feedforward_layernorm_2)
         self._last_norm = Norm(layer.post_feedforward_layernorm)
@@ -220,8 +223,10 @@ class FusedNetwork:
 
     def mean_embedding(self, probabilities: Tensor) -> Tensor:
         """See `Network.mean_embedding`."""
-        return self._mean(probabilities.to(self._embedding_scale.dtype)).to(self._embedding_scale.dtype).mul_(
-            self._embedding_scale
+        return (
+            self._mean(probabilities.to(self._embedding_scale.dtype))
+            .to(self._embedding_scale.dtype)
+            .mul_(self._embedding_scale)
         )
 
     def _embed(self, ids: Tensor) -> Tensor:

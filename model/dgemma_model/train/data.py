@@ -171,8 +171,8 @@ class Corpus:
 
 
 def split_fill(fill: list[int], length: int, rng: random.Random) -> tuple[list[int | None], list[bool]] | None:
-    """Two or three holes in the place of one: pieces of `fill` stay as pinned text, the others become holes of equal
-    width, each filled up with None where its end-of-text goes.
+    """Two or three holes in the place of one: pieces of `fill` stay as pinned text, the others become holes of any
+    width that has room for them and their end, filled up with None where end-of-text goes.
 
     The ids of a canvas of `length`, and which of them are pinned; None where a few tries find no split that fits.
     """
@@ -180,17 +180,18 @@ def split_fill(fill: list[int], length: int, rng: random.Random) -> tuple[list[i
         holes = 2 if rng.random() < 0.7 else 3
         cuts = sorted(rng.randrange(len(fill) + 1) for _ in range(2 * (holes - 1)))
         pieces = [fill[a:b] for a, b in itertools.pairwise([0, *cuts, len(fill)])]
-        given = sum(map(len, pieces[1::2]))
-        width = (length - given) // holes
-        if all(pieces[1::2]) and width * holes + given == length and max(map(len, pieces[::2])) < width:
-            ids: list[int | None] = []
-            pins: list[bool] = []
-            for index, piece in enumerate(pieces):
-                is_given = index % 2 == 1
-                padding = 0 if is_given else width - len(piece)
-                ids += piece + [None] * padding
-                pins += [is_given] * (len(piece) + padding)
-            return ids, pins
+        spare = length - len(fill) - holes
+        if not all(pieces[1::2]) or spare < 0:
+            continue
+        shares = [0, *sorted(rng.randint(0, spare) for _ in range(holes - 1)), spare]
+        ids: list[int | None] = []
+        pins: list[bool] = []
+        for index, piece in enumerate(pieces):
+            is_given = index % 2 == 1
+            padding = 0 if is_given else 1 + shares[index // 2 + 1] - shares[index // 2]
+            ids += piece + [None] * padding
+            pins += [is_given] * (len(piece) + padding)
+        return ids, pins
     return None
 
 
