@@ -27,6 +27,8 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_lsp.documents"},
     {"dgemma_lsp.edits", "dgemma_lsp.settings"},
     {"dgemma_model.train.evaluate", "dgemma_model.train.export"},
+    {"dgemma_model.evaluation.execution"},
+    {"dgemma_model.evaluation.cases", "dgemma_model.evaluation.sandbox"},
     {"dgemma_model.train.train"},
     {"dgemma_model.train.data", "dgemma_model.train.corpus"},
     {"dgemma_model.train.holes"},

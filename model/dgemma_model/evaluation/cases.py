@@ -1,0 +1,107 @@
+"""The committed cases: tasks that unit tests judge, and cursors at which an editor must show nothing."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+TASKS_FOLDER = Path("eval/execution")
+QUIET_FILE = Path("eval/quiet.md")
+
+_HOLE = re.compile(r"  # hole(?:: (?P<lines>\d) lines)?$")
+_TESTS = "# ---- tests\n"
+_SNIPPET = re.compile(r"^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+_CURSOR = re.compile(r"⟦(?P<reason>[a-z]+)⟧")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A hole in a Python program; a fill is right when the tests pass."""
+
+    id: str
+    prefix: str
+    suffix: str
+    test: str
+    """Python that fails when the program is wrong: assertions, or a function `check(candidate)`."""
+    entry_point: str
+    """The function or class under test."""
+    kind: str = ""
+    """`line`: one whole line after its indentation; `block`: 2 to 6 of them."""
+    middle: str = ""
+    """What was there."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuietCase:
+    """A cursor at which nothing should be shown."""
+
+    id: str
+    reason: str
+    prefix: str
+    suffix: str
+    language: str
+
+
+def read_tasks(path: Path = TASKS_FOLDER) -> list[Task]:
+    """The tasks of a folder of marked programs (eval/README.md), or of a file of JSON lines with the fields of `Task`.
+
+    Raises `ValueError` that names the file and what is wrong with it.
+    """
+    if path.is_dir():
+        return [task for source in sorted(path.glob("*.py")) for task in _marked_tasks(source)]
+    tasks = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                fields = json.loads(line)
+                tasks.append(Task(**{**fields, "id": str(fields["id"])}))
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{path}:{number} is no task: {error}") from error
+    return tasks
+
+
+def _marked_tasks(path: Path) -> Iterator[Task]:
+    program, found, test = path.read_text("utf-8").partition(_TESTS)
+    marked = program.splitlines()
+    plain = [_HOLE.sub("", line) for line in marked]
+    tree = ast.parse("\n".join(plain))
+    starts = [(row, mark) for row, line in enumerate(marked) if (mark := _HOLE.search(line))]
+    if not found or not starts:
+        raise ValueError(f"{path} needs a line '{_TESTS.strip()}' and a line that ends in '  # hole'")
+    for number, (row, mark) in enumerate(starts, 1):
+        end = row + int(mark["lines"] or 1)
+        indent = plain[row][: -len(plain[row].lstrip())]
+        yield Task(
+            id=f"{path.stem}/{number}",
+            prefix="\n".join([*plain[:row], indent]),
+            suffix="\n" + "\n".join([*plain[end:], ""]).strip("\n") + "\n",
+            test=test,
+            entry_point=_definition_at(tree, row + 1, path),
+            kind="block" if mark["lines"] else "line",
+            middle="\n".join(plain[row:end])[len(indent) :],
+        )
+
+
+def _definition_at(tree: ast.Module, line: int, path: Path) -> str:
+    """Name of the top-level function or class that holds a line, counted from 1."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.lineno <= line <= (node.end_lineno or line):
+            return node.name
+    raise ValueError(f"{path}:{line} is in no function or class")
+
+
+def read_quiet(path: Path = QUIET_FILE) -> list[QuietCase]:
+    """One case for each `⟦reason⟧` in the fenced snippets of `path`; no case's text holds the marks of the others."""
+    cases: list[QuietCase] = []
+    for snippet in _SNIPPET.finditer(path.read_text("utf-8")):
+        prefix, *rest = _CURSOR.split(snippet["body"])
+        reasons, texts = rest[::2], rest[1::2]
+        for number, reason in enumerate(reasons):
+            prefix += texts[number - 1] if number else ""
+            suffix = "".join(texts[number:])
+            cases.append(QuietCase(f"quiet/{len(cases) + 1}", reason, prefix, suffix, snippet["language"]))
+    return cases
