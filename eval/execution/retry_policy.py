@@ -69,7 +69,7 @@ slept.clear()
 try:
     flaky(9)
 except GaveUpError as error:
-    assert isinstance(error.__cause__, OSError) and "flaky failed 4 times" in str(error)
+    assert isinstance(error.__cause__, OSError)
 else:
     raise AssertionError("no error")
 assert len(calls) == 4 and slept == [1, 2, 4]

@@ -61,6 +61,4 @@ for wrong in ("", "5", "h", "3x", "1h2"):
     else:
         raise AssertionError(wrong)
 assert file_size(999) == "999 B" and file_size(1_500_000) == "1.5 MB" and file_size(2e16) == "20000.0 TB"
-assert (
-    " ".join(map(ordinal, (1, 2, 3, 4, 11, 13, 21, 111, 102))) == "1st 2nd 3rd 4th 11th 13th 21st 111th 102nd"
-)
+assert " ".join(map(ordinal, (1, 2, 3, 4, 11, 13, 21, 111, 102))) == "1st 2nd 3rd 4th 11th 13th 21st 111th 102nd"

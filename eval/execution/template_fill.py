@@ -13,7 +13,7 @@ FILTERS: dict[str, Callable[[str], str]] = {
 
 
 class TemplateError(LookupError):
-    """A place or filter without a meaning."""
+    """A place or filter without a meaning; the message gives its name."""
 
 
 def render(template: str, values: Mapping[str, object]) -> str:

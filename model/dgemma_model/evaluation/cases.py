@@ -75,10 +75,11 @@ def _marked_tasks(path: Path) -> Iterator[Task]:
     for number, (row, mark) in enumerate(starts, 1):
         end = row + int(mark["lines"] or 1)
         indent = plain[row][: -len(plain[row].lstrip())]
+        rest = "\n".join(plain[end:]).rstrip()
         yield Task(
             id=f"{path.stem}/{number}",
             prefix="\n".join([*plain[:row], indent]),
-            suffix="\n" + "\n".join([*plain[end:], ""]).strip("\n") + "\n",
+            suffix=f"\n{rest}\n" if rest else "\n",
             test=test,
             entry_point=_definition_at(tree, row + 1, path),
             kind="block" if mark["lines"] else "line",

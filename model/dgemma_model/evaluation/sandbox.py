@@ -11,9 +11,14 @@ from __future__ import annotations
 import marshal
 import os
 import resource
+import stat
 import sys
 from collections.abc import Callable
 from types import ModuleType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MEMORY_BYTES = 512 * 2**20
 FILE_BYTES = 2**20
@@ -60,6 +65,14 @@ def set_limits(cpu_seconds: int) -> None:
         resource.setrlimit(kind, (limit, limit))
 
 
+def is_folder(path: Any) -> bool:
+    """Whether there is a folder; by `os`, as importing pathlib takes longer than most programs under test."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116
+    except OSError:
+        return False
+
+
 def fence(folder: str) -> Callable[[str, tuple[object, ...]], None]:
     """An audit hook that raises `PermissionError` for what a program under test has no business with."""
     folder = os.path.realpath(folder)
@@ -73,7 +86,8 @@ def fence(folder: str) -> Callable[[str, tuple[object, ...]], None]:
     def hook(event: str, args: tuple[object, ...]) -> None:
         if event == "open":
             path, _, flags = args
-            refused = isinstance(flags, int) and bool(flags & WRITES) and is_outside(path)
+            writes = not isinstance(flags, int) or bool(flags & WRITES)
+            refused = is_outside(path) and (writes or is_folder(path))  # an open folder would serve as `dir_fd`
         elif event == "import":
             refused = args[0] in REFUSED_IMPORTS
         elif event in CHANGES:
