@@ -120,13 +120,13 @@ def test_typing_only_appends_to_the_text_of_a_prompt() -> None:
 # ------------------------------------------------------------- several holes
 
 
-@given(between=st.lists(texts, max_size=3), width=st.integers(1, 5))
-def test_holes_are_laid_out_with_the_text_between_them_pinned(between: list[str], width: int) -> None:
-    excerpt = Excerpt("a", "b", tuple(between))
-    layout = lay_out(excerpt, width, TOKENIZER)
+@given(between=st.lists(texts, max_size=3), widths=st.lists(st.integers(1, 5), min_size=4, max_size=4))
+def test_holes_are_laid_out_with_the_text_between_them_pinned(between: list[str], widths: list[int]) -> None:
+    excerpt, widths = Excerpt("a", "b", tuple(between)), widths[: len(between) + 1]
+    layout = lay_out(excerpt, widths, TOKENIZER)
     assert len(layout.hole_slices) == excerpt.hole_count == len(between) + 1
     assert len(layout.pinned) == len(layout.ids)
-    assert all(hole.stop - hole.start == width for hole in layout.hole_slices)
+    assert [hole.stop - hole.start for hole in layout.hole_slices] == widths
     assert layout.hole_slices[0].start == 0 and layout.hole_slices[-1].stop == len(layout.ids)
     for text, left, right in zip(between, layout.hole_slices[:-1], layout.hole_slices[1:], strict=True):
         assert TOKENIZER.decode(layout.ids[left.stop : right.start]) == text

@@ -33,11 +33,12 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_model.train.data", "dgemma_model.train.corpus"},
     {"dgemma_model.train.holes"},
     {"dgemma_model.infill"},
-    {"dgemma_model.stopping"},
-    {"dgemma_model.sampler", "dgemma_model.checkpoint"},
-    {"dgemma_model.canvas", "dgemma_model.network"},
+    {"dgemma_model.verified", "dgemma_model.denoised"},
+    {"dgemma_model.stopping", "dgemma_model.causal", "dgemma_model.review"},
+    {"dgemma_model.sampler", "dgemma_model.checkpoint", "dgemma_model.prompt_cache"},
+    {"dgemma_model.canvas", "dgemma_model.constraint", "dgemma_model.network"},
     {"dgemma_model.tokenizer", "dgemma_model.config", "dgemma_model.copying"},
-    {"dgemma_model.excerpt"},
+    {"dgemma_model.excerpt", "dgemma_model.anytime"},
     {"dgemma_model.syntax"},
     {"dgemma_model.request"},
 ]
@@ -48,7 +49,10 @@ PLAIN = {"dgemma_model.excerpt", "dgemma_model.syntax", "dgemma_model.request"}
 LOADERS = {"dgemma_lsp.server", "dgemma_lsp.terminal"}
 """Who may also load a model, when it is wanted."""
 LOADED = {"dgemma_model.infill", "dgemma_model.checkpoint"}
-TENSORS = {f"dgemma_model.{name}" for name in ("infill", "stopping", "sampler", "checkpoint", "network")}
+TENSORS = {
+    f"dgemma_model.{name}"
+    for name in ("infill", "verified", "denoised", "stopping", "causal", "review", "sampler", "checkpoint")
+} | {f"dgemma_model.{name}" for name in ("prompt_cache", "constraint", "network")}
 TRAINING = {module for module in RANK if module.startswith("dgemma_model.train.")}
 
 HOMES = {

@@ -13,6 +13,7 @@ text tokenised as whole files are.
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dgemma_model.request import Excerpt
@@ -69,13 +70,13 @@ class Layout:
         return [position not in free for position in range(len(self.ids))]
 
 
-def lay_out(excerpt: Excerpt, hole_width: int, tokenizer: Tokenizer) -> Layout:
-    """One canvas for all holes: each `hole_width` tokens wide, with the pinned text between them."""
-    ids, holes = [tokenizer.end_id] * hole_width, [slice(0, hole_width)]
-    for text in excerpt.between:
+def lay_out(excerpt: Excerpt, hole_widths: Sequence[int], tokenizer: Tokenizer) -> Layout:
+    """One canvas for all holes: each as wide as asked for, with the pinned text between them."""
+    ids, holes = [tokenizer.end_id] * hole_widths[0], [slice(0, hole_widths[0])]
+    for text, width in zip(excerpt.between, hole_widths[1:], strict=True):
         ids += tokenizer.encode(text)
-        holes.append(slice(len(ids), len(ids) + hole_width))
-        ids += [tokenizer.end_id] * hole_width
+        holes.append(slice(len(ids), len(ids) + width))
+        ids += [tokenizer.end_id] * width
     return Layout(ids, tuple(holes))
 
 

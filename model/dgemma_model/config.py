@@ -11,7 +11,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from dgemma_model.request import Drafting
 
 _TOO_MUCH = 10_000_000
 """No size of a network comes near this."""
@@ -214,6 +216,12 @@ class Policy:
     noise: Literal["uniform", "mask"] = "uniform"
     verify: bool = False
     """Check drafts with the causal head and re-draft from the first disagreement."""
+    drafting: Drafting = "both"
+    """Where the drafts of a verified fill come from."""
+    renoise: bool = False
+    """Draw positions of a fill that is not verified again where the causal head disagrees."""
+    together: bool = True
+    """Fill several holes in one canvas rather than one after the other."""
     copy_weight: float = 0.0
     """How much verified fills trust copies from the prompt (copying.py): 0 not at all, 1 by its table."""
     draft_steps: int = 1
@@ -258,6 +266,9 @@ _POLICY_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "name": ("a string", lambda value: isinstance(value, str)),
     "noise": ("'uniform' or 'mask'", lambda value: value in ("uniform", "mask")),
     "verify": ("true or false", lambda value: isinstance(value, bool)),
+    "drafting": ("one of " + ", ".join(get_args(Drafting)), lambda value: value in get_args(Drafting)),
+    "renoise": ("true or false", lambda value: isinstance(value, bool)),
+    "together": ("true or false", lambda value: isinstance(value, bool)),
     "copy_weight": ("a number from 0 to 1", lambda value: isinstance(value, int | float) and 0 <= value <= 1),
     "draft_steps": ("a whole number", _is_count),
     "canvas_lengths": ("a list of lengths", lambda value: _is_list(value, lambda item: _is_count(item) and item != 0)),

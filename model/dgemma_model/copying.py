@@ -9,10 +9,15 @@ Devanbu 2017), the more the longer the match.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from difflib import SequenceMatcher
 
 WEIGHT_BY_MATCH = (0.0, 0.02, 0.08, 0.18, 0.3, 0.4, 0.5, 0.55, 0.6)
 """Share of the copied distribution for a match of so many tokens; the last one also for longer matches (LOG.md)."""
+
+LONGEST_MATCH = len(WEIGHT_BY_MATCH) - 1
+LONGEST_COPY = 12
+"""Most tokens copied at once as a draft."""
 
 
 class PromptCopies:
@@ -29,25 +34,35 @@ class PromptCopies:
         self._places.setdefault(token, []).append(len(self._ids))
         self._ids.append(token)
 
+    def continuation(self) -> tuple[int, list[int]]:
+        """The length of the longest earlier match of the last tokens, at most `LONGEST_MATCH`, and up to twice as many
+        tokens (at most `LONGEST_COPY`) that followed the latest such match; (0, []) without any."""
+        longest, at = 0, 0
+        for place, length in self._matches():
+            if length >= longest:
+                longest, at = length, place
+        return longest, self._ids[at + 1 : at + 1 + min(2 * longest, LONGEST_COPY)] if longest else []
+
     def predict(self) -> tuple[int, dict[int, float]]:
-        """The length of the longest earlier match of the last tokens, at most `len(WEIGHT_BY_MATCH) - 1`, and the
+        """The length of the longest earlier match of the last tokens, at most `LONGEST_MATCH`, and the
         share of each id among those that followed matches of that length; (0, {}) without any."""
         longest, followers = 0, Counter[int]()
-        last = len(self._ids) - 1
-        for place in self._places.get(self._ids[last], ())[:-1] if self._ids else ():
-            length = 1
-            while (
-                length < len(WEIGHT_BY_MATCH) - 1
-                and length <= place
-                and self._ids[place - length] == self._ids[last - length]
-            ):
-                length += 1
+        for place, length in self._matches():
             if length > longest:
                 longest, followers = length, Counter()
             if length == longest:
                 followers[self._ids[place + 1]] += 1
         total = followers.total()
         return longest, {token: count / total for token, count in followers.items()}
+
+    def _matches(self) -> Iterator[tuple[int, int]]:
+        """Every earlier place of the last token, with how many tokens up to it equal the last ones."""
+        last = len(self._ids) - 1
+        for place in self._places.get(self._ids[last], ())[:-1] if self._ids else ():
+            length = 1
+            while length < LONGEST_MATCH and length <= place and self._ids[place - length] == self._ids[last - length]:
+                length += 1
+            yield place, length
 
 
 def most_similar_line(prefix: str, suffix: str) -> str:

@@ -80,6 +80,29 @@ class Cache:
         if self.padding is not None:
             self.padding = self.padding[:, :length]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers, room for more tokens included."""
+        return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
+
+    def copy(self, length: int) -> Cache:
+        """A cache of the first `length` tokens that shares nothing with this one."""
+        copied = Cache()
+        copied.length = length
+        copied.padding = None if self.padding is None else self.padding[:, :length].clone()
+        copied._keys = [keys[:, :, :length].clone() for keys in self._keys]
+        copied._values = [values[:, :, :length].clone() for values in self._values]
+        return copied
+
+    def repeated(self, rows: int, length: int) -> Cache:
+        """The first `length` tokens of a batch of one, seen by `rows` rows; copied when the rows write their own."""
+        wide = Cache()
+        wide.length = length
+        wide.padding = None if self.padding is None else self.padding[:, :length].expand(rows, -1)
+        wide._keys = [keys[:, :, :length].expand(rows, -1, -1, -1) for keys in self._keys]
+        wide._values = [values[:, :, :length].expand(rows, -1, -1, -1) for values in self._values]
+        return wide
+
 
 ROOM = 256
 """The least number of tokens that a cache makes room for."""

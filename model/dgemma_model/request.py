@@ -7,6 +7,7 @@ day live in another process, without a tensor in sight.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +28,67 @@ class Excerpt:
         return len(self.between) + 1
 
 
+class InfillError(Exception):
+    """A fill that cannot be done, or that the device failed at; the message is for users. The next one may well
+    succeed."""
+
+
+Drafting = Literal["none", "copied", "denoised", "both"]
+"""Where the drafts of a verified fill come from: nowhere (token by token), from the prompt, from denoising, or both."""
+
+
 @dataclass(frozen=True, slots=True)
 class FillRequest:
     """Fill the holes of `excerpt`.
 
-    `one_line` ends the (single) hole at the first newline. `max_tokens` bounds the tokens of each hole.
-    `max_denoising_steps`, `entropy_bound`, `verify` and `copy_weight` override the checkpoint's own settings where
-    given; a verified fill with no denoising steps is read token by token. The same `seed` gives the same drafts.
+    The settings below `budget_ms` override the checkpoint's own where given. The same `seed` gives the same drafts.
     """
 
     excerpt: Excerpt
     one_line: bool = False
+    """Every hole ends at its first newline."""
     max_tokens: int = 96
+    """Most tokens of each hole."""
+    candidates: int = 1
+    """How many different texts are wanted for the (single) hole; `Draft.candidates` has them, best first."""
+    start: tuple[str, ...] | None = None
+    """What stands in the holes now, to be repaired rather than written anew."""
+    noise_level: float = 1.0
+    """Share of `start` that is drawn again, 0 to 1; what holds up among the rest stays."""
+    budget_ms: float | None = None
+    """Time from the first pass behind the prompt; when it is over, the draft at hand is the last one."""
     max_denoising_steps: int | None = None
+    """A verified fill with none at all is read token by token."""
     entropy_bound: float | None = None
     verify: bool | None = None
+    drafting: Drafting | None = None
+    renoise: bool | None = None
     copy_weight: float | None = None
+    together: bool | None = None
+    """Several holes in one canvas; otherwise one after the other, from left to right."""
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One text for a hole."""
+
+    text: str
+    log_likelihood: float
+    """Of the text and its end under the causal head, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A token of a reviewed text with which the model strongly disagrees."""
+
+    start: int
+    end: int
+    """Where it stands in the text, in code points."""
+    nats: float
+    """How much more likely the model finds what it would put."""
+    instead: str
+    """What it would put."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +111,17 @@ class Draft:
 
     texts: tuple[str, ...]
     step: int
-    """Passes of the network over the canvas so far (decoder steps plus verifying passes)."""
+    """Passes of the network so far (decoder steps plus causal passes); 0 while the prompt is being read."""
     done: bool = False
     complete: bool = False
     """The model ended every hole itself; False means the text was cut by a limit or by stopping early."""
     score: float = float("-inf")
     """Mean log-probability per token of the holes' text, in nats; higher is more certain."""
     tokens: tuple[tuple[DraftToken, ...], ...] = ()
+    revised: int = 0
+    """How often a token that had been placed was replaced by another."""
+    candidates: tuple[Candidate, ...] = ()
+    """Of the last draft, where the request asked for several: different texts, likeliest first."""
 
     @property
     def text(self) -> str:

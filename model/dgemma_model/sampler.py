@@ -51,6 +51,15 @@ class Noise:
         return torch.randint(self.vocab_size, shape, generator=generator, device=generator.device)
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one fill denoises."""
+
+    config: SamplerConfig
+    noise: Noise
+    generator: torch.Generator
+
+
 def token_entropy(logits: Tensor) -> Tensor:
     """Entropy in nats of softmax(logits) over the last dimension; finite where logits are -inf."""
     log_probabilities = logits - logits.logsumexp(dim=-1, keepdim=True)
