@@ -50,6 +50,12 @@ def fill(
     watch: Annotated[bool, typer.Option("--watch", help="Show the canvas take shape, step by step.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     batch: Annotated[Path | None, typer.Option(metavar="TASKS.jsonl", help="Fill every task of a file.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Most denoising steps of a canvas; the checkpoint's own by default.")
+    ] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option(min=0.0, help="Take what is there after so many milliseconds.")
+    ] = None,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
 ) -> None:
@@ -60,9 +66,11 @@ def fill(
         fail("pass either FILE:LINE:COLUMN or --batch TASKS.jsonl")
     try:
         if batch is not None:
-            terminal.fill_batch(batch, checkpoint, device)
+            terminal.fill_batch(batch, checkpoint, device, steps=steps, budget_ms=budget_ms)
         elif place is not None:
-            terminal.fill_once(place, checkpoint, device, watch=watch, as_json=as_json)
+            terminal.fill_once(
+                place, checkpoint, device, watch=watch, as_json=as_json, steps=steps, budget_ms=budget_ms
+            )
     except terminal.UserError as error:
         fail(str(error))
 

@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ from dgemma_lsp.edits import NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.settings import Settings
 from dgemma_lsp.suggest import suggest
 from dgemma_model import syntax
-from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest
+from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest, InfillError
 
 if TYPE_CHECKING:
     from dgemma_model.infill import Infiller
@@ -61,10 +61,12 @@ def load_infiller(checkpoint: str | None, device: str | None) -> Infiller:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """An infiller that shows each draft to `show` on its way to the pipeline."""
+    """An infiller that shows each draft to `show` on its way to the pipeline, and keeps to the user's limits."""
 
     infiller: Infiller
     show: Callable[[Draft], None]
+    steps: int | None
+    budget_ms: float | None
 
     @property
     def name(self) -> str:
@@ -88,16 +90,26 @@ class Watched:
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         """See `InfillerLike`."""
-        for draft in self.infiller.fill(request):
+        limited = replace(request, max_denoising_steps=self.steps, budget_ms=self.budget_ms)
+        for draft in self.infiller.fill(limited):
             self.show(draft)
             yield draft
 
 
-def fill_once(place: str, checkpoint: str | None, device: str | None, *, watch: bool, as_json: bool) -> None:
+def fill_once(
+    place: str,
+    checkpoint: str | None,
+    device: str | None,
+    *,
+    watch: bool,
+    as_json: bool,
+    steps: int | None,
+    budget_ms: float | None,
+) -> None:
     """Fill at FILE:LINE:COLUMN and print the result in place, or as one JSON document.
 
     Raises:
-        UserError: no such file or position, or the checkpoint cannot be used.
+        UserError: no such file or position, the checkpoint cannot be used, or the model failed.
     """
     snapshot = snapshot_at(place)
     infiller = load_infiller(checkpoint, device)
@@ -110,7 +122,11 @@ def fill_once(place: str, checkpoint: str | None, device: str | None, *, watch: 
                 live.update(canvas_text(draft), refresh=True)
                 time.sleep(0.12 if console.is_terminal else 0.0)  # steps take milliseconds; eyes do not
 
-        *_, answer = suggest(snapshot, Watched(infiller, show), Settings(), invoked=True)
+        watched = Watched(infiller, show, steps, budget_ms)
+        try:
+            *_, answer = suggest(snapshot, watched, Settings(), invoked=True)
+        except InfillError as error:
+            raise UserError(str(error)) from error
     elapsed_ms = 1000 * (time.perf_counter() - started)
     if as_json:
         print(json.dumps(_as_json(answer, snapshot, infiller, elapsed_ms)))
@@ -204,7 +220,9 @@ def _as_json(
     }
 
 
-def fill_batch(tasks: Path, checkpoint: str | None, device: str | None) -> None:
+def fill_batch(
+    tasks: Path, checkpoint: str | None, device: str | None, *, steps: int | None, budget_ms: float | None
+) -> None:
     """Fill every task of a JSON-lines file: `id`, `prefix`, `suffix`, optional `language`. One JSON line each, in
     order.
 
@@ -222,10 +240,12 @@ def fill_batch(tasks: Path, checkpoint: str | None, device: str | None) -> None:
     with Progress(console=Console(stderr=True)) as progress:
         for number, line in enumerate(progress.track(lines, description="filling"), start=1):
             if line.strip():
-                print(json.dumps(_fill_task(line, number, infiller)), flush=True)
+                print(json.dumps(_fill_task(line, number, infiller, steps, budget_ms)), flush=True)
 
 
-def _fill_task(line: bytes, number: int, infiller: Infiller) -> dict[str, object]:
+def _fill_task(
+    line: bytes, number: int, infiller: Infiller, steps: int | None, budget_ms: float | None
+) -> dict[str, object]:
     task: object = None
     try:
         task = json.loads(line)
@@ -240,9 +260,15 @@ def _fill_task(line: bytes, number: int, infiller: Infiller) -> dict[str, object
         text = prefix + suffix
         snapshot = Snapshot("", None, language, text, len(prefix), syntax.parse(language, text))
         # Plain denoising knows where a hole ends; the causal head, which verifies, seldom does (LOG.md).
-        request = FillRequest(context.excerpt(snapshot), max_tokens=BATCH_TOKENS, verify=False)
+        request = FillRequest(
+            context.excerpt(snapshot),
+            max_tokens=BATCH_TOKENS,
+            max_denoising_steps=steps,
+            budget_ms=budget_ms,
+            verify=False,
+        )
         *_, draft = infiller.fill(request)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, InfillError) as error:
         known_id = task.get("id") if isinstance(task, dict) else None
         return {"id": known_id, "line": number, "error": str(error)}
     return {

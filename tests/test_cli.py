@@ -19,7 +19,9 @@ from typer.testing import CliRunner
 from dgemma_lsp import cli, terminal
 from dgemma_lsp.edits import Edit, Snapshot, Suggestion
 from dgemma_model.checkpoint import embedded_directory
-from dgemma_model.request import Draft, DraftToken
+from dgemma_model.infill import Infiller
+from dgemma_model.network import Network
+from dgemma_model.request import Draft, DraftToken, FillRequest
 
 HOLED = (
     "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        \n\n    def norm(self):\n        pass\n"
@@ -205,6 +207,34 @@ def test_a_fill_is_one_json_document(file: Path) -> None:
 def test_watching_does_not_disturb_the_json(file: Path) -> None:
     result = invoke("fill", f"{file}:4:9", "--json", "--watch", "--checkpoint", tiny_checkpoint())
     assert json.loads(result.stdout)["checkpoint"] == "tiny"
+
+
+def test_steps_and_budget_are_the_users(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[FillRequest] = []
+    fill = Infiller.fill
+
+    def recorded(self: Infiller, request: FillRequest) -> Iterator[Draft]:
+        asked.append(request)
+        return fill(self, request)
+
+    monkeypatch.setattr(Infiller, "fill", recorded)
+    (tmp_path / "tasks.jsonl").write_text('{"id": 1, "prefix": "x = ", "suffix": ""}\n')
+    limits = ("--steps", "3", "--budget-ms", "7.5", "--checkpoint", tiny_checkpoint())
+    invoke("fill", f"{file}:4:9", "--json", *limits)
+    invoke("fill", "--batch", tmp_path / "tasks.jsonl", *limits)
+    assert [(request.max_denoising_steps, request.budget_ms) for request in asked] == [(3, 7.5)] * 2
+    assert invoke("fill", f"{file}:4:9", "--budget-ms", "-1").exit_code == 2
+
+
+def test_a_device_that_fails_is_a_message(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(Network, "encode", failing)
+    assert_says(invoke("fill", f"{file}:4:9", "--checkpoint", tiny_checkpoint()), "illegal memory access")
+    (tmp_path / "tasks.jsonl").write_text('{"id": 1, "prefix": "x = ", "suffix": ""}\n')
+    result = invoke("fill", "--batch", tmp_path / "tasks.jsonl", "--checkpoint", tiny_checkpoint())
+    assert "illegal memory access" in json.loads(result.stdout)["error"]
 
 
 def test_a_cursor_in_a_word_gets_its_reason(file: Path) -> None:

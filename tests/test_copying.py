@@ -51,3 +51,20 @@ def test_it_equals_a_search_of_the_whole_text(prompt: list[int], written: list[i
 def test_the_most_similar_line_is_the_one_with_the_same_neighbours(marked: str, line: str) -> None:
     prefix, suffix = marked.split("▮")
     assert most_similar_line(prefix, suffix) == line
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([], (0, [])),
+        ([1], (0, [])),
+        ([1, 2, 3], (0, [])),
+        ([1, 2, 1], (1, [2, 1])),
+        ([1, 2, 9, 1, 3, 9, 1], (2, [3, 9, 1])),
+        ([5, 1, 2, 9, 8, 7, 6, 4, 5, 1, 3, 5, 1, 2], (3, [9, 8, 7, 6, 4, 5])),
+        ([1, 2, 3, 1, 4, 5, 1], (1, [4, 5])),
+        ([*range(20), *range(9)], (8, [*range(9, 20), 0])),
+    ],
+)
+def test_what_followed_the_longest_and_latest_match_is_copied(ids: list[int], expected: tuple[int, list[int]]) -> None:
+    assert PromptCopies(ids).continuation() == expected

@@ -21,6 +21,7 @@ from dgemma_model.train.evaluate import (
     COUNTS,
     HeldOutHole,
     Result,
+    Way,
     exact_share,
     fill_with_model,
     fill_with_similar_line,
@@ -120,7 +121,7 @@ def test_tables_have_a_row_for_each_way_and_a_comparison(capsys: pytest.CaptureF
 def test_every_hole_is_filled(verify: bool, steps: int | None) -> None:
     at = SOURCE.index("self.balance += amount")
     line = hole(SOURCE[:at] + MARK + SOURCE[at + 22 :], "self.balance += amount")
-    filled = fill_with_model([line, replace(line, kind="block", id=1)], tiny_infiller(), verify=verify, steps=steps)
+    filled = fill_with_model([line, replace(line, kind="block", id=1)], tiny_infiller(), Way(verify, steps))
     assert [result.hole.id for result in filled] == [0, 1]
     assert "\n" not in filled[0].text
     assert all(result.ms > 0 and result.passes > 0 for result in filled)
@@ -136,13 +137,14 @@ def test_scores_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFi
             sample=0,
             checkpoint=str(tiny_checkpoint()),
             device="cpu",
-            token_by_token=True,
+            all_ways=True,
+            dials=False,
             jobs=1,
             results=tmp_path / "results.jsonl",
         )
     )
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert {row["by"] for row in rows} == {*evaluate.WAYS, "token by token", *BASELINES}
+    assert {row["by"] for row in rows} == {*evaluate.WAYS, *evaluate.OTHER_WAYS, *BASELINES}
     printed = capsys.readouterr().out
     assert "| plain denoising, 8 steps |" in printed
     assert re.search(r"Losses, nats per token: causal [0-9.]+; denoising, t = 0.5 [0-9.]+;", printed)

@@ -26,6 +26,7 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_lsp.context", "dgemma_lsp.cleanup"},
     {"dgemma_lsp.documents"},
     {"dgemma_lsp.edits", "dgemma_lsp.settings"},
+    {"dgemma_model.train.several_holes"},
     {"dgemma_model.train.evaluate", "dgemma_model.train.export"},
     {"dgemma_model.evaluation.execution"},
     {"dgemma_model.evaluation.cases", "dgemma_model.evaluation.sandbox"},

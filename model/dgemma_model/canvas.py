@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from dgemma_model.request import Excerpt
 from dgemma_model.tokenizer import Tokenizer
 
+CUT_GRID = 32
+"""A prefix that is too long is cut by a multiple of so many tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -39,11 +42,13 @@ class Prompt:
 
 def encode_prompt(excerpt: Excerpt, tokenizer: Tokenizer, max_tokens: int) -> Prompt:
     """The prompt of an excerpt, at most `max_tokens` ids; over that, the far end of the prefix goes, then that of the
-    suffix."""
+    suffix. The prefix is cut on a grid, so that its beginning stays where it was for a while of typing."""
     kept, healed = tokenizer.split_last_piece(excerpt.prefix)
     suffix, prefix = tokenizer.encode_batch([excerpt.suffix, kept])
     suffix = suffix[: max_tokens // 2]
-    prefix = prefix[max(0, len(prefix) - (max_tokens - 3 - len(suffix))) :]
+    excess = max(0, len(prefix) - (max_tokens - 3 - len(suffix)))
+    grid = min(CUT_GRID, max_tokens // 8)
+    prefix = prefix[-(-excess // grid) * grid :]
     text = [tokenizer.suffix_id, *suffix, tokenizer.prefix_id, *prefix]
     return Prompt(text, [tokenizer.middle_id], healed.encode("utf-8", "replace"))
 

@@ -72,9 +72,10 @@ class DenoisedFill:
         rows = torch.cat((self._written, self._best), dim=1).tolist()
         return [self._read(row, self._prompt.forced)[0] for row in rows]
 
+    @torch.inference_mode()
     def _one_hole(self) -> Iterator[Draft]:
         request, rows = self._request, self._request.candidates
-        cache = self._cached.cache if rows == 1 else self._cached.cache.repeated(rows, self._cached.cache.length)
+        cache = self._cached.cache if rows == 1 else self._cached.cache.repeated(rows)
         start = self._start()
         widths = [w for w in sorted(self._policy.canvas_lengths) if w >= self._first_width(0, len(start[0] or ()))]
         while True:
@@ -101,6 +102,7 @@ class DenoisedFill:
         self._shown += tuple(DraftToken(self._tokenizer.decode([i]), 1.0, True) for i in self._best[0].tolist())
         self._written = torch.cat((self._written, self._best), dim=1)
 
+    @torch.inference_mode()
     def _several_holes(self) -> Iterator[Draft]:
         request, start = self._request, self._start()
         widths = [self._first_width(hole, len(ids or ())) for hole, ids in enumerate(start)]

@@ -94,10 +94,10 @@ class Cache:
         copied._values = [values[:, :, :length].clone() for values in self._values]
         return copied
 
-    def repeated(self, rows: int, length: int) -> Cache:
-        """The first `length` tokens of a batch of one, seen by `rows` rows; copied when the rows write their own."""
+    def repeated(self, rows: int, length: int | None = None) -> Cache:
+        """The first `length` tokens (all by default) of a batch of one, seen by `rows` rows; copied on writing."""
         wide = Cache()
-        wide.length = length
+        wide.length = length = self.length if length is None else length
         wide.padding = None if self.padding is None else self.padding[:, :length].expand(rows, -1)
         wide._keys = [keys[:, :, :length].expand(rows, -1, -1, -1) for keys in self._keys]
         wide._values = [values[:, :, :length].expand(rows, -1, -1, -1) for values in self._values]

@@ -36,6 +36,7 @@ MISSES = 2
 """After so many passes that agreed with nothing of a denoised draft, the rest of it is dropped."""
 
 
+@torch.inference_mode()
 def fill(
     checkpoint: Checkpoint,
     cached: CachedPrompt,

@@ -15,7 +15,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
@@ -36,7 +36,7 @@ from dgemma_model.copying import most_similar_line
 from dgemma_model.excerpt import ExcerptBudget, cut
 from dgemma_model.infill import Infiller
 from dgemma_model.network import Cache
-from dgemma_model.request import Draft, Excerpt, FillRequest
+from dgemma_model.request import Draft, Drafting, Excerpt, FillRequest
 from dgemma_model.sampler import Noise
 from dgemma_model.train.corpus import NearDuplicates
 from dgemma_model.train.holes import HoleCutter, HoleKind
@@ -76,9 +76,9 @@ class HeldOutHole:
     suffix: str
 
 
-def cut_holes(data: Path, seed: int) -> list[HeldOutHole]:
-    """Cut `COUNTS` holes from the held-out packages under `data`, the packages in equal shares."""
-    rng = random.Random(seed)
+def held_out_files(data: Path) -> tuple[dict[str, list[tuple[str, HoleCutter]]], dict[str, str]]:
+    """The (path, cutter) of every held-out file under `data` that training has seen nothing like, by package, and the
+    packages' licences."""
     licences = {name: entry["licence"] for name, entry in json.loads((data / "manifest.json").read_text()).items()}
     trained_on = NearDuplicates()
     with (data / "corpus.jsonl").open() as lines:
@@ -91,6 +91,13 @@ def cut_holes(data: Path, seed: int) -> list[HeldOutHole]:
                 by_package.setdefault(file["package"], []).append(
                     (file["path"], HoleCutter(file["text"], code_lines=True))
                 )
+    return by_package, licences
+
+
+def cut_holes(data: Path, seed: int) -> list[HeldOutHole]:
+    """Cut `COUNTS` holes from the held-out packages under `data`, the packages in equal shares."""
+    rng = random.Random(seed)
+    by_package, licences = held_out_files(data)
     holes: list[HeldOutHole] = []
     for kind, count in COUNTS.items():
         found = 0
@@ -135,11 +142,12 @@ class Result:
     ms: float = 0.0
     passes: int = 0
     score: float = 0.0
+    revised: int = 0
 
     @property
     def is_exact(self) -> bool:
         """Exactly the text that was there; blanks at the ends of lines do not count."""
-        return _stripped(self.text) == _stripped(self.hole.middle)
+        return stripped(self.text) == stripped(self.hole.middle)
 
     @property
     def similarity(self) -> float:
@@ -153,7 +161,8 @@ class Result:
         return _errors(hole.prefix + self.text + hole.suffix) <= _errors(hole.prefix + hole.middle + hole.suffix)
 
 
-def _stripped(text: str) -> str:
+def stripped(text: str) -> str:
+    """`text` without blanks at the ends of lines, and at its own."""
     return "\n".join(line.rstrip() for line in text.rstrip().split("\n"))
 
 
@@ -172,30 +181,35 @@ def excerpt_of(hole: HeldOutHole) -> Excerpt:
     return cut(text, [(at, at)], ExcerptBudget(), scope_starts=scopes)
 
 
-def fill_with_model(
-    holes: Iterable[HeldOutHole],
-    infiller: Infiller,
-    *,
-    verify: bool,
-    steps: int | None,
-    copy_weight: float | None = None,
-) -> list[Result]:
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to fill with a model: what a request overrides; see `FillRequest`."""
+
+    verify: bool | None = None
+    max_denoising_steps: int | None = None
+    drafting: Drafting | None = None
+    renoise: bool | None = None
+    together: bool | None = None
+    copy_weight: float | None = None
+    budget_ms: float | None = None
+
+
+def fill_with_model(holes: Iterable[HeldOutHole], infiller: Infiller, way: Way) -> list[Result]:
     """Fill every hole as the server would, with a cold prompt each."""
     results = []
-    for hole in track(list(holes), description=f"verify={verify} steps={steps}", console=Console(stderr=True)):
+    for hole in track(list(holes), description=str(way), console=Console(stderr=True)):
         request = FillRequest(
             excerpt_of(hole),
             one_line=hole.kind in ONE_LINE_KINDS,
             max_tokens=48 if hole.kind in ONE_LINE_KINDS else 96,
-            verify=verify,
-            max_denoising_steps=steps,
-            copy_weight=copy_weight,
+            **asdict(way),
         )
         started = time.perf_counter()
         draft = Draft(("",), 0)
         for draft in infiller.fill(request):  # noqa: B007
             pass
-        results.append(Result(hole, draft.text, 1000 * (time.perf_counter() - started), draft.step, draft.score))
+        ms = 1000 * (time.perf_counter() - started)
+        results.append(Result(hole, draft.text, ms, draft.step, draft.score, draft.revised))
     return results
 
 
@@ -230,8 +244,13 @@ def exact_share(results: list[Result]) -> float:
 
 
 def paired_interval(ours: list[Result], theirs: list[Result], draws: int = 4000) -> tuple[float, float]:
-    """95 % bootstrap interval of the difference in exact share, in points, holes drawn in pairs."""
-    differences = [a.is_exact - b.is_exact for a, b in zip(ours, theirs, strict=True)]
+    """`paired_share` of exact fills."""
+    return paired_share([result.is_exact for result in ours], [result.is_exact for result in theirs], draws)
+
+
+def paired_share(ours: list[bool], theirs: list[bool], draws: int = 4000) -> tuple[float, float]:
+    """95 % bootstrap interval of the difference in the share of true ones, in points, drawn in pairs."""
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     rng = random.Random(0)
     means = sorted(statistics.fmean(rng.choices(differences, k=len(differences))) for _ in range(draws))
     return 100 * means[int(0.025 * draws)], 100 * means[int(0.975 * draws)]
@@ -240,8 +259,8 @@ def paired_interval(ours: list[Result], theirs: list[Result], draws: int = 4000)
 def print_tables(runs: dict[str, list[Result]]) -> None:
     """Markdown: a row for each way to fill and each kind of hole, then the comparison on whole lines."""
     kinds = [kind for kind in get_args(HoleKind) if any(r.hole.kind == kind for r in next(iter(runs.values())))]
-    print("| filled by | " + " | ".join(kinds) + " | all | parses | similarity | passes | p50 ms | p95 ms |")
-    print("|---" * (len(kinds) + 7) + "|")
+    print("| filled by | " + " | ".join(kinds) + " | all | parses | similarity | passes | revised | p50 ms | p95 ms |")
+    print("|---" * (len(kinds) + 8) + "|")
     for name, results in runs.items():
         cells = [f"{exact_share([r for r in results if r.hole.kind == kind]):.1f}" for kind in kinds]
         times = sorted(result.ms for result in results)
@@ -250,6 +269,7 @@ def print_tables(runs: dict[str, list[Result]]) -> None:
             f"{100 * statistics.fmean(result.parses for result in results):.1f}",
             f"{100 * statistics.fmean(result.similarity for result in results):.1f}",
             f"{statistics.fmean(result.passes for result in results):.1f}",
+            f"{statistics.fmean(result.revised for result in results):.2f}",
             f"{times[len(times) // 2]:.0f}",
             f"{times[int(0.95 * len(times))]:.0f}",
         ]
@@ -265,31 +285,32 @@ def print_tables(runs: dict[str, list[Result]]) -> None:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """One way to fill with a model: the arguments of `fill_with_model`."""
-
-    verify: bool
-    steps: int | None = None
-    copy_weight: float | None = None
-
-
 WAYS = {
     "verified": Way(verify=True),
-    "plain denoising, 8 steps": Way(verify=False, steps=8),
+    "plain denoising, 8 steps": Way(verify=False, max_denoising_steps=8),
 }
+OTHER_WAYS = {
+    "plain, re-noised where the causal head disagrees": Way(verify=False, max_denoising_steps=8, renoise=True),
+    "verified, drafts copied": Way(verify=True, drafting="copied"),
+    "verified, drafts denoised": Way(verify=True, drafting="denoised"),
+    "verified, drafts of both": Way(verify=True, drafting="both"),
+    "token by token": Way(verify=True, drafting="none"),
+}
+DIALS = {
+    **{f"plain, {n} steps": Way(verify=False, max_denoising_steps=n) for n in (1, 2, 4, 8, 16, 48)},
+    **{f"plain, {ms} ms": Way(verify=False, budget_ms=ms) for ms in (10, 25, 50, 100, 200, 400)},
+    **{f"verified, {ms} ms": Way(verify=True, budget_ms=ms) for ms in (10, 25, 50, 100, 200, 400)},
+}
+"""Quality against steps and time."""
 
 
 def _fill_share(
-    holes: list[HeldOutHole], checkpoint: str | None, device: str | None, ways: dict[str, Way]
+    holes: list[HeldOutHole], checkpoint: str | None, device: str | None, ways: Mapping[str, Way]
 ) -> dict[str, list[Result]]:
     """Every way to fill, over some holes, on one thread: a process of its own for each share."""
     torch.set_num_threads(1)
     infiller = Infiller.load(checkpoint, device)
-    return {
-        name: fill_with_model(holes, infiller, verify=way.verify, steps=way.steps, copy_weight=way.copy_weight)
-        for name, way in ways.items()
-    }
+    return {name: fill_with_model(holes, infiller, way) for name, way in ways.items()}
 
 
 @torch.inference_mode()
@@ -327,9 +348,7 @@ def score(args: argparse.Namespace) -> None:
     holes = read_holes(args.holes)
     if args.sample:
         holes = random.Random(1).sample(holes, args.sample)
-    ways = dict(WAYS)
-    if args.token_by_token:
-        ways["token by token"] = Way(verify=True, steps=0)
+    ways = WAYS | (OTHER_WAYS if args.all_ways else {}) | (DIALS if args.dials else {})
     jobs = min(args.jobs, len(holes))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         shares = [pool.submit(_fill_share, holes[job::jobs], args.checkpoint, args.device, ways) for job in range(jobs)]
@@ -374,7 +393,8 @@ def main() -> None:
     scoring.add_argument("--checkpoint", default=None)
     scoring.add_argument("--device", default=None)
     scoring.add_argument("--sample", type=int, default=0, help="only so many holes, drawn at random")
-    scoring.add_argument("--token-by-token", action="store_true", help="also without drafts: the same text as verified")
+    scoring.add_argument("--all-ways", action="store_true", help="also re-noised, by sort of draft, and token by token")
+    scoring.add_argument("--dials", action="store_true", help="also with so many steps, and so much time")
     scoring.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
     scoring.add_argument("--results", type=Path, help="write every fill there, one JSON line each")
     args = parser.parse_args()
