@@ -12,7 +12,10 @@ from rich.console import Console
 
 app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
 
-CheckpointOption = Annotated[str | None, typer.Option(help="Checkpoint directory; the embedded one by default.")]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(help="Checkpoint directory, or a name on the Hugging Face hub; the embedded one by default."),
+]
 DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1; chosen by default.")]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from dgemma_lsp.edits import Snapshot
 from dgemma_model import syntax
@@ -26,6 +28,7 @@ def excerpt(snapshot: Snapshot, holes: Sequence[tuple[int, int]] | None = None) 
         suffix=_line_feeds(seen.suffix),
         between=tuple(_line_feeds(text) for text in seen.between),
         language=seen.language,
+        file_name=PurePosixPath(unquote(urlsplit(snapshot.uri).path)).name,
     )
 
 

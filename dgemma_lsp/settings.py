@@ -20,7 +20,7 @@ class Settings:
     time_budget_ms: int = 400
     """How long the model may work on one suggestion; the best draft so far is shown."""
     checkpoint: str | None = None
-    """A checkpoint's directory; None is the embedded one."""
+    """A checkpoint's directory, or its name on the Hugging Face hub; None is the embedded one."""
     device: str | None = None
     """Where the model runs, as torch writes it (`cpu`, `cuda:0`); None chooses."""
     log_level: str = "info"
@@ -104,7 +104,7 @@ _READERS: dict[str, tuple[Callable[[object], object], str]] = {
     "disabled_languages": (_languages, "a list of language identifiers"),
     "debounce_ms": (_milliseconds, f"milliseconds from 0 to {_MAX_MS}"),
     "time_budget_ms": (_milliseconds, f"milliseconds from 0 to {_MAX_MS}"),
-    "checkpoint": (_optional_name, "a directory or null"),
+    "checkpoint": (_optional_name, "a directory, a name on the hub, or null"),
     "device": (_optional_name, "a device such as cpu or cuda:0, or null"),
     "log_level": (_log_level, f"one of {', '.join(_LOG_LEVELS)}"),
 }

@@ -38,6 +38,8 @@ BATCH_TOKENS = 256
 
 LANGUAGE_OF_SUFFIX = {".py": "python", ".pyi": "python"}
 CONTEXT_LINES = 4
+HASHED_BYTES = 2**30
+"""Larger checkpoints are not read through only to name them."""
 
 
 class UserError(Exception):
@@ -326,12 +328,14 @@ def _memory() -> str:
 
 
 def _checkpoint_line(checkpoint: str | None) -> str:
-    from dgemma_model.checkpoint import embedded_directory
+    from dgemma_model.checkpoint import find
 
-    directory = Path(checkpoint).expanduser() if checkpoint else embedded_directory()
+    directory = find(checkpoint)
     weights = sorted(directory.glob("*.safetensors"))
     if not weights:
         raise UserError(f"no weights in {directory}; pass --checkpoint DIRECTORY, or install dgemma-lsp again")
+    if (size := sum(path.stat().st_size for path in weights)) > HASHED_BYTES:
+        return f"{directory} ({size / 2**30:.1f} GiB)"
     digest = hashlib.sha256()
     for path in weights:
         with path.open("rb") as file:

@@ -186,6 +186,8 @@ def test_a_policy_is_read() -> None:
         ({"noise": ["mask"]}, "noise"),
         ({"verify": "yes"}, "verify"),
         ({"canvas_lengths": []}, "canvas_lengths"),
+        ({"hole_widths": [0]}, "hole_widths"),
+        ({"hole_widths": 8}, "hole_widths"),
         ({"canvas_lengths": [16, 0]}, "canvas_lengths"),
         ({"canvas_lengths": "16"}, "canvas_lengths"),
         ({"prompt_tokens": 3}, "prompt_tokens"),

@@ -14,23 +14,23 @@ def excerpt_of(marked: str, language: str = "python") -> Excerpt:
 
 
 def test_a_small_file_is_seen_whole() -> None:
-    assert excerpt_of("a = 1\nb = ▮\nc = 3\n") == Excerpt("a = 1\nb = ", "\nc = 3\n", (), "python")
+    assert excerpt_of("a = 1\nb = ▮\nc = 3\n") == Excerpt("a = 1\nb = ", "\nc = 3\n", (), "python", "a")
 
 
 def test_an_empty_file_is_an_empty_excerpt() -> None:
-    assert excerpt_of("▮") == Excerpt("", "", (), "python")
+    assert excerpt_of("▮") == Excerpt("", "", (), "python", "a")
 
 
 def test_an_unknown_language_is_plain_text() -> None:
-    assert excerpt_of("some ▮ words", "klingon") == Excerpt("some ", " words", (), "klingon")
+    assert excerpt_of("some ▮ words", "klingon") == Excerpt("some ", " words", (), "klingon", "a")
 
 
 def test_the_model_sees_line_feeds_only() -> None:
-    assert excerpt_of("a\r\nb\rc▮\r\nd\r") == Excerpt("a\nb\nc", "\nd\n", (), "python")
+    assert excerpt_of("a\r\nb\rc▮\r\nd\r") == Excerpt("a\nb\nc", "\nd\n", (), "python", "a")
 
 
 def test_form_feeds_and_other_separators_are_text() -> None:
-    assert excerpt_of("a\fb\u2028c▮\x85d") == Excerpt("a\fb\u2028c", "\x85d", (), "python")
+    assert excerpt_of("a\fb\u2028c▮\x85d") == Excerpt("a\fb\u2028c", "\x85d", (), "python", "a")
 
 
 def test_a_function_that_fits_is_kept_whole() -> None:
@@ -54,5 +54,5 @@ def test_of_several_holes_the_first_ones_function_is_kept_whole() -> None:
 def test_several_holes() -> None:
     text = "a = \nb = \nc = 3\n"
     snapshot = parsed(Snapshot("file:///a", 1, "python", text, 0))
-    assert context.excerpt(snapshot, [(4, 4), (9, 9)]) == Excerpt("a = ", "\nc = 3\n", ("\nb = ",), "python")
+    assert context.excerpt(snapshot, [(4, 4), (9, 9)]) == Excerpt("a = ", "\nc = 3\n", ("\nb = ",), "python", "a")
     assert context.excerpt(snapshot, [(0, 3)]).suffix == " \nb = \nc = 3\n"

@@ -34,11 +34,12 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_model.train.data", "dgemma_model.train.corpus"},
     {"dgemma_model.train.holes"},
     {"dgemma_model.infill"},
-    {"dgemma_model.verified", "dgemma_model.denoised"},
+    {"dgemma_model.verified", "dgemma_model.denoised", "dgemma_model.widths"},
     {"dgemma_model.stopping", "dgemma_model.causal", "dgemma_model.review"},
     {"dgemma_model.sampler", "dgemma_model.checkpoint", "dgemma_model.prompt_cache"},
+    {"dgemma_model.chat"},
     {"dgemma_model.canvas", "dgemma_model.constraint", "dgemma_model.network"},
-    {"dgemma_model.tokenizer", "dgemma_model.config", "dgemma_model.copying"},
+    {"dgemma_model.tokenizer", "dgemma_model.config", "dgemma_model.copying", "dgemma_model.hub"},
     {"dgemma_model.excerpt", "dgemma_model.anytime"},
     {"dgemma_model.syntax"},
     {"dgemma_model.request"},
@@ -52,7 +53,7 @@ LOADERS = {"dgemma_lsp.server", "dgemma_lsp.terminal"}
 LOADED = {"dgemma_model.infill", "dgemma_model.checkpoint"}
 TENSORS = {
     f"dgemma_model.{name}"
-    for name in ("infill", "verified", "denoised", "stopping", "causal", "review", "sampler", "checkpoint")
+    for name in ("infill", "verified", "denoised", "widths", "stopping", "causal", "review", "sampler", "checkpoint")
 } | {f"dgemma_model.{name}" for name in ("prompt_cache", "constraint", "network")}
 TRAINING = {module for module in RANK if module.startswith("dgemma_model.train.")}
 
@@ -61,6 +62,8 @@ HOMES = {
     "safetensors": {"dgemma_model.checkpoint"} | TRAINING,
     "tokenizers": {"dgemma_model.tokenizer", "dgemma_model.train.corpus"},
     "transformers": TRAINING,
+    "huggingface_hub": {"dgemma_model.hub"},
+    "jinja2": {"dgemma_model.chat"},
     "pygls": {"dgemma_lsp.server", "dgemma_lsp.transport"},
     "lsprotocol": {"dgemma_lsp.server", "dgemma_lsp.transport", "dgemma_lsp.protocol"},
     "tree_sitter": {"dgemma_model.syntax"},

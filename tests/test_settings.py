@@ -46,7 +46,10 @@ def test_everything_can_be_set_bare_or_by_name() -> None:
             {"time_budget_ms": float("nan")},
             '"time_budget_ms" must be milliseconds from 0 to 60000, not nan; 400 is used',
         ),
-        ({"checkpoint": " "}, "\"checkpoint\" must be a directory or null, not ' '; None is used"),
+        (
+            {"checkpoint": " "},
+            "\"checkpoint\" must be a directory, a name on the hub, or null, not ' '; None is used",
+        ),
         ({"log_level": "loud"}, "\"log_level\" must be one of debug, info, warning, error, not 'loud'; 'info' is used"),
         ([1, 2], "settings must be an object, not [1, 2]"),
     ],

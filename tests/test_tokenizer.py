@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
+from gemma_fixtures import SPECIAL, gemma_json, gemma_of_transformers, gemma_tokenizer
 from hypothesis import example, given
 from hypothesis import strategies as st
 from model_fixtures import SOURCE, VOCAB_SIZE, tiny_tokenizer
@@ -119,6 +122,109 @@ def test_ids_that_may_start_a_forced_text(forced: bytes) -> None:
     found = TOKENIZER.ids_starting(forced)
     assert sorted(found) == expected
     assert len(set(found)) == len(found) > 0
+
+
+# --------------------------------------------------------------- byte fallback
+
+GEMMA = gemma_tokenizer()
+gemma_texts = st.lists(
+    st.sampled_from(
+        [*"ab_1 9.(:#\n\t", *PARTS, *ODD_PARTS, "▁", "▁▁", "<0x0A>", "<turn|>", "<|channel>", "<h1>", "\n\n"]
+    )
+    | st.text(st.characters(codec="utf-8"), max_size=3),
+    max_size=25,
+).map("".join)
+
+
+@example(text="bars = '▁▂▃ ▁'")
+@given(text=gemma_texts)
+def test_byte_fallback_is_exact(text: str) -> None:
+    ids = GEMMA.encode(text)
+    assert GEMMA.decode(ids) == text
+    assert b"".join(GEMMA.token_bytes[i] for i in ids) == text.encode()
+    assert GEMMA.special_ids.isdisjoint(ids)
+    assert GEMMA.encode_batch([text, "a"]) == [ids, GEMMA.encode("a")]
+
+
+@given(text=gemma_texts.filter(lambda text: "▁" not in text and not any(name in text for name in SPECIAL)))
+def test_byte_fallback_gives_the_ids_of_transformers(text: str) -> None:
+    assert GEMMA.encode(text) == gemma_of_transformers().encode(text, add_special_tokens=False)
+
+
+@example(prefix="x = '😀", more="'")
+@example(prefix="\n", more="\n    x")
+@example(prefix="<h", more="1>")
+@example(prefix="a▁ ", more=" ")
+@given(prefix=gemma_texts, more=gemma_texts)
+def test_so_it_is_with_byte_fallback_what_is_before_the_last_piece(prefix: str, more: str) -> None:
+    kept, healed = GEMMA.split_last_piece(prefix)
+    assert kept + healed == prefix
+    if kept or not prefix:
+        assert GEMMA.encode(kept) + GEMMA.encode(healed + more) == GEMMA.encode(prefix + more)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ("", "")),
+        ("return self", ("return", " self")),
+        ("def f():\n    ", ("def f():\n", "    ")),
+        ("def f():\n", ("def f():", "\n")),
+    ],
+)
+def test_the_last_piece_with_byte_fallback_begins_where_no_token_spans(text: str, expected: tuple[str, str]) -> None:
+    assert GEMMA.split_last_piece(text) == expected
+
+
+@given(forced=st.binary(min_size=1, max_size=8) | gemma_texts.map(str.encode).filter(bool))
+def test_ids_that_may_start_a_forced_text_with_byte_fallback(forced: bytes) -> None:
+    data = enumerate(GEMMA.token_bytes)
+    expected = [i for i, token in data if token and (token.startswith(forced) or forced.startswith(token))]
+    assert sorted(GEMMA.ids_starting(forced)) == expected != []
+
+
+@pytest.mark.parametrize(("name", "token_id"), SPECIAL.items())
+def test_published_special_tokens_are_known_by_name_and_are_text_in_a_file(name: str, token_id: int) -> None:
+    assert GEMMA.special_id(name) == token_id
+    assert GEMMA.token_bytes[token_id] == b""
+    assert GEMMA.split_special(f"a{name}b") == ["a", token_id, "b"]
+    assert GEMMA.decode(GEMMA.encode(f"a{name}b")) == f"a{name}b"
+
+
+def without_a_byte(content: dict[str, Any]) -> None:
+    vocab = content["model"]["vocab"]
+    vocab["<spare>"] = vocab.pop("<0x07>")
+
+
+def with_a_leading_space(content: dict[str, Any]) -> None:
+    steps = [{"type": "Prepend", "prepend": "▁"}, content["normalizer"]]
+    content["normalizer"] = {"type": "Sequence", "normalizers": steps}
+
+
+def with_compatibility_forms(content: dict[str, Any]) -> None:
+    content["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, content["normalizer"]]}
+
+
+def without_an_end(content: dict[str, Any]) -> None:
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "<eos>"]
+    vocab = content["model"]["vocab"]
+    vocab["<spare>"] = vocab.pop("<eos>")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without_a_byte, "no token for the byte 0x07"),
+        (with_a_leading_space, "changes text"),
+        (with_compatibility_forms, "changes text"),
+        (without_an_end, "no token '<eos>'"),
+    ],
+)
+def test_byte_fallback_that_is_not_exact_is_refused(change: Callable[[dict[str, Any]], None], words: str) -> None:
+    content = json.loads(gemma_json())
+    change(content)
+    with pytest.raises(TokenizerError, match=words):
+        Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(content)))
 
 
 # ----------------------------------------------------------------- bad files

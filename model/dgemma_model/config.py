@@ -75,6 +75,8 @@ class NetworkConfig:
             raise ConfigError(
                 f"config.json is of a {config.get('model_type')!r} model; only 'diffusion_gemma' checkpoints run here"
             )
+        if config.get("quantization_config"):
+            raise ConfigError("config.json is of a quantised checkpoint, which do not run here; take one in bfloat16")
         text = config.get("text_config")
         if not isinstance(text, Mapping):
             raise ConfigError("config.json has no 'text_config' section")
@@ -227,6 +229,8 @@ class Policy:
     draft_steps: int = 1
     """Denoising steps of a draft that will be verified."""
     canvas_lengths: tuple[int, ...] = (64, 128, 256)
+    hole_widths: tuple[int, ...] = (4, 8, 16, 32, 64)
+    """Widths of a hole, in tokens, that are tried side by side where a checkpoint was not trained to end holes."""
     prompt_tokens: int = 1024
     languages: tuple[str, ...] | None = None
     """Languages it knows; None for all."""
@@ -272,6 +276,7 @@ _POLICY_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "copy_weight": ("a number from 0 to 1", lambda value: isinstance(value, int | float) and 0 <= value <= 1),
     "draft_steps": ("a whole number", _is_count),
     "canvas_lengths": ("a list of lengths", lambda value: _is_list(value, lambda item: _is_count(item) and item != 0)),
+    "hole_widths": ("a list of lengths", lambda value: _is_list(value, lambda item: _is_count(item) and item != 0)),
     "prompt_tokens": ("16 or more", lambda value: _is_count(value) and value not in range(16)),
     "languages": (
         "null or a list of names",

@@ -5,7 +5,8 @@ A fill's path: the prompt is encoded behind what is cached of it (`prompt_cache`
 - `verified` writes what the causal head would write token by token, with drafts to take fewer passes; or
 - `denoised` denoises one canvas with all the holes;
 
-whichever the request or else the checkpoint's policy says. Several holes are filled in one canvas, or one after the
+whichever the request or else the checkpoint's policy says. A checkpoint that was not trained to fill is asked in a chat
+(`chat`), with holes of several widths side by side (`widths`). Several holes are filled in one canvas, or one after the
 other. Drafts come out as they are made, within the time asked for (`anytime`).
 """
 
@@ -15,21 +16,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from dgemma_model import checkpoint as checkpoints
-from dgemma_model import review, verified
+from dgemma_model import hub, review, verified
 from dgemma_model.anytime import within_budget
 from dgemma_model.canvas import Prompt, encode_prompt
 from dgemma_model.causal import fill_log_probabilities, ranked
+from dgemma_model.chat import ChatFormat
 from dgemma_model.checkpoint import Checkpoint, CheckpointError
+from dgemma_model.constraint import Constraint
 from dgemma_model.copying import most_similar_line
-from dgemma_model.denoised import DenoisedFill
+from dgemma_model.denoised import LINE_TOKENS, DenoisedFill
 from dgemma_model.prompt_cache import CachedPrompt, PromptCaches
 from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError
 from dgemma_model.sampler import Noise, Sampling
+from dgemma_model.widths import WidthSearch
 
 CACHE_BYTES = {"cpu": 128 * 2**20, "cuda": 2 * 2**30}
 """Budget for the keys and values of prompts, by kind of device; a prompt of the embedded checkpoint takes 3 MiB."""
@@ -57,22 +60,25 @@ class Infiller:
         )
         budget = cache_bytes if cache_bytes is not None else CACHE_BYTES.get(device.type, CACHE_BYTES["cuda"])
         self._caches = PromptCaches(network, budget)
-        self.name = self._policy.name or checkpoint.directory.name
+        self._chat = checkpoint.chat
+        self.name = self._policy.name or hub.name_of(checkpoint.directory)
         self.device = str(device)
         self.languages = frozenset(self._policy.languages) if self._policy.languages is not None else None
         self.threshold = self._policy.threshold
 
     @classmethod
     def load(cls, checkpoint: str | None = None, device: str | None = None) -> Infiller:
-        """Load a checkpoint directory, by default the embedded one, onto a device, by default the GPU if there is one.
+        """Load a checkpoint, by default the embedded one, onto a device, by default the GPU if there is one.
+
+        `checkpoint` is a directory, or a name on the Hugging Face hub such as "google/diffusiongemma-26B-A4B-it",
+        which is downloaded once.
 
         Raises:
             CheckpointError: the checkpoint or the device cannot be used; the message is for users.
         """
-        directory = Path(checkpoint).expanduser() if checkpoint else checkpoints.embedded_directory()
         place = _device(device)
         dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-        return cls(checkpoints.load(directory, place, dtype), place)
+        return cls(checkpoints.load(checkpoints.find(checkpoint), place, dtype), place)
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         """Yield a draft after every pass, the last one with `done` set; stop reading to stop the work.
@@ -119,7 +125,9 @@ class Infiller:
         """All the ways to fill: several holes at once or one by one, verified or denoised."""
         together = self._policy.together if request.together is None else request.together
         verify = self._policy.verify if request.verify is None else request.verify
-        if request.excerpt.hole_count > 1 and not together:
+        if self._chat is not None:
+            yield from self._fill_widths(request, self._chat)
+        elif request.excerpt.hole_count > 1 and not together:
             yield from self._fill_one_by_one(request)
         elif request.excerpt.hole_count == 1 and verify and request.start is None:
             yield from self._fill_verified(request)
@@ -164,6 +172,19 @@ class Infiller:
                 draft = replace(draft, score=float(score))
             yield replace(draft, done=True)
 
+    def _fill_widths(self, request: FillRequest, chat: ChatFormat) -> Iterator[Draft]:
+        sampling, count = self._sampling(request), request.excerpt.hole_count
+        if request.one_line:
+            request = replace(request, max_tokens=min(request.max_tokens, LINE_TOKENS))
+        search = WidthSearch(
+            self._checkpoint.network, self._tokenizer, chat, sampling.config, sampling.noise, self._policy.hole_widths
+        )
+        with self._lent(request.excerpt) as (cached, prompt):
+            for _ in cached.read_all_of(prompt.ids):
+                yield Draft(("",) * count, 0, tokens=((),) * count)
+            constrain = Constraint(self._tokenizer, prompt.forced).apply
+            yield from search.fill(request, prompt, cached.cache, sampling.generator, constrain)
+
     def _fill_one_by_one(self, request: FillRequest) -> Iterator[Draft]:
         """Each hole from left to right, with what is filled before it as text and without the holes behind it."""
         excerpt = request.excerpt
@@ -200,7 +221,11 @@ class Infiller:
     def _lent(self, excerpt: Excerpt) -> Iterator[tuple[CachedPrompt, Prompt]]:
         """The excerpt's prompt, and what is cached of it. What fails on the device becomes an `InfillError`."""
         context = self._checkpoint.network.config.max_position_embeddings
-        prompt = encode_prompt(excerpt, self._tokenizer, min(self._policy.prompt_tokens, context // 2))
+        room = min(self._policy.prompt_tokens, context // 2)
+        if self._chat is None:
+            prompt = encode_prompt(excerpt, self._tokenizer, room)
+        else:
+            prompt = self._chat.encode_prompt(excerpt, room)
         try:
             with self._caches.lent(prompt.ids) as cached:
                 yield cached, prompt

@@ -21,6 +21,8 @@ class Excerpt:
     suffix: str
     between: tuple[str, ...] = ()
     language: str = "python"
+    file_name: str = ""
+    """Shown to checkpoints that are asked in words."""
 
     @property
     def hole_count(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left
+import re
+from bisect import bisect_left, bisect_right
 from functools import cached_property
 from pathlib import Path
 
@@ -16,23 +17,60 @@ SPECIAL_TOKENS = (PAD, END, BOS, SUFFIX, PREFIX, MASK, MIDDLE)
 them."""
 
 
+SPACE = "▁"
+"""SentencePiece's sign for a space."""
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+
+
 class TokenizerError(ValueError):
     """A tokenizer file that is missing, unreadable, or lacks a special token; the message is for users."""
 
 
 class Tokenizer:
-    """A `tokenizers` tokenizer with what infilling needs beside it: exact token bytes and token borders."""
+    """A `tokenizers` tokenizer with what infilling needs beside it: exact token bytes and token borders.
+
+    Two kinds: byte-level BPE with the markers of this repository's recipe, and SentencePiece-style BPE with byte
+    fallback, as Gemma's (`▁` stands for a space, `<0x0A>` for a byte).
+    """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         tokenizer.encode_special_tokens = True  # `<eos>` in a source file is five characters, not an end of text
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self.end_id, self.suffix_id, self.prefix_id = (self._special(name) for name in (END, SUFFIX, PREFIX))
-        self.mask_id, self.middle_id = self._special(MASK), self._special(MIDDLE)
-        self.special_ids = frozenset(self._special(name) for name in SPECIAL_TOKENS)
+        self.has_byte_fallback = bool(getattr(tokenizer.model, "byte_fallback", False))
+        """SentencePiece style; otherwise byte-level."""
+        if self.has_byte_fallback:
+            self._special_ids = {t.content: i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
+            self.end_id = self._special(END)
+            self.special_ids = frozenset(self._special_ids.values())
+            self._check_byte_fallback()
+            return
+        self._special_ids = {name: self._special(name) for name in SPECIAL_TOKENS}
+        self.end_id = self._special(END)
+        self.special_ids = frozenset(self._special_ids.values())
         if tokenizer.pre_tokenizer is None or not self._is_byte_level():
             raise TokenizerError("the tokenizer is not a byte-level one; its tokens cannot be read as bytes")
+
+    @property
+    def suffix_id(self) -> int:
+        """Marker of the recipe's prompts; so are the next three. Other tokenizers have none of them."""
+        return self._special(SUFFIX)
+
+    @property
+    def prefix_id(self) -> int:
+        """Marker before the prefix."""
+        return self._special(PREFIX)
+
+    @property
+    def mask_id(self) -> int:
+        """The noise of checkpoints that were trained with `Policy.noise` "mask"."""
+        return self._special(MASK)
+
+    @property
+    def middle_id(self) -> int:
+        """Marker of where the hole begins."""
+        return self._special(MIDDLE)
 
     @classmethod
     def read(cls, path: Path) -> Tokenizer:
@@ -59,12 +97,31 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. Lone surrogates, which no UTF-8 file can hold, become question marks."""
-        return list(self._tokenizer.encode(_sanitised(text), add_special_tokens=False).ids)
+        clean = _sanitised(text)
+        if self.has_byte_fallback and SPACE in clean:
+            return self._encode_around_space_signs(clean)
+        return list(self._tokenizer.encode(clean, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """`encode` for many texts, in parallel."""
+        if self.has_byte_fallback:
+            return [self.encode(text) for text in texts]
         batch = self._tokenizer.encode_batch_fast([_sanitised(text) for text in texts], add_special_tokens=False)
         return [list(encoding.ids) for encoding in batch]
+
+    def special_id(self, name: str) -> int | None:
+        """The id of a special token; None where there is no such one."""
+        return self._special_ids.get(name)
+
+    def split_special(self, text: str) -> list[str | int]:
+        """`text` with its special tokens read as such: their ids, and the text between them. For text that a
+        checkpoint's author wrote; source text has no special tokens."""
+        return [self._special_ids.get(part, part) for part in self._special_names.split(text) if part]
+
+    @cached_property
+    def _special_names(self) -> re.Pattern[str]:
+        longest_first = sorted(self._special_ids, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`; special tokens give nothing, bytes that are no UTF-8 give replacement characters."""
@@ -73,13 +130,12 @@ class Tokenizer:
     @cached_property
     def token_bytes(self) -> list[bytes]:
         """What each id stands for, in UTF-8 bytes (a token may hold part of a character); special tokens are empty."""
+        tokens = (self._tokenizer.id_to_token(i) for i in range(self.vocab_size))
+        plain = ("" if token is None or i in self.special_ids else token for i, token in enumerate(tokens))
+        if self.has_byte_fallback:
+            return [_fallback_bytes(token) for token in plain]
         letters = _byte_letters()
-        texts: list[bytes] = []
-        for i in range(self.vocab_size):
-            token = self._tokenizer.id_to_token(i)
-            plain = token if token is not None and i not in self.special_ids else ""
-            texts.append(bytes(letters[letter] for letter in plain))
-        return texts
+        return [bytes(letters[letter] for letter in token) for token in plain]
 
     def ids_starting(self, forced: bytes) -> list[int]:
         """Ids whose bytes start with `forced`, or that `forced` starts with: what may come next while `forced` is
@@ -87,8 +143,8 @@ class Tokenizer:
         ordered, ids = self._by_bytes
         first = bisect_left(ordered, forced)
         longer = itertools.takewhile(lambda at: ordered[at].startswith(forced), range(first, len(ordered)))
-        shorter = (bisect_left(ordered, forced[:size]) for size in range(1, len(forced)))
-        known = (at for size, at in enumerate(shorter, 1) if at < len(ordered) and ordered[at] == forced[:size])
+        shorter = ((bisect_left(ordered, part), bisect_right(ordered, part)) for part in _beginnings(forced))
+        known = itertools.chain.from_iterable(range(*span) for span in shorter)
         return [ids[at] for at in (*longer, *known)]
 
     @cached_property
@@ -102,10 +158,49 @@ class Tokenizer:
         Everything before the split is tokenised the same whatever follows `text` (token healing starts there).
         """
         tail = text[-256:]
-        pieces = self._tokenizer.pre_tokenizer.pre_tokenize_str(_sanitised(tail))
-        border = pieces[-1][1][0] if pieces else 0
+        if self.has_byte_fallback:
+            border = self._last_border(_sanitised(tail))
+        else:
+            pieces = self._tokenizer.pre_tokenizer.pre_tokenize_str(_sanitised(tail))
+            border = pieces[-1][1][0] if pieces else 0
         split = len(text) - len(tail) + border
         return text[:split], text[split:]
+
+    # Byte fallback. Nothing splits a text before its pieces are merged, so that a border is where none can be merged:
+    # between two characters that stand side by side in no token.
+
+    def _last_border(self, text: str) -> int:
+        for border in range(len(text) - 1, 0, -1):
+            if SPACE in text[border - 1 : border + 1]:  # a real one is spelled in bytes
+                return border
+            if text[border - 1 : border + 1].replace(" ", SPACE) not in self._neighbours:
+                return border
+        return 0
+
+    @cached_property
+    def _neighbours(self) -> frozenset[str]:
+        """Pairs of characters that stand side by side in some token."""
+        tokens = (token for token, i in self._tokenizer.get_vocab().items() if i not in self.special_ids)
+        plain = (token.replace(" ", SPACE) for token in tokens if not BYTE_TOKEN.fullmatch(token))
+        return frozenset(token[at : at + 2] for token in plain for at in range(len(token) - 1))
+
+    def _encode_around_space_signs(self, text: str) -> list[int]:
+        """A `▁` in a file is not the space that the tokenizer would take it for: it is spelled in bytes."""
+        sign = [self._special(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+        ids: list[int] = []
+        for number, part in enumerate(text.split(SPACE)):
+            ids += sign if number else []
+            ids += self._tokenizer.encode(part, add_special_tokens=False).ids if part else []
+        return ids
+
+    def _check_byte_fallback(self) -> None:
+        for byte in range(256):
+            if self._tokenizer.token_to_id(f"<0x{byte:02X}>") is None:
+                raise TokenizerError(f"the tokenizer has no token for the byte {byte:#04x}; it cannot write every text")
+        probe = " a  b\n\tc\r\n= é e\u0301 ﬁ 漢 😀 ▁ "
+        if self.decode(self.encode(probe)) != probe:
+            raise TokenizerError("the tokenizer changes text (spaces, accents or signs); it cannot fill source code")
+        _ = self._neighbours, self._by_bytes  # seconds with a large vocabulary: now, not in the first fill
 
     def _is_byte_level(self) -> bool:
         try:
@@ -120,8 +215,19 @@ class Tokenizer:
         return int(token_id)
 
 
+def _beginnings(data: bytes) -> list[bytes]:
+    """What `data` begins with, but for itself and nothing at all."""
+    return [data[:size] for size in range(1, len(data))]
+
+
 def _sanitised(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
+
+
+def _fallback_bytes(token: str) -> bytes:
+    if BYTE_TOKEN.fullmatch(token):
+        return bytes([int(token[3:5], 16)])
+    return token.replace(SPACE, " ").encode()
 
 
 def _byte_letters() -> dict[str, int]:
