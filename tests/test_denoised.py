@@ -96,7 +96,7 @@ def test_each_hole_has_its_own_width_and_grows_alone(monkeypatch: pytest.MonkeyP
     recorder = Canvases(narrow + wide)
     monkeypatch.setattr(denoised, "denoise", recorder)
     monkeypatch.setattr(denoised, "REST_OF_LINE_TOKENS", 8)
-    found = drafts(Excerpt("x = ", "\n", (" + ",)), max_tokens=16, max_denoising_steps=1)
+    found = drafts(Excerpt("", "\n", (" + ",)), max_tokens=16, max_denoising_steps=1)
     assert [int((~pinned).sum()) for pinned in recorder.pinned] == [16, 24]
     assert recorder.first[1][0, : len(narrow)].tolist() == narrow  # what was found before is where it begins
     assert found[-1].texts == ("a", "a" * 11) and found[-1].complete

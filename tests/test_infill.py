@@ -89,8 +89,9 @@ def written_by_the_causal_head(
 @pytest.mark.parametrize("excerpt", EXCERPTS)
 def test_a_verified_fill_is_what_the_causal_head_writes(excerpt: Excerpt, one_line: bool) -> None:
     text, ended, _ = written_by_the_causal_head(INFILLER, excerpt, 14, one_line)
-    for steps in (0, 1, 3, None):
-        draft = last(INFILLER, excerpt, max_tokens=14, one_line=one_line, max_denoising_steps=steps, verify=True)
+    for steps, drafting in ((0, None), (None, "none"), (None, "copied"), (None, "denoised"), (3, "both")):
+        knobs = {"max_denoising_steps": steps, "drafting": drafting, "verify": True}
+        draft = last(INFILLER, excerpt, max_tokens=14, one_line=one_line, **knobs)
         assert (draft.text, draft.complete, draft.done) == (text, ended, True)
 
 
@@ -145,7 +146,7 @@ def test_no_draft_however_good_or_bad_changes_a_verified_fill(
 @pytest.mark.parametrize("excerpt", [*EXCERPTS, Excerpt("self.a = a\nself.b = b\nself.c = c\nself.a", "\n")])
 def test_copies_are_the_same_however_they_are_drafted(excerpt: Excerpt) -> None:
     drafts = [
-        last(INFILLER, excerpt, max_tokens=14, max_denoising_steps=steps, verify=True, copy_weight=1.0)
+        last(INFILLER, excerpt, max_tokens=14, max_denoising_steps=steps, drafting="both", verify=True, copy_weight=1.0)
         for steps in (0, 1, 3)
     ]
     assert len({draft.text for draft in drafts}) == 1

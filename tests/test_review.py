@@ -99,3 +99,9 @@ def test_one_hole_at_a_time() -> None:
         INFILLER.score(Excerpt("a", "b", ("c",)), ["x"])
     with pytest.raises(InfillError, match="one hole"):
         INFILLER.review(Excerpt("a", "b", ("c",)), "x")
+
+
+def test_a_text_longer_than_the_context_is_refused() -> None:
+    with pytest.raises(InfillError, match="the model's context has room for"):
+        INFILLER.score(Excerpt("a", "b"), ["x", "x = 1\n" * 200])
+    assert len(INFILLER.score(Excerpt("a", "b"), ["x"])) == 1

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dgemma_model.canvas import Prompt
 from dgemma_model.prompt_cache import CachedPrompt
-from dgemma_model.request import Candidate, Draft, DraftToken, FillRequest
+from dgemma_model.request import Candidate, Draft, DraftToken, FillRequest, InfillError
 from dgemma_model.tokenizer import Tokenizer
 
 
@@ -21,9 +21,14 @@ def next_token_logits(cached: CachedPrompt, ids: list[int], rows: Sequence[Seque
     """Logits [len(row) + 1, V] of what follows the prompt `ids` and each token of each row, from one pass.
 
     The rows are a batch over one cache, of which at least all but the last of `ids` must be there; it stays as it is.
+
+    Raises:
+        InfillError: a row is longer than the model's context has room for.
     """
     cache = cached.cache.repeated(len(rows), len(ids) - 1)
     longest = max(map(len, rows))
+    if longest > cached.room(ids):
+        raise InfillError(f"a text has {longest} tokens, the model's context has room for {cached.room(ids)}")
     batch = [[ids[-1], *row, *[ids[-1]] * (longest - len(row))] for row in rows]  # what follows a row cannot matter
     hidden = cached.network.encode(torch.tensor(batch, device=cached.device), cache)
     return [cached.network.logits(hidden[number, : len(row) + 1]) for number, row in enumerate(rows)]

@@ -218,7 +218,7 @@ class Policy:
     noise: Literal["uniform", "mask"] = "uniform"
     verify: bool = False
     """Check drafts with the causal head and re-draft from the first disagreement."""
-    drafting: Drafting = "both"
+    drafting: Drafting = "copied"
     """Where the drafts of a verified fill come from."""
     renoise: bool = False
     """Draw positions of a fill that is not verified again where the causal head disagrees."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -60,6 +60,8 @@ class DenoisedFill:
         """[B, n]: canvases before the present one."""
         self._shown: tuple[DraftToken, ...] = ()
         """Their tokens, of the first row."""
+        count = request.excerpt.hole_count
+        self._latest = Draft(("",) * count, 0, tokens=((),) * count)
 
     def drafts(self) -> Iterator[Draft]:
         """A draft after each pass; the last one is whole."""
@@ -81,7 +83,9 @@ class DenoisedFill:
         while True:
             width, widths = widths[0], widths[1:] or widths
             layout = lay_out(Excerpt("", ""), [width], self._tokenizer)
-            yield from self._denoise(cache, layout, self._noised(layout, start))
+            kept = self._noised(layout, start)
+            yield from self._as_it_stands()
+            yield from self._denoise(cache, layout, kept)
             start = [None]
             if request.renoise if request.renoise is not None else self._policy.renoise:
                 yield from self._renoise(cache, layout)
@@ -91,6 +95,7 @@ class DenoisedFill:
             if all_ended or whole.shape[1] >= request.max_tokens or next_end > self._context:
                 return
             self._go_on(cache)
+            yield replace(self._latest, step=self._passes)
 
     def _go_on(self, cache: Cache) -> None:
         """Put the canvas behind the prompt, and begin another."""
@@ -109,6 +114,7 @@ class DenoisedFill:
         widest = max(self._policy.canvas_lengths)
         layout = lay_out(request.excerpt, widths, self._tokenizer)
         kept = self._noised(layout, start)
+        yield from self._as_it_stands()
         while True:
             yield from self._denoise(self._cached.cache, layout, kept)
             found = [self._best[0, hole].tolist() for hole in layout.hole_slices]
@@ -121,6 +127,12 @@ class DenoisedFill:
             widths = wider
             layout = lay_out(request.excerpt, widths, self._tokenizer)
             kept = self._kept(layout, found)
+
+    def _as_it_stands(self) -> Iterator[Draft]:
+        """What is to be repaired, as a draft, where a pass has looked at it."""
+        if self._request.start is not None and self._passes:
+            self._latest = replace(self._latest, texts=self._request.start, step=self._passes)
+            yield self._latest
 
     # ------------------------------------------------------------ one canvas
 
@@ -152,7 +164,8 @@ class DenoisedFill:
             changed = (placed >= 0) & (placed != step.best)
             self._revised += int(changed[0].sum())
             placed = torch.where(step.accepted & ~pinned, step.next_canvas, torch.where(changed, step.best, placed))
-            yield self._draft(step, layout)
+            self._latest = self._draft(step, layout)
+            yield self._latest
             if rule.should_stop(steps, self._is_read(step.best, layout, forced)):
                 return
 
@@ -179,6 +192,7 @@ class DenoisedFill:
             (logits,) = next_token_logits(self._cached, [*self._prompt.ids, *written], [best[: upto - 1]])
             spoken = Constraint(self._tokenizer, remaining_forced(self._prompt.forced, written, self._tokenizer)).apply
             self._passes += 1
+            yield replace(self._latest, step=self._passes)
             kept = self._best.clone()
             kept[0, :upto][spoken(logits[None])[0].argmax(-1) != kept[0, :upto]] = -1
             if bool((kept >= 0).all()):

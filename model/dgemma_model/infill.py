@@ -30,7 +30,7 @@ from dgemma_model.constraint import Constraint
 from dgemma_model.copying import most_similar_line
 from dgemma_model.denoised import LINE_TOKENS, DenoisedFill
 from dgemma_model.prompt_cache import CachedPrompt, PromptCaches
-from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError
+from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
 from dgemma_model.sampler import Noise, Sampling
 from dgemma_model.widths import WidthSearch
 
@@ -88,7 +88,7 @@ class Infiller:
         Raises:
             InfillError: the request makes no sense or does not fit the model, or the device failed.
         """
-        _check(request)
+        check(request)
         drafts = self._fill(request)
         if request.budget_ms is not None:
             drafts = within_budget(drafts, request.budget_ms, request.excerpt, self._clock)
@@ -194,7 +194,7 @@ class Infiller:
         for hole in range(excerpt.hole_count):
             rest = "".join(between[hole:]) + excerpt.suffix
             start = None if request.start is None else request.start[hole : hole + 1]
-            one = replace(request, excerpt=Excerpt(prefix, rest, language=excerpt.language), start=start)
+            one = replace(request, excerpt=replace(excerpt, prefix=prefix, suffix=rest, between=()), start=start)
             for done[hole] in self._fill(one):
                 yield Draft(
                     tuple(draft.text for draft in done),
@@ -242,31 +242,6 @@ class Infiller:
             for _ in cached.read_all_of(prompt.ids):
                 pass
             yield cached, prompt
-
-
-def _check(request: FillRequest) -> None:
-    """Refuse what makes no sense, before anything is done.
-
-    Raises:
-        InfillError: it says what and why.
-    """
-    holes = request.excerpt.hole_count
-    steps, start = request.max_denoising_steps, request.start
-    complaints = {
-        f"max_tokens is {request.max_tokens}: a hole needs room for one token": request.max_tokens < 1,
-        f"candidates is {request.candidates}, not 1 or more": request.candidates < 1,
-        f"{request.candidates} candidates are wanted for {holes} holes: only one hole can have several": (
-            request.candidates > 1 and holes > 1
-        ),
-        f"max_denoising_steps is {steps}, not 0 or more": steps is not None and steps < 0,
-        f"noise_level is {request.noise_level}, not 0 to 1": not 0.0 <= request.noise_level <= 1.0,
-        f"budget_ms is {request.budget_ms}, not 0 or more": not (request.budget_ms is None or request.budget_ms >= 0.0),
-        f"{len(start or ())} starting texts for {holes} holes": start is not None and len(start) != holes,
-        "two holes touch: with no text between them they are one hole": "" in request.excerpt.between,
-    }
-    for complaint, is_so in complaints.items():
-        if is_so:
-            raise InfillError(complaint)
 
 
 def _device(name: str | None) -> torch.device:

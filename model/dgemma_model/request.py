@@ -129,3 +129,28 @@ class Draft:
     def text(self) -> str:
         """The first hole's text."""
         return self.texts[0]
+
+
+def check(request: FillRequest) -> None:
+    """Refuse what makes no sense, before anything is done.
+
+    Raises:
+        InfillError: it says what and why.
+    """
+    holes = request.excerpt.hole_count
+    steps, start = request.max_denoising_steps, request.start
+    complaints = {
+        f"max_tokens is {request.max_tokens}: a hole needs room for one token": request.max_tokens < 1,
+        f"candidates is {request.candidates}, not 1 or more": request.candidates < 1,
+        f"{request.candidates} candidates are wanted for {holes} holes: only one hole can have several": (
+            request.candidates > 1 and holes > 1
+        ),
+        f"max_denoising_steps is {steps}, not 0 or more": steps is not None and steps < 0,
+        f"noise_level is {request.noise_level}, not 0 to 1": not 0.0 <= request.noise_level <= 1.0,
+        f"budget_ms is {request.budget_ms}, not 0 or more": not (request.budget_ms is None or request.budget_ms >= 0.0),
+        f"{len(start or ())} starting texts for {holes} holes": start is not None and len(start) != holes,
+        "two holes touch: with no text between them they are one hole": "" in request.excerpt.between,
+    }
+    for complaint, is_so in complaints.items():
+        if is_so:
+            raise InfillError(complaint)
