@@ -6,6 +6,7 @@ convert to what a client counts in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -24,6 +25,10 @@ class Snapshot:
     """The cursor, in code points from the start of `text`."""
     tree: SyntaxTree | None = field(default=None, compare=False, repr=False)
     """The syntax tree of exactly `text`, or None for a language without a grammar."""
+
+    def at(self, offset: int) -> Snapshot:
+        """The same with the cursor elsewhere."""
+        return replace(self, offset=offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,21 @@ class Suggestion:
     """Milliseconds per stage, for the log line."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """What a command is to change in one version of one document."""
+
+    snapshot: Snapshot
+    edits: tuple[Edit, ...]
+    """Disjoint, in the order of the text; at least one, and together they change something."""
+    steps: int
+    """Denoising steps that it took."""
+
+    def apply(self) -> str:
+        """The document's text afterwards."""
+        return apply_all(self.snapshot.text, self.edits)
+
+
 class NoSuggestion(Enum):
     """Why nothing is shown. Every silence has a name, is logged, and can be asked for."""
 
@@ -76,7 +96,16 @@ class NoSuggestion(Enum):
     REPEATS = "the following text already says it"
     UNPARSEABLE = "the result would not parse"
     LOW_CONFIDENCE = "the model was not sure enough"
+    NOTHING_HERE = "there is nothing here that this could be done to"
+    NOTHING_BETTER = "the model had nothing better than what stands there"
     FAILED = "the fill failed; the log has the reason"
+
+
+def apply_all(text: str, edits: Sequence[Edit]) -> str:
+    """The text after edits that are disjoint and in the order of the text."""
+    for edit in reversed(edits):
+        text = edit.apply(text)
+    return text
 
 
 def rebase(suggestion: Suggestion, newer: Snapshot) -> Suggestion | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cattrs import Converter
 from lsprotocol import types
 
+from dgemma_lsp.actions import Action, ActionKind
 from dgemma_lsp.documents import Encoding, Position, TextChange, position_at
-from dgemma_lsp.edits import NoSuggestion, Suggestion
+from dgemma_lsp.edits import Edit, NoSuggestion, Rewrite, Snapshot, Suggestion
 
 EXPLAIN_SILENCE = "dgemma.explainSilence"
 """Command: takes a document's uri, gives why its last request showed nothing, or null."""
@@ -22,6 +25,52 @@ class InlineRequest(NamedTuple):
     position: Position
     invoked: bool
     """The user asked, rather than typed."""
+
+
+OWN_SOURCE = "dgemma"
+"""What our own diagnostics would name as their source."""
+
+_ANNOTATION = "dgemma"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What the client can do, as far as it matters here."""
+
+    inline_completion: bool = False
+    resolves_actions: bool = False
+    """It asks for an action's edit when the action is chosen."""
+    takes_actions: bool = False
+    """It understands actions, not commands alone."""
+    tags_actions: bool = False
+    versioned_edits: bool = False
+    annotated_edits: bool = False
+    applies_edits: bool = False
+    shows_progress: bool = False
+    describes_labels: bool = False
+
+
+class ActionsRequest(NamedTuple):
+    """What a client asks for when it asks what can be done."""
+
+    uri: str
+    start: Position
+    end: Position
+    problems: list[types.Diagnostic]
+    """Of other servers."""
+    only: list[str] | None
+    """The kinds that it wants, and what is below them; None for all."""
+
+
+class ActionTarget(NamedTuple):
+    """What an action is about to be done to, as it comes back from a client."""
+
+    kind: ActionKind
+    uri: str
+    version: int | None
+    checksum: int
+    start: int
+    end: int
 
 
 def make_lenient(converter: Converter) -> Converter:
@@ -40,9 +89,34 @@ def make_lenient(converter: Converter) -> Converter:
         return params
 
     converter.register_structure_hook(types.InlineCompletionParams, inline_params)
+    _make_actions_lenient(converter)
     for kind in _WITH_TEXT:
         converter.register_structure_hook(kind, _wanting_text(converter.get_structure_hook(kind)))
     return converter
+
+
+def _make_actions_lenient(converter: Converter) -> None:
+    """A document and a range are enough to ask what can be done; a diagnostic that cannot be read is left out."""
+    strict = converter.get_structure_hook(types.CodeActionParams)
+
+    def readable(value: Any) -> bool:
+        try:
+            converter.structure(value, types.Diagnostic)
+        except Exception:
+            return False
+        return isinstance(value.get("message"), str)
+
+    def action_params(value: Any, cls: type[types.CodeActionParams]) -> types.CodeActionParams:
+        context = value.get("context") if isinstance(value, Mapping) else None
+        context = context if isinstance(context, Mapping) else {}
+        listed, only = context.get("diagnostics"), context.get("only")
+        kept: dict[str, Any] = {"diagnostics": list(filter(readable, listed)) if isinstance(listed, list) else []}
+        if isinstance(only, list):
+            kept["only"] = [kind for kind in only if isinstance(kind, str)]
+        params: types.CodeActionParams = strict({**value, "context": kept}, cls)
+        return params
+
+    converter.register_structure_hook(types.CodeActionParams, action_params)
 
 
 _WITH_TEXT = (
@@ -70,6 +144,28 @@ def encoding(kind: types.PositionEncodingKind | str | None) -> Encoding:
             return "utf-32"
         case _:
             return "utf-16"
+
+
+def client(capabilities: types.ClientCapabilities) -> Client:
+    """What matters of a client's capabilities."""
+    documents, workspace, window = capabilities.text_document, capabilities.workspace, capabilities.window
+    actions = documents and documents.code_action
+    completion = documents and documents.completion
+    edits = workspace and workspace.workspace_edit
+    resolves = actions and actions.resolve_support
+    return Client(
+        inline_completion=bool(documents and documents.inline_completion),
+        resolves_actions=bool(resolves and "edit" in resolves.properties and actions and actions.data_support),
+        takes_actions=bool(actions and actions.code_action_literal_support),
+        tags_actions=bool(actions and actions.tag_support),
+        versioned_edits=bool(edits and edits.document_changes),
+        annotated_edits=bool(edits and edits.change_annotation_support),
+        applies_edits=bool(workspace and workspace.apply_edit),
+        shows_progress=bool(window and window.work_done_progress),
+        describes_labels=bool(
+            completion and completion.completion_item and completion.completion_item.label_details_support
+        ),
+    )
 
 
 def inline_request(params: types.InlineCompletionParams) -> InlineRequest:
@@ -106,12 +202,151 @@ def inline_answer(answer: Suggestion | NoSuggestion, encoding: Encoding) -> list
         return None
     if isinstance(answer, NoSuggestion):
         return []
-    text, edit = answer.snapshot.text, answer.edit
-    covered = types.Range(
+    covered = _range(answer.snapshot.text, answer.edit, encoding)
+    return [types.InlineCompletionItem(insert_text=answer.edit.new_text, range=covered)]
+
+
+def actions_request(params: types.CodeActionParams) -> ActionsRequest:
+    """The request for what can be done."""
+    problems = [found for found in params.context.diagnostics if found.source != OWN_SOURCE]
+    only = params.context.only
+    kinds = None if only is None else [str(getattr(kind, "value", kind)) for kind in only]
+    return ActionsRequest(
+        params.text_document.uri, _position(params.range.start), _position(params.range.end), problems, kinds
+    )
+
+
+def position(value: types.Position) -> Position:
+    """Ours for theirs."""
+    return _position(value)
+
+
+def code_actions(
+    actions: Sequence[Action], snapshot: Snapshot, request: ActionsRequest, client: Client
+) -> list[types.CodeAction | types.Command]:
+    """The actions that the client wants, without their edits."""
+    answer: list[types.CodeAction | types.Command] = []
+    for action in actions:
+        kind = CODE_ACTION_KINDS[action.kind not in _QUICK_FIXES]
+        if request.only is not None and not any(_is_below(kind.value, wanted) for wanted in request.only):
+            continue
+        data = {
+            "kind": action.kind.value,
+            "uri": snapshot.uri,
+            "version": snapshot.version,
+            "checksum": checksum(snapshot.text),
+            "start": action.start,
+            "end": action.end,
+        }
+        command = types.Command(title=action.title, command=command_name(action.kind), arguments=[data])
+        if not client.takes_actions:
+            answer.append(command)
+            continue
+        solved = [request.problems[action.problem]] if action.problem is not None else None
+        answer.append(
+            types.CodeAction(
+                title=action.title,
+                kind=kind,
+                diagnostics=solved,
+                command=None if client.resolves_actions else command,
+                data=data if client.resolves_actions else None,
+                tags=[types.CodeActionTag.LlmGenerated] if client.tags_actions else None,
+            )
+        )
+    return answer
+
+
+CODE_ACTION_KINDS = [types.CodeActionKind.QuickFix, types.CodeActionKind.RefactorRewrite]
+_QUICK_FIXES = (ActionKind.REPAIR, ActionKind.FILL)
+
+
+def command_name(kind: ActionKind) -> str:
+    """The command that does what the action does."""
+    return f"dgemma.{kind.value}"
+
+
+def checksum(text: str) -> int:
+    """Tells one text from another, across the client and back."""
+    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
+
+
+def action_target(data: object) -> ActionTarget | None:
+    """What an action's data say, or None where they are not ours."""
+    kinds = {kind.value: kind for kind in ActionKind}
+    match _plain(data):
+        case {
+            "kind": str(kind),
+            "uri": str(uri),
+            "version": int() | None as version,
+            "checksum": int(checksum),
+            "start": int(start),
+            "end": int(end),
+        } if kind in kinds and 0 <= start <= end:
+            return ActionTarget(kinds[kind], uri, version, checksum, start, end)
+        case _:
+            return None
+
+
+def command_range(argument: object) -> tuple[str, Position, Position] | None:
+    """A document and a range in it, as key bindings give them: `{uri, range}`, or with `position` in its place."""
+    match _plain(argument):
+        case {"uri": str(uri), "range": {"start": start, "end": end}}:
+            first, last = _plain_position(start), _plain_position(end)
+        case {"uri": str(uri), "position": at}:
+            first = last = _plain_position(at)
+        case _:
+            return None
+    return (uri, min(first, last), max(first, last)) if first is not None and last is not None else None
+
+
+def _plain_position(value: object) -> Position | None:
+    match value:
+        case {"line": int(line), "character": int(character)} if line >= 0 and character >= 0:
+            return Position(line, character)
+        case _:
+            return None
+
+
+def _plain(value: object) -> object:
+    """What a client sent as any JSON, as dictionaries, lists and values."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if hasattr(value, "_asdict"):  # pygls makes named tuples of objects that it knows no type for
+        return _plain(value._asdict())
+    return value
+
+
+def _is_below(kind: str, wanted: str) -> bool:
+    return not wanted or kind == wanted or kind.startswith(wanted + ".")
+
+
+def workspace_edit(rewrite: Rewrite, client: Client, encoding: Encoding, label: str) -> types.WorkspaceEdit:
+    """The edits of one version of one document, with their annotation where the client shows it."""
+    ranges = [(_range(rewrite.snapshot.text, edit, encoding), edit.new_text) for edit in rewrite.edits]
+    uri = rewrite.snapshot.uri
+    if not client.versioned_edits:
+        edits = [types.TextEdit(range=place, new_text=text) for place, text in ranges]
+        return types.WorkspaceEdit(changes={uri: edits})
+    document = types.OptionalVersionedTextDocumentIdentifier(uri=uri, version=rewrite.snapshot.version)
+    annotated = [
+        types.AnnotatedTextEdit(annotation_id=_ANNOTATION, range=place, new_text=text)
+        if client.annotated_edits
+        else types.TextEdit(range=place, new_text=text)
+        for place, text in ranges
+    ]
+    return types.WorkspaceEdit(
+        document_changes=[types.TextDocumentEdit(text_document=document, edits=annotated)],
+        change_annotations={_ANNOTATION: types.ChangeAnnotation(label=label, description="written by a language model")}
+        if client.annotated_edits
+        else None,
+    )
+
+
+def _range(text: str, edit: Edit, encoding: Encoding) -> types.Range:
+    return types.Range(
         start=_lsp_position(position_at(text, edit.start, encoding)),
         end=_lsp_position(position_at(text, edit.end, encoding)),
     )
-    return [types.InlineCompletionItem(insert_text=edit.new_text, range=covered)]
 
 
 def silence(reason: NoSuggestion | None) -> dict[str, str] | None:

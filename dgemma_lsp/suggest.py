@@ -88,15 +88,22 @@ def suggest(
 
 def _gate(snapshot: Snapshot, infiller: InfillerLike, settings: Settings, *, invoked: bool) -> NoSuggestion | None:
     """Why the model need not be asked at all."""
-    if not settings.enabled or snapshot.language in settings.disabled_languages:
-        return NoSuggestion.DISABLED
-    if infiller.languages is not None and snapshot.language not in infiller.languages:
-        return NoSuggestion.LANGUAGE
+    if (reason := closed(snapshot, infiller.languages, settings)) is not None:
+        return reason
     if syntax.inside_word(snapshot.text, snapshot.offset):
         return NoSuggestion.IN_WORD
     if invoked or snapshot.tree is None:
         return None
     return _QUIET.get(syntax.kind_at(snapshot.tree, snapshot.offset))
+
+
+def closed(snapshot: Snapshot, languages: frozenset[str] | None, settings: Settings) -> NoSuggestion | None:
+    """Why nothing is done in this document at all; `languages` are those that the checkpoint knows, None for all."""
+    if not settings.enabled or snapshot.language in settings.disabled_languages:
+        return NoSuggestion.DISABLED
+    if languages is not None and snapshot.language not in languages:
+        return NoSuggestion.LANGUAGE
+    return None
 
 
 def _syntax_check(snapshot: Snapshot) -> Callable[[Edit], bool]:

@@ -35,6 +35,7 @@ CLIENT_WATCH_S = 2.0
 
 # A longer number is rubbish: to wait for a terabyte would be to go deaf.
 _CONTENT_LENGTH = re.compile(rb"Content-Length: *(\d{1,9})\s*$", re.IGNORECASE)
+_EXPECTED = (types.LSPErrorCodes.ContentModified.value, types.LSPErrorCodes.RequestFailed.value)
 _DOCUMENT_METHODS = (
     types.TEXT_DOCUMENT_DID_OPEN,
     types.TEXT_DOCUMENT_DID_CHANGE,
@@ -46,7 +47,7 @@ _DOCUMENT_METHODS = (
 
 
 class StrictProtocol(LanguageServerProtocol):
-    """pygls' protocol without its document store, and with an answer to every request."""
+    """pygls' protocol without its document store and its commands, and with an answer to every request."""
 
     def __init__(self, server: LanguageServer, converter: Any) -> None:
         super().__init__(server, converter)
@@ -118,8 +119,8 @@ class StrictProtocol(LanguageServerProtocol):
 
     def _register_builtin_features(self) -> None:
         super()._register_builtin_features()  # type: ignore[no-untyped-call]
-        for method in _DOCUMENT_METHODS:
-            del self.fm.builtin_features[method]
+        for method in (*_DOCUMENT_METHODS, types.WORKSPACE_EXECUTE_COMMAND):
+            del self.fm.builtin_features[method]  # to cancel pygls' own command is not to cancel what it started
 
     def _refuse(self, msg_id: Any, error: JsonRpcException) -> None:
         self._send_response(msg_id, error=error.to_response_error())
@@ -135,6 +136,8 @@ class StrictServer(LanguageServer):
 
     def report_server_error(self, error: Exception, source: Any) -> None:
         """Log; requests have been answered with the error already."""
+        if isinstance(error, JsonRpcException) and error.code in _EXPECTED:
+            return  # an answer like any other, and logged as such
         data = error.data if isinstance(error, JsonRpcException) else None
         frames = data["traceback"] if isinstance(data, dict) else ()
         logger.error("%s: %s\n%s", type(error).__name__, error, "".join(frames))

@@ -19,8 +19,9 @@ from typing import Any, Generic, TypeVar
 from dgemma_lsp.edits import NoSuggestion, Suggestion
 
 Model = TypeVar("Model")
+Result = TypeVar("Result")
 Answer = Suggestion | NoSuggestion
-Steps = Generator[Answer, None, None]
+Steps = Generator[Result | NoSuggestion, None, None]
 """Yields the best answer so far after each denoising step."""
 
 
@@ -47,6 +48,7 @@ class Worker(Generic[Model]):
     def __init__(self) -> None:
         self._state = _State.LOADING
         self._newest: dict[str, _Job[Model]] = {}
+        self._background: set[_Job[Model]] = set()
         self._queue: list[_Job[Model]] = []
         self._changed = threading.Condition()
         self._stopping = False
@@ -68,20 +70,22 @@ class Worker(Generic[Model]):
 
     async def run(
         self,
-        steps: Callable[[Model], Steps],
+        steps: Callable[[Model], Steps[Result]],
         *,
         lane: Lane,
         document: str,
         delay_s: float = 0.0,
         budget_s: float | None = None,
-    ) -> Answer:
+    ) -> Result | NoSuggestion:
         """The last answer of `steps`, or the latest one when `budget_s` seconds of work have passed.
 
         Waits `delay_s` seconds for something newer, then queues. Only commands wait for the model to load.
+        Background work is dropped as soon as anybody asks for anything, in any document.
         Raises what `steps` raises. When the caller is cancelled, the work stops after its current step.
         """
         if lane is not Lane.BACKGROUND:
             self.supersede(document)
+            self.drop_background()
         if self._state is _State.FAILED:
             return NoSuggestion.NO_MODEL
         if self._state is _State.LOADING and lane is not Lane.COMMAND:
@@ -89,6 +93,8 @@ class Worker(Generic[Model]):
         job = _Job(steps, lane, budget_s)
         if lane is Lane.KEYSTROKE:
             self._newest[document] = job
+        elif lane is Lane.BACKGROUND:
+            self._background.add(job)
         try:
             if delay_s > 0:
                 await asyncio.wait([job.result], timeout=delay_s)
@@ -96,8 +102,10 @@ class Worker(Generic[Model]):
                 with self._changed:
                     self._queue.append(job)
                     self._changed.notify()
-            return await job.result  # to cancel the caller is to cancel this, and the thread stops
+            answer: Result | NoSuggestion = await job.result  # to cancel the caller cancels this: the thread stops
+            return answer
         finally:
+            self._background.discard(job)
             if self._newest.get(document) is job:
                 del self._newest[document]
 
@@ -106,6 +114,12 @@ class Worker(Generic[Model]):
         replaced = self._newest.pop(document, None)
         if replaced is not None:
             replaced.settle(NoSuggestion.SUPERSEDED)
+
+    def drop_background(self) -> None:
+        """Settle all that nobody waits for."""
+        dropped, self._background = self._background, set()
+        for job in dropped:
+            job.settle(NoSuggestion.SUPERSEDED)
 
     def stop(self, timeout_s: float) -> bool:
         """Ask the thread to end after its current step; whether it did within `timeout_s` seconds."""
@@ -155,19 +169,19 @@ class Worker(Generic[Model]):
 class _Job(Generic[Model]):
     """What one caller of `Worker.run` waits for."""
 
-    def __init__(self, steps: Callable[[Model], Steps], lane: Lane, budget_s: float | None) -> None:
+    def __init__(self, steps: Callable[[Model], Steps[Any]], lane: Lane, budget_s: float | None) -> None:
         self.lane = lane
-        self.result: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._steps = steps
         self._budget_s = budget_s
 
-    def settle(self, outcome: Answer | Exception) -> None:
+    def settle(self, outcome: object) -> None:
         """Answer, unless it was answered before. For the event loop's thread."""
         _settle(self.result, outcome)
 
-    def run(self, model: Model, stopping: Callable[[], bool]) -> Answer | Exception:
+    def run(self, model: Model, stopping: Callable[[], bool]) -> object:
         """Do the work, unless the job is settled already. For the model's thread."""
-        answer: Answer = NoSuggestion.EMPTY
+        answer: object = NoSuggestion.EMPTY
         if self.result.done():
             return answer
         deadline = math.inf if self._budget_s is None else time.monotonic() + self._budget_s

@@ -49,7 +49,7 @@ class FakeInfiller:
             self.pass_gate()
             self.steps_taken += 1
             last = step == steps
-            yield Draft((text,), step=step, done=last, complete=last, score=-0.1)
+            yield Draft((text,) * request.excerpt.hole_count, step=step, done=last, complete=last, score=-0.1)
 
     def hold(self, held: bool) -> None:
         """Hold whoever comes to the gate, or let it go on."""

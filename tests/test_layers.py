@@ -20,10 +20,13 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_lsp.__main__"},
     {"dgemma_lsp.cli"},
     {"dgemma_lsp.server", "dgemma_lsp.terminal"},
+    {"dgemma_lsp.completions", "dgemma_lsp.editing"},
+    {"dgemma_lsp.session"},
     {"dgemma_lsp.transport", "dgemma_lsp.protocol"},
     {"dgemma_lsp.worker"},
+    {"dgemma_lsp.actions"},
     {"dgemma_lsp.suggest"},
-    {"dgemma_lsp.context", "dgemma_lsp.cleanup"},
+    {"dgemma_lsp.context", "dgemma_lsp.cleanup", "dgemma_lsp.trees"},
     {"dgemma_lsp.documents"},
     {"dgemma_lsp.edits", "dgemma_lsp.settings"},
     {"dgemma_model.train.several_holes"},
@@ -40,13 +43,13 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_model.chat"},
     {"dgemma_model.canvas", "dgemma_model.constraint", "dgemma_model.network"},
     {"dgemma_model.tokenizer", "dgemma_model.config", "dgemma_model.copying", "dgemma_model.hub"},
-    {"dgemma_model.excerpt", "dgemma_model.anytime"},
+    {"dgemma_model.excerpt", "dgemma_model.anytime", "dgemma_model.targets"},
     {"dgemma_model.syntax"},
     {"dgemma_model.request"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
-PLAIN = {"dgemma_model.excerpt", "dgemma_model.syntax", "dgemma_model.request"}
+PLAIN = {"dgemma_model.excerpt", "dgemma_model.targets", "dgemma_model.syntax", "dgemma_model.request"}
 """What every editor module may import of the model."""
 LOADERS = {"dgemma_lsp.server", "dgemma_lsp.terminal"}
 """Who may also load a model, when it is wanted."""
@@ -57,6 +60,8 @@ TENSORS = {
 } | {f"dgemma_model.{name}" for name in ("prompt_cache", "constraint", "network")}
 TRAINING = {module for module in RANK if module.startswith("dgemma_model.train.")}
 
+HANDLERS = {f"dgemma_lsp.{name}" for name in ("server", "session", "completions", "editing")}
+
 HOMES = {
     "torch": TENSORS | TRAINING | {"dgemma_lsp.terminal"},  # `dgemma-lsp check` reports on it
     "safetensors": {"dgemma_model.checkpoint"} | TRAINING,
@@ -64,9 +69,9 @@ HOMES = {
     "transformers": TRAINING,
     "huggingface_hub": {"dgemma_model.hub"},
     "jinja2": {"dgemma_model.chat"},
-    "pygls": {"dgemma_lsp.server", "dgemma_lsp.transport"},
-    "lsprotocol": {"dgemma_lsp.server", "dgemma_lsp.transport", "dgemma_lsp.protocol"},
-    "tree_sitter": {"dgemma_model.syntax"},
+    "pygls": HANDLERS | {"dgemma_lsp.transport"},
+    "lsprotocol": HANDLERS | {"dgemma_lsp.transport", "dgemma_lsp.protocol"},
+    "tree_sitter": {"dgemma_model.syntax", "dgemma_model.targets"},
     "tree_sitter_python": {"dgemma_model.syntax"},
     "threading": {"dgemma_lsp.worker", "dgemma_lsp.transport", "dgemma_model.train.data"},  # model, stdin, batches
     "typer": {"dgemma_lsp.cli"},

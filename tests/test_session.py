@@ -23,7 +23,12 @@ def test_capabilities() -> None:
     assert capabilities["inlineCompletionProvider"] == {}
     assert capabilities["positionEncoding"] == "utf-32"
     assert capabilities["textDocumentSync"] == {"openClose": True, "change": 2, "save": False}
-    assert capabilities["executeCommandProvider"] == {"commands": ["dgemma.explainSilence"]}
+    assert capabilities["codeActionProvider"] == {
+        "codeActionKinds": ["quickfix", "refactor.rewrite"],
+        "resolveProvider": True,
+    }
+    commands = capabilities["executeCommandProvider"]["commands"]
+    assert {"dgemma.explainSilence", "dgemma.fillHole", "dgemma.fillAllHoles", "dgemma.repair"} <= set(commands)
 
 
 @pytest.mark.parametrize("root", [None, "", "untitled:new", "%zz", "file://", "file:///no/such/folder", "\ud800"])

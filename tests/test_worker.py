@@ -88,6 +88,10 @@ def command(worker: Worker[Model], steps: Callable[[Model], Steps], document: st
     return asyncio.create_task(worker.run(steps, lane=Lane.COMMAND, document=document))
 
 
+def background(worker: Worker[Model], steps: Callable[[Model], Steps], document: str = "a") -> asyncio.Task[Answer]:
+    return asyncio.create_task(worker.run(steps, lane=Lane.BACKGROUND, document=document))
+
+
 async def test_the_last_value_is_the_answer_and_one_thread_does_the_work(worker: Worker[Model], model: Model) -> None:
     answers = [await keystroke(worker, model.counting(3)) for _ in range(3)]
     assert answers == [answer(3)] * 3
@@ -146,16 +150,29 @@ async def test_commands_go_first_and_background_work_last(worker: Worker[Model],
     first = keystroke(worker, model.held(1), "first")
     await model.standing()
     waiting = [
-        asyncio.create_task(worker.run(noting("background"), lane=Lane.BACKGROUND, document="a")),
         keystroke(worker, noting("keystroke a"), "a"),
         keystroke(worker, noting("keystroke b"), "b"),
         command(worker, noting("command c"), "c"),
         command(worker, noting("command d"), "d"),
+        background(worker, noting("background"), "a"),
     ]
     await asyncio.sleep(0)  # let each of them queue
     model.let_go_on()
     await asyncio.gather(first, *waiting)
     assert order == ["command c", "command d", "keystroke a", "keystroke b", "background"]
+
+
+async def test_background_work_is_dropped_when_anybody_asks(worker: Worker[Model], model: Model) -> None:
+    running = background(worker, model.held(100), "a")
+    await model.standing()
+    waiting = background(worker, model.counting(1), "b")
+    await asyncio.sleep(0)
+    asked = keystroke(worker, model.counting(2), "c")
+    assert await running is NoSuggestion.SUPERSEDED
+    assert await waiting is NoSuggestion.SUPERSEDED
+    model.let_go_on()
+    assert await asked == answer(2)
+    assert model.steps_taken == 1 + 2
 
 
 async def test_cancelling_stops_the_work_after_its_step(worker: Worker[Model], model: Model) -> None:
