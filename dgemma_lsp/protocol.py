@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from lsprotocol import types
 from dgemma_lsp.actions import Action, ActionKind
 from dgemma_lsp.documents import Encoding, Position, TextChange, position_at
 from dgemma_lsp.edits import Edit, NoSuggestion, Rewrite, Snapshot, Suggestion
+
+MENU_TRIGGERS = [" ", ".", "(", "[", "{", "=", ",", ":"]
+"""Characters after which a menu is worth opening; editors open it in words anyway."""
 
 EXPLAIN_SILENCE = "dgemma.explainSilence"
 """Command: takes a document's uri, gives why its last request showed nothing, or null."""
@@ -90,6 +94,7 @@ def make_lenient(converter: Converter) -> Converter:
 
     converter.register_structure_hook(types.InlineCompletionParams, inline_params)
     _make_actions_lenient(converter)
+    _make_menu_lenient(converter)
     for kind in _WITH_TEXT:
         converter.register_structure_hook(kind, _wanting_text(converter.get_structure_hook(kind)))
     return converter
@@ -117,6 +122,17 @@ def _make_actions_lenient(converter: Converter) -> None:
         return params
 
     converter.register_structure_hook(types.CodeActionParams, action_params)
+
+
+def _make_menu_lenient(converter: Converter) -> None:
+    """A document and a position are enough; how a menu was opened does not matter."""
+    strict = converter.get_structure_hook(types.CompletionParams)
+
+    def menu_params(value: Any, cls: type[types.CompletionParams]) -> types.CompletionParams:
+        params: types.CompletionParams = strict({name: value[name] for name in value if name != "context"}, cls)
+        return params
+
+    converter.register_structure_hook(types.CompletionParams, menu_params)
 
 
 _WITH_TEXT = (
@@ -347,6 +363,43 @@ def _range(text: str, edit: Edit, encoding: Encoding) -> types.Range:
         start=_lsp_position(position_at(text, edit.start, encoding)),
         end=_lsp_position(position_at(text, edit.end, encoding)),
     )
+
+
+def menu_answer(answer: Suggestion | NoSuggestion, encoding: Encoding, client: Client) -> types.CompletionList | None:
+    """One item or none, for a completion menu; null for a replaced request, as above.
+
+    The list is never complete: what is typed next may make another suggestion. The word before the cursor is part of
+    the item, because menus are filtered by it.
+    """
+    if answer is NoSuggestion.SUPERSEDED:
+        return None
+    items = [] if isinstance(answer, NoSuggestion) else [_menu_item(answer, encoding, client)]
+    return types.CompletionList(is_incomplete=True, items=items)
+
+
+def _menu_item(suggestion: Suggestion, encoding: Encoding, client: Client) -> types.CompletionItem:
+    edit, text = suggestion.edit, suggestion.snapshot.text
+    word = _LAST_WORD.search(text, max(0, edit.start - _MAX_WORD_CHARS), edit.start)
+    start = word.start() if word else edit.start
+    whole = text[start : edit.start] + edit.new_text
+    first, newline, _ = whole.lstrip().partition("\n")
+    label = first.rstrip() + (" …" if newline else "")
+    return types.CompletionItem(
+        label=label,
+        label_details=types.CompletionItemLabelDetails(description=OWN_SOURCE) if client.describes_labels else None,
+        kind=types.CompletionItemKind.Text,
+        detail=OWN_SOURCE,
+        documentation=types.MarkupContent(kind=types.MarkupKind.PlainText, value=whole) if newline else None,
+        sort_text="\t",  # before every letter, digit and underscore
+        filter_text=whole,
+        insert_text_format=types.InsertTextFormat.PlainText,
+        insert_text_mode=types.InsertTextMode.AsIs,
+        text_edit=types.TextEdit(range=_range(text, Edit(start, edit.end, ""), encoding), new_text=whole),
+    )
+
+
+_LAST_WORD = re.compile(r"\w+\Z")
+_MAX_WORD_CHARS = 200
 
 
 def silence(reason: NoSuggestion | None) -> dict[str, str] | None:

@@ -26,6 +26,9 @@ def initialize(server: DgemmaServer, params: types.InitializeParams) -> None:
     server.documents = Documents(protocol.encoding(server.workspace.position_encoding))
     server.configure(params.initialization_options, server.configured)
     server.configured = server.settings
+    if not server.client.inline_completion:
+        menu = types.CompletionOptions(trigger_characters=protocol.MENU_TRIGGERS)
+        server.feature(types.TEXT_DOCUMENT_COMPLETION, menu)(completions.completion)
 
 
 async def initialized(server: DgemmaServer, params: types.InitializedParams) -> None:
