@@ -9,7 +9,7 @@ from lsprotocol import types
 
 from dgemma_lsp import protocol
 from dgemma_lsp.documents import Position
-from dgemma_lsp.edits import NoSuggestion
+from dgemma_lsp.edits import Edit, NoSuggestion, Snapshot
 from dgemma_lsp.session import DgemmaServer
 from dgemma_lsp.worker import Answer
 
@@ -21,22 +21,50 @@ async def inline_completion(
 ) -> list[types.InlineCompletionItem] | None:
     """Suggest at the cursor."""
     request = protocol.inline_request(params)
-    answer = await _answer(server, request.uri, request.position, invoked=request.invoked)
-    return protocol.inline_answer(answer, server.documents.encoding)
+    answer, number = await _answer(
+        server, request.uri, request.position, invoked=request.invoked, selected=request.selected
+    )
+    return protocol.inline_answer(answer, server.documents.encoding, number)
 
 
 async def completion(server: DgemmaServer, params: types.CompletionParams) -> types.CompletionList | None:
     """The same suggestion as an item of the completion menu.
 
-    Editors call every menu that opens "invoked", whoever opened it: it counts as typed.
+    Editors call every menu that opens "invoked", whoever opened it: it counts as automatic, unless the user wants
+    no suggestions but those of a menu.
     """
     position = protocol.position(params.position)
-    answer = await _answer(server, params.text_document.uri, position, invoked=False)
-    return protocol.menu_answer(answer, server.documents.encoding, server.client)
+    answer, number = await _answer(server, params.text_document.uri, position, invoked=False, typed=False)
+    return protocol.menu_answer(answer, server.documents.encoding, server.client, number)
 
 
-async def _answer(server: DgemmaServer, uri: str, position: Position, *, invoked: bool) -> Answer:
-    """What there is to suggest, or why there is nothing, which is remembered and logged."""
+def stats(server: DgemmaServer, params: object) -> dict[str, object]:
+    """How often suggestions were of use in this session."""
+    seen = server.statistics
+    delay_s = server.rhythm.delay_s(server.settings.debounce_ms / 1000)
+    return {**seen.counts, "silences": dict(seen.silences), "delay_ms": round(1000 * delay_s)}
+
+
+def did_show(server: DgemmaServer, params: object) -> None:
+    """A client shows an item."""
+    server.statistics.show(protocol.shown_number(params))
+
+
+def did_accept_partly(server: DgemmaServer, params: object) -> None:
+    """A client has inserted a part of an item."""
+    server.statistics.accept_partly(protocol.shown_number(params), protocol.accepted_length(params))
+
+
+async def _answer(
+    server: DgemmaServer,
+    uri: str,
+    position: Position,
+    *,
+    invoked: bool,
+    typed: bool = True,
+    selected: tuple[Position, Position, str] | None = None,
+) -> tuple[Answer, int]:
+    """What there is to suggest, or why there is nothing, which is remembered and logged; and its number."""
     started = time.perf_counter()
     snapshot = server.documents.snapshot(uri, position)
     answer: Answer = NoSuggestion.CANCELLED
@@ -44,10 +72,20 @@ async def _answer(server: DgemmaServer, uri: str, position: Position, *, invoked
         if snapshot is None:
             answer = NoSuggestion.NOT_OPEN
         else:
-            answer = await server.answer(snapshot, invoked=invoked)
+            menu = _selected(server, snapshot, selected)
+            answer = await server.answer(snapshot, invoked=invoked, typed=typed, selected=menu)
     except Exception:
         logger.exception("request %s failed", server.protocol.msg_id)
         answer = NoSuggestion.FAILED
     finally:
         server.conclude(uri, answer, started)
-    return answer
+    return answer, server.statistics.offer(answer)
+
+
+def _selected(server: DgemmaServer, snapshot: Snapshot, selected: tuple[Position, Position, str] | None) -> Edit | None:
+    """What the menu would insert at the cursor; None where it would insert it elsewhere."""
+    document = server.documents.get(snapshot.uri)
+    if selected is None or document is None:
+        return None
+    start, end = (document.offset_at(position, server.documents.encoding) for position in selected[:2])
+    return Edit(start, end, selected[2]) if start <= snapshot.offset == end else None

@@ -36,7 +36,7 @@ async def code_action(
     """What can be done here."""
     request = protocol.actions_request(params)
     snapshot = server.documents.snapshot(request.uri, min(request.start, request.end))
-    if snapshot is None or closed(snapshot, server.languages, server.settings) is not None:
+    if snapshot is None or server.kept_out(snapshot) is not None:
         return []
     document = server.documents.get(request.uri)
     assert document is not None  # it has a snapshot
@@ -72,7 +72,10 @@ async def execute_command(server: DgemmaServer, params: types.ExecuteCommandPara
     if params.command == protocol.EXPLAIN_SILENCE:
         if len(arguments) != 1 or not isinstance(arguments[0], str):
             raise JsonRpcInvalidParams(f"{params.command} takes a document's uri")
-        return protocol.silence(server.silences.get(arguments[0]))
+        return protocol.silence(server.silences.get(arguments[0]), server.rules.get(arguments[0]))
+    if params.command == protocol.DID_ACCEPT:
+        server.statistics.accept(arguments[0] if arguments else None)
+        return None
     kinds = {protocol.command_name(kind): kind for kind in ActionKind}
     if params.command not in kinds or len(arguments) != 1:
         raise JsonRpcInvalidParams("no such command, or not its arguments")
@@ -81,6 +84,23 @@ async def execute_command(server: DgemmaServer, params: types.ExecuteCommandPara
     title = _TITLES[kind]
     work = _applied(server, kind, snapshot, end, title)
     return await _with_progress(server, title, params.work_done_token, work)
+
+
+async def next_edit(server: DgemmaServer, params: object) -> dict[str, Any]:
+    """The next place to change after the user's last edit, as Copilot's clients ask for it; mostly none."""
+    request = protocol.next_edit_request(params)
+    if request is None:
+        raise JsonRpcInvalidParams("a document with its version and a position are wanted")
+    uri, asked_version, position = request
+    snapshot = server.documents.snapshot(uri, position)
+    wanted = server.settings.next_edit and snapshot is not None and asked_version in (None, snapshot.version)
+    if not wanted or snapshot is None or server.kept_out(snapshot) not in (None, NoSuggestion.LANGUAGE):
+        return protocol.next_edit_answer(None, None, server.documents.encoding)
+    parsed = await server.trees.parsed(snapshot)
+    edit = server.renames.next_edit(parsed)
+    if edit is not None and not _is_current(server, snapshot):
+        edit = None
+    return protocol.next_edit_answer(snapshot, edit, server.documents.encoding)
 
 
 _TITLES = {
@@ -131,7 +151,7 @@ async def _rewritten(server: DgemmaServer, kind: ActionKind, snapshot: Snapshot,
 
     answer: Rewrite | NoSuggestion = NoSuggestion.CANCELLED
     try:
-        if (reason := closed(snapshot, server.languages, using)) is not None:
+        if (reason := server.kept_out(snapshot)) is not None:
             answer = reason
         else:
             answer = await server.worker.run(steps, lane=Lane.COMMAND, document=snapshot.uri, budget_s=_BUDGET_S)

@@ -58,6 +58,8 @@ class Suggestion:
     """Mean log-probability per token, in nats."""
     steps: int
     """Denoising steps that it took; 0 when it was typed through."""
+    others: tuple[Edit, ...] = ()
+    """Further candidates, for a user who asked."""
     trace: dict[str, float] = field(default_factory=dict, compare=False)
     """Milliseconds per stage, for the log line."""
 
@@ -84,7 +86,9 @@ class NoSuggestion(Enum):
     LOADING = "the model is still loading"
     NO_MODEL = "the model could not be loaded"
     NOT_OPEN = "the editor has not opened this document"
-    LANGUAGE = "the checkpoint does not know this language"
+    MANUAL = "suggestions come only when they are asked for (the setting `trigger` is manual)"
+    EXCLUDED = "this document is never read or completed"
+    LANGUAGE = "the checkpoint does not know this language (the setting `languages` can name it all the same)"
     IN_COMMENT = "the cursor is in a comment"
     IN_STRING = "the cursor is in a string"
     IN_WORD = "the cursor is inside a finished word"
@@ -125,7 +129,19 @@ def rebase(suggestion: Suggestion, newer: Snapshot) -> Suggestion | None:
     rest = edit.new_text[len(typed) :]
     if not edit.new_text.startswith(typed) or rest == covered or not _is_retyped(covered, rest):
         return None
-    return replace(suggestion, snapshot=newer, edit=Edit(newer.offset, end, rest))
+    return replace(suggestion, snapshot=newer, edit=Edit(newer.offset, end, rest), others=())
+
+
+def common_start(one: str, other: str) -> int:
+    """Length of the longest common beginning, in the time that comparing whole texts takes."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _is_retyped(covered: str, rest: str) -> bool:

@@ -29,7 +29,32 @@ class InlineRequest(NamedTuple):
     position: Position
     invoked: bool
     """The user asked, rather than typed."""
+    selected: tuple[Position, Position, str] | None
+    """What the completion menu would put in place of a range, if it is open."""
 
+
+DID_ACCEPT = "dgemma.didAccept"
+"""Command: takes the number that came with a suggestion; clients run it when the user accepts."""
+
+STATUS = "dgemma/status"
+"""Request, with a document's uri or without: what the server is doing, and the rule that excludes the document. Also a
+notification of the same shape, whenever that changes, for clients whose experimental capabilities have
+`{"dgemma": {"status": true}}`."""
+STATS = "dgemma/stats"
+"""Request: how often suggestions were of use in this session. Counted in memory, never sent anywhere else."""
+DID_SHOW = "textDocument/didShowCompletion"
+DID_ACCEPT_PARTLY = "textDocument/didPartiallyAcceptCompletion"
+"""Notifications about items, as Copilot's clients send them."""
+
+NEXT_EDIT = "dgemma/nextEdit"
+COPILOT_INLINE_EDIT = "textDocument/copilotInlineEdit"
+"""Requests for the next place to change: ours, and the one that Neovim's clients for such edits send."""
+DID_SHOW_EDIT = "textDocument/didShowInlineEdit"
+
+NOTEBOOKS = types.NotebookDocumentSyncOptions(
+    notebook_selector=[types.NotebookDocumentFilterWithNotebook(notebook="*")], save=False
+)
+"""Every notebook, every cell."""
 
 OWN_SOURCE = "dgemma"
 """What our own diagnostics would name as their source."""
@@ -52,6 +77,9 @@ class Client:
     applies_edits: bool = False
     shows_progress: bool = False
     describes_labels: bool = False
+    shows_status: bool = False
+    keeps_settings: bool = False
+    """It can be asked for them."""
 
 
 class ActionsRequest(NamedTuple):
@@ -89,7 +117,11 @@ def make_lenient(converter: Converter) -> Converter:
         kind = context.get("triggerKind") if isinstance(context, Mapping) else None
         invoked = kind == types.InlineCompletionTriggerKind.Invoked.value
         trigger = types.InlineCompletionTriggerKind.Invoked if invoked else types.InlineCompletionTriggerKind.Automatic
-        params: types.InlineCompletionParams = strict({**value, "context": {"triggerKind": trigger.value}}, cls)
+        kept: dict[str, Any] = {"triggerKind": trigger.value}
+        selected = context.get("selectedCompletionInfo") if isinstance(context, Mapping) else None
+        if _is_readable(converter, selected, types.SelectedCompletionInfo):
+            kept["selectedCompletionInfo"] = selected
+        params: types.InlineCompletionParams = strict({**value, "context": kept}, cls)
         return params
 
     converter.register_structure_hook(types.InlineCompletionParams, inline_params)
@@ -100,16 +132,20 @@ def make_lenient(converter: Converter) -> Converter:
     return converter
 
 
+def _is_readable(converter: Converter, value: Any, kind: type[Any]) -> bool:
+    try:
+        converter.structure(value, kind)
+    except Exception:
+        return False
+    return isinstance(value, Mapping)
+
+
 def _make_actions_lenient(converter: Converter) -> None:
     """A document and a range are enough to ask what can be done; a diagnostic that cannot be read is left out."""
     strict = converter.get_structure_hook(types.CodeActionParams)
 
     def readable(value: Any) -> bool:
-        try:
-            converter.structure(value, types.Diagnostic)
-        except Exception:
-            return False
-        return isinstance(value.get("message"), str)
+        return _is_readable(converter, value, types.Diagnostic) and isinstance(value.get("message"), str)
 
     def action_params(value: Any, cls: type[types.CodeActionParams]) -> types.CodeActionParams:
         context = value.get("context") if isinstance(value, Mapping) else None
@@ -177,6 +213,8 @@ def client(capabilities: types.ClientCapabilities) -> Client:
         versioned_edits=bool(edits and edits.document_changes),
         annotated_edits=bool(edits and edits.change_annotation_support),
         applies_edits=bool(workspace and workspace.apply_edit),
+        shows_status=_wants_status(capabilities.experimental),
+        keeps_settings=bool(workspace and workspace.configuration),
         shows_progress=bool(window and window.work_done_progress),
         describes_labels=bool(
             completion and completion.completion_item and completion.completion_item.label_details_support
@@ -184,33 +222,64 @@ def client(capabilities: types.ClientCapabilities) -> Client:
     )
 
 
-def inline_request(params: types.InlineCompletionParams) -> InlineRequest:
-    """The request for a completion."""
-    invoked = params.context.trigger_kind is types.InlineCompletionTriggerKind.Invoked
-    return InlineRequest(params.text_document.uri, _position(params.position), invoked)
+def _wants_status(experimental: object) -> bool:
+    match plain(experimental):
+        case {"dgemma": {"status": True}}:
+            return True
+        case _:
+            return False
 
 
-def text_changes(params: types.DidChangeTextDocumentParams) -> list[TextChange]:
-    """The changes of a notification, in order."""
-    return [
-        TextChange(change.text, (_position(change.range.start), _position(change.range.end)))
-        if isinstance(change, types.TextDocumentContentChangePartial)
-        else TextChange(change.text)
-        for change in params.content_changes
-    ]
-
-
-def changed_uri(params: object) -> str | None:
-    """The document that the raw parameters of a notification are about, if that much can be read."""
-    match params:
-        case {"textDocument": {"uri": str(uri)}}:
+def status_uri(params: object) -> str | None:
+    """The document that a request for the status is about, if any."""
+    match plain(params):
+        case {"uri": str(uri)}:
             return uri
         case _:
             return None
 
 
-def inline_answer(answer: Suggestion | NoSuggestion, encoding: Encoding) -> list[types.InlineCompletionItem] | None:
-    """One item or none.
+def inline_request(params: types.InlineCompletionParams) -> InlineRequest:
+    """The request for a completion."""
+    invoked = params.context.trigger_kind is types.InlineCompletionTriggerKind.Invoked
+    menu = params.context.selected_completion_info
+    selected = None if menu is None else (_position(menu.range.start), _position(menu.range.end), menu.text)
+    return InlineRequest(params.text_document.uri, _position(params.position), invoked, selected)
+
+
+def text_changes(params: types.DidChangeTextDocumentParams) -> list[TextChange]:
+    """The changes of a notification, in order."""
+    return content_changes(params.content_changes)
+
+
+def content_changes(changes: Sequence[types.TextDocumentContentChangeEvent]) -> list[TextChange]:
+    """Changes to one document, in order."""
+    return [
+        TextChange(change.text, (_position(change.range.start), _position(change.range.end)))
+        if isinstance(change, types.TextDocumentContentChangePartial)
+        else TextChange(change.text)
+        for change in changes
+    ]
+
+
+def code_cells(cells: Sequence[types.NotebookCell]) -> list[str]:
+    """The uris of the cells that hold code."""
+    return [cell.document for cell in cells if cell.kind is types.NotebookCellKind.Code]
+
+
+def changed_uri(params: object) -> str | None:
+    """The document that the raw parameters of a notification are about, if that much can be read."""
+    match params:
+        case {"textDocument": {"uri": str(uri)}} | {"notebookDocument": {"uri": str(uri)}}:
+            return uri
+        case _:
+            return None
+
+
+def inline_answer(
+    answer: Suggestion | NoSuggestion, encoding: Encoding, number: int | None = None
+) -> list[types.InlineCompletionItem] | None:
+    """The candidates, the best first, or nothing. By `number` the client can speak of what it was given.
 
     A replaced request answers null: Neovim ignores it, but an empty list would hide the newer request's text.
     """
@@ -218,8 +287,64 @@ def inline_answer(answer: Suggestion | NoSuggestion, encoding: Encoding) -> list
         return None
     if isinstance(answer, NoSuggestion):
         return []
-    covered = _range(answer.snapshot.text, answer.edit, encoding)
-    return [types.InlineCompletionItem(insert_text=answer.edit.new_text, range=covered)]
+    return [
+        types.InlineCompletionItem(
+            insert_text=edit.new_text, range=_range(answer.snapshot.text, edit, encoding), command=_accepted(number)
+        )
+        for edit in (answer.edit, *answer.others)
+    ]
+
+
+def _accepted(number: int | None) -> types.Command | None:
+    """What a client runs when the user has accepted an item."""
+    return (number and types.Command(title="accepted", command=DID_ACCEPT, arguments=[number])) or None
+
+
+def shown_number(params: object) -> object:
+    """The number of the item that a notification is about, or None."""
+    match plain(params):
+        case {"item": item}:
+            match plain(item):
+                case {"command": command}:
+                    match plain(command):
+                        case {"arguments": [number, *_]}:
+                            return number
+    return None
+
+
+def accepted_length(params: object) -> int:
+    """How much of its item a notification says is accepted, in UTF-16 units from its start."""
+    match plain(params):
+        case {"acceptedLength": int(length)}:
+            return length
+    return 0
+
+
+def next_edit_request(params: object) -> tuple[str, int | None, Position] | None:
+    """Document, version and cursor of a request for the next edit, or None where they cannot be read."""
+    match plain(params):
+        case {"textDocument": {"uri": str(uri)} as document, "position": at}:
+            position, version = _plain_position(at), document.get("version")
+            if position is not None and (version is None or isinstance(version, int)):
+                return uri, version, position
+    return None
+
+
+def next_edit_answer(snapshot: Snapshot | None, edit: Edit | None, encoding: Encoding) -> dict[str, Any]:
+    """One edit or none, with the version that it is for."""
+    if snapshot is None or edit is None:
+        return {"edits": []}
+    place = _range(snapshot.text, edit, encoding)
+    ends = {"start": place.start, "end": place.end}
+    return {
+        "edits": [
+            {
+                "text": edit.new_text,
+                "textDocument": {"uri": snapshot.uri, "version": snapshot.version},
+                "range": {name: {"line": at.line, "character": at.character} for name, at in ends.items()},
+            }
+        ]
+    }
 
 
 def actions_request(params: types.CodeActionParams) -> ActionsRequest:
@@ -289,7 +414,7 @@ def checksum(text: str) -> int:
 def action_target(data: object) -> ActionTarget | None:
     """What an action's data say, or None where they are not ours."""
     kinds = {kind.value: kind for kind in ActionKind}
-    match _plain(data):
+    match plain(data):
         case {
             "kind": str(kind),
             "uri": str(uri),
@@ -305,7 +430,7 @@ def action_target(data: object) -> ActionTarget | None:
 
 def command_range(argument: object) -> tuple[str, Position, Position] | None:
     """A document and a range in it, as key bindings give them: `{uri, range}`, or with `position` in its place."""
-    match _plain(argument):
+    match plain(argument):
         case {"uri": str(uri), "range": {"start": start, "end": end}}:
             first, last = _plain_position(start), _plain_position(end)
         case {"uri": str(uri), "position": at}:
@@ -323,12 +448,14 @@ def _plain_position(value: object) -> Position | None:
             return None
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """What a client sent as any JSON, as dictionaries, lists and values."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple) and not hasattr(value, "_asdict"):
+        return [plain(item) for item in value]
     if hasattr(value, "_asdict"):  # pygls makes named tuples of objects that it knows no type for
-        return _plain(value._asdict())
+        return plain(value._asdict())
     return value
 
 
@@ -365,7 +492,9 @@ def _range(text: str, edit: Edit, encoding: Encoding) -> types.Range:
     )
 
 
-def menu_answer(answer: Suggestion | NoSuggestion, encoding: Encoding, client: Client) -> types.CompletionList | None:
+def menu_answer(
+    answer: Suggestion | NoSuggestion, encoding: Encoding, client: Client, number: int
+) -> types.CompletionList | None:
     """One item or none, for a completion menu; null for a replaced request, as above.
 
     The list is never complete: what is typed next may make another suggestion. The word before the cursor is part of
@@ -373,11 +502,11 @@ def menu_answer(answer: Suggestion | NoSuggestion, encoding: Encoding, client: C
     """
     if answer is NoSuggestion.SUPERSEDED:
         return None
-    items = [] if isinstance(answer, NoSuggestion) else [_menu_item(answer, encoding, client)]
+    items = [] if isinstance(answer, NoSuggestion) else [_menu_item(answer, encoding, client, number)]
     return types.CompletionList(is_incomplete=True, items=items)
 
 
-def _menu_item(suggestion: Suggestion, encoding: Encoding, client: Client) -> types.CompletionItem:
+def _menu_item(suggestion: Suggestion, encoding: Encoding, client: Client, number: int) -> types.CompletionItem:
     edit, text = suggestion.edit, suggestion.snapshot.text
     word = _LAST_WORD.search(text, max(0, edit.start - _MAX_WORD_CHARS), edit.start)
     start = word.start() if word else edit.start
@@ -395,6 +524,7 @@ def _menu_item(suggestion: Suggestion, encoding: Encoding, client: Client) -> ty
         insert_text_format=types.InsertTextFormat.PlainText,
         insert_text_mode=types.InsertTextMode.AsIs,
         text_edit=types.TextEdit(range=_range(text, Edit(start, edit.end, ""), encoding), new_text=whole),
+        command=_accepted(number),
     )
 
 
@@ -402,9 +532,12 @@ _LAST_WORD = re.compile(r"\w+\Z")
 _MAX_WORD_CHARS = 200
 
 
-def silence(reason: NoSuggestion | None) -> dict[str, str] | None:
-    """The answer to "why did I see nothing?"."""
-    return None if reason is None else {"name": reason.name, "reason": reason.value}
+def silence(reason: NoSuggestion | None, rule: str | None = None) -> dict[str, str] | None:
+    """The answer to "why did I see nothing?", with the rule that excludes the document."""
+    if reason is None:
+        return None
+    said = {"name": reason.name, "reason": reason.value}
+    return said | {"rule": rule} if reason is NoSuggestion.EXCLUDED and rule else said
 
 
 def _position(position: types.Position) -> Position:

@@ -13,17 +13,22 @@ from pygls.exceptions import JsonRpcException
 from dgemma_lsp import completions, editing, protocol, settings, transport
 from dgemma_lsp.actions import ActionKind
 from dgemma_lsp.documents import Documents
+from dgemma_lsp.exclusions import Exclusions
 from dgemma_lsp.session import DgemmaServer, LoadInfiller
 from dgemma_lsp.settings import Settings
 from dgemma_lsp.suggest import InfillerLike
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE_S = 2.0
+"""How long a client may take to answer what its settings are."""
+
 
 def initialize(server: DgemmaServer, params: types.InitializeParams) -> None:
     """Take positions' encoding and settings."""
     server.client = protocol.client(params.capabilities)
     server.documents = Documents(protocol.encoding(server.workspace.position_encoding))
+    _take_folders(server)
     server.configure(params.initialization_options, server.configured)
     server.configured = server.settings
     if not server.client.inline_completion:
@@ -31,11 +36,19 @@ def initialize(server: DgemmaServer, params: types.InitializeParams) -> None:
         server.feature(types.TEXT_DOCUMENT_COMPLETION, menu)(completions.completion)
 
 
+def _take_folders(server: DgemmaServer) -> None:
+    workspace = server.workspace
+    server.exclusions = Exclusions(filter(None, [workspace.root_uri, *workspace.folders]))
+
+
 async def initialized(server: DgemmaServer, params: types.InitializedParams) -> None:
-    """Load the model, and say so."""
-    if server.worker.started:
+    """Ask for the settings, load the model, and say so."""
+    if server.worker.started or server.loading:
         return
+    server.loading = True
+    await _ask_for_settings(server)
     server.show_complaints()
+    server.become("loading", "loading the model")
     started, using = time.perf_counter(), server.settings
     loading = server.worker.start(lambda: server.load_infiller(using))
     showing = asyncio.create_task(_show_progress(server, loading)) if server.client.shows_progress else None
@@ -43,13 +56,30 @@ async def initialized(server: DgemmaServer, params: types.InitializedParams) -> 
     if (error := loading.exception()) is not None:
         logger.error("the model could not be loaded", exc_info=error)
         reason = str(error) or type(error).__name__
+        server.become("failed", reason)
         server.show(types.MessageType.Error, f"no suggestions, the model could not be loaded: {reason}")
     else:
         infiller, seconds = loading.result(), time.perf_counter() - started
         server.languages = infiller.languages
+        server.become("ready", f"{infiller.name} on {infiller.device}")
         logger.info("model=%s device=%s load_ms=%.0f", infiller.name, infiller.device, 1000 * seconds)
     if showing is not None:
         await showing  # last, for a client may never answer whether it shows progress
+
+
+async def _ask_for_settings(server: DgemmaServer) -> None:
+    """Take the settings that the client keeps for us, if it keeps any; one that never answers keeps none."""
+    if not server.client.keeps_settings:
+        return
+    items = [types.ConfigurationItem(section=settings.SECTION)]
+    asking = server.workspace_configuration_async(types.ConfigurationParams(items=items))
+    try:
+        kept = await asyncio.wait_for(asking, _PATIENCE_S)
+    except (TimeoutError, JsonRpcException):
+        return
+    if isinstance(kept, list | tuple) and kept and kept[0] is not None:
+        server.configure(protocol.plain(kept[0]), server.configured)
+        server.memory.forget()
 
 
 async def _show_progress(server: DgemmaServer, loading: asyncio.Future[InfillerLike]) -> None:
@@ -73,14 +103,13 @@ def shutdown(server: DgemmaServer, params: None) -> None:
 def did_open(server: DgemmaServer, params: types.DidOpenTextDocumentParams) -> None:
     """Take a document in."""
     item = params.text_document
-    server.forget(item.uri)
-    server.documents.open(item.uri, item.language_id, item.version, item.text)
+    server.open(item.uri, item.language_id, item.version, item.text)
 
 
 def did_change(server: DgemmaServer, params: types.DidChangeTextDocumentParams) -> None:
     """Apply changes."""
     document = params.text_document
-    server.documents.change(document.uri, document.version, protocol.text_changes(params))
+    server.change(document.uri, document.version, protocol.text_changes(params))
 
 
 def did_close(server: DgemmaServer, params: types.DidCloseTextDocumentParams) -> None:
@@ -89,13 +118,72 @@ def did_close(server: DgemmaServer, params: types.DidCloseTextDocumentParams) ->
 
 
 def did_change_configuration(server: DgemmaServer, params: types.DidChangeConfigurationParams) -> None:
-    """Take new settings; what they do not mention is as it was at the start."""
+    """Take new settings; what they do not mention is as it was at the start. Who sends none is asked for them."""
     before = server.settings
+    if not params.settings and server.client.keeps_settings:
+        server.in_background(_ask_again(server, before))
+        return
     server.configure(params.settings, server.configured)
-    server.offered.clear()
+    _use_settings(server, before)
+
+
+async def _ask_again(server: DgemmaServer, before: Settings) -> None:
+    await _ask_for_settings(server)
+    _use_settings(server, before)
+
+
+def _use_settings(server: DgemmaServer, before: Settings) -> None:
+    """What changes with the settings besides themselves."""
+    server.memory.forget()
     server.show_complaints()
     if (before.checkpoint, before.device) != (server.settings.checkpoint, server.settings.device):
         server.show(types.MessageType.Info, "another checkpoint or device is used after a restart")
+
+
+def did_change_folders(server: DgemmaServer, params: types.DidChangeWorkspaceFoldersParams) -> None:
+    """Read the rules of the folders that are open now."""
+    _take_folders(server)
+
+
+def did_open_notebook(server: DgemmaServer, params: types.DidOpenNotebookDocumentParams) -> None:
+    """Take a notebook's cells in."""
+    notebook = params.notebook_document
+    server.notebooks.open(notebook.uri, protocol.code_cells(notebook.cells))
+    for cell in params.cell_text_documents:
+        server.open(cell.uri, cell.language_id, cell.version, cell.text)
+
+
+def did_change_notebook(server: DgemmaServer, params: types.DidChangeNotebookDocumentParams) -> None:
+    """Apply changes to a notebook's cells and to their texts."""
+    changed = params.change.cells
+    if changed is None:
+        return
+    if changed.structure is not None:
+        array = changed.structure.array
+        server.notebooks.replace_cells(
+            params.notebook_document.uri, array.start, array.delete_count, protocol.code_cells(array.cells or [])
+        )
+        for closed in changed.structure.did_close or []:
+            server.forget(closed.uri)
+        for cell in changed.structure.did_open or []:
+            server.open(cell.uri, cell.language_id, cell.version, cell.text)
+    for content in changed.text_content or []:
+        changes = protocol.content_changes(content.changes)
+        server.change(content.document.uri, content.document.version, changes)
+
+
+def did_close_notebook(server: DgemmaServer, params: types.DidCloseNotebookDocumentParams) -> None:
+    """Forget a notebook and its cells."""
+    cells = server.notebooks.close(params.notebook_document.uri)
+    for uri in {*cells, *(cell.uri for cell in params.cell_text_documents)}:
+        server.forget(uri)
+
+
+def status(server: DgemmaServer, params: object) -> dict[str, str]:
+    """What the server is doing, and why a document is excluded."""
+    uri = protocol.status_uri(params)
+    rule = server.exclusions.rule(server.notebooks.notebook_of(uri) or uri) if uri is not None else None
+    return server.state if rule is None else server.state | {"excluded": rule}
 
 
 def create_server(load_infiller: LoadInfiller, defaults: Settings | None = None) -> DgemmaServer:
@@ -107,7 +195,11 @@ def create_server(load_infiller: LoadInfiller, defaults: Settings | None = None)
     server.feature(types.TEXT_DOCUMENT_DID_OPEN)(did_open)
     server.feature(types.TEXT_DOCUMENT_DID_CHANGE)(did_change)
     server.feature(types.TEXT_DOCUMENT_DID_CLOSE)(did_close)
+    server.feature(types.NOTEBOOK_DOCUMENT_DID_OPEN)(did_open_notebook)
+    server.feature(types.NOTEBOOK_DOCUMENT_DID_CHANGE)(did_change_notebook)
+    server.feature(types.NOTEBOOK_DOCUMENT_DID_CLOSE)(did_close_notebook)
     server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)(did_change_configuration)
+    server.feature(types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS)(did_change_folders)
     # Without options pygls does not advertise the capability.
     server.feature(types.TEXT_DOCUMENT_INLINE_COMPLETION, types.InlineCompletionOptions())(
         completions.inline_completion
@@ -116,7 +208,14 @@ def create_server(load_infiller: LoadInfiller, defaults: Settings | None = None)
     server.feature(types.TEXT_DOCUMENT_CODE_ACTION, actions)(editing.code_action)
     server.feature(types.CODE_ACTION_RESOLVE)(editing.resolve)
     server.feature(types.WORKSPACE_EXECUTE_COMMAND)(editing.execute_command)
-    for command in (protocol.EXPLAIN_SILENCE, *map(protocol.command_name, ActionKind)):
+    for method in (protocol.NEXT_EDIT, protocol.COPILOT_INLINE_EDIT):
+        server.feature(method)(editing.next_edit)
+    server.feature(protocol.DID_SHOW_EDIT)(completions.did_show)
+    server.feature(protocol.STATUS)(status)
+    server.feature(protocol.STATS)(completions.stats)
+    server.feature(protocol.DID_SHOW)(completions.did_show)
+    server.feature(protocol.DID_ACCEPT_PARTLY)(completions.did_accept_partly)
+    for command in (protocol.EXPLAIN_SILENCE, protocol.DID_ACCEPT, *map(protocol.command_name, ActionKind)):
         server.command(command)(editing.execute_command)  # to have it advertised
     return server
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 from cattrs import Converter
 from lsprotocol import types
 from pygls.protocol import default_converter
 
 from dgemma_lsp import protocol, settings, transport
-from dgemma_lsp.documents import Documents, parsed
-from dgemma_lsp.edits import NoSuggestion, Rewrite, Snapshot, Suggestion, rebase
+from dgemma_lsp.documents import Documents, TextChange, parsed
+from dgemma_lsp.edits import Edit, NoSuggestion, Rewrite, Snapshot, Suggestion, rebase
+from dgemma_lsp.exclusions import Exclusions, size_rule
+from dgemma_lsp.memory import Memory, Rhythm, Statistics
+from dgemma_lsp.next_edit import Renames
+from dgemma_lsp.notebooks import Notebooks
 from dgemma_lsp.settings import Settings
-from dgemma_lsp.suggest import InfillerLike, suggest
+from dgemma_lsp.suggest import InfillerLike, candidates, closed, suggest
 from dgemma_lsp.trees import Trees
 from dgemma_lsp.worker import Answer, Lane, Steps, Worker
 
@@ -24,6 +30,15 @@ logger = logging.getLogger(__name__)
 
 LoadInfiller = Callable[[Settings], InfillerLike]
 """Loads the model. Runs on the model's thread, so that this is where torch may be imported."""
+
+CANDIDATES = 3
+"""How many suggestions a user who asks may choose from."""
+
+_LOOK_AHEAD_S = 0.15
+"""How long a suggestion is shown before the next one is thought of."""
+
+_SILENCES = 512
+"""Documents whose last silence is remembered."""
 
 _STOP_S = 2.0
 """How long the end of the process may wait for a denoising step."""
@@ -33,8 +48,10 @@ class DgemmaServer(transport.StrictServer):
     """What the server remembers: open documents, settings, the worker, and each document's last outcome."""
 
     def __init__(self, load_infiller: LoadInfiller, defaults: Settings) -> None:
-        super().__init__("dgemma-lsp", version("dgemma-lsp"), _converter)
+        super().__init__("dgemma-lsp", version("dgemma-lsp"), _converter, protocol.NOTEBOOKS)
         self.load_infiller = load_infiller
+        self.loading = False
+        self.state = {"state": "starting", "message": "the model is not loaded yet"}
         self.settings = self.configured = defaults
         self.languages: frozenset[str] | None = None
         """What the checkpoint knows, once it is loaded."""
@@ -42,9 +59,18 @@ class DgemmaServer(transport.StrictServer):
         self.client = protocol.Client()
         self.documents = Documents()
         self.trees = Trees()
+        self.renames = Renames()
         self.worker: Worker[InfillerLike] = Worker()
-        self.offered: dict[str, Suggestion] = {}
+        self.notebooks = Notebooks()
+        self.exclusions = Exclusions()
+        self.memory = Memory()
+        self.rhythm = Rhythm()
+        self.statistics = Statistics()
         self.silences: dict[str, NoSuggestion] = {}
+        self.rules: dict[str, str] = {}
+        """For each document that is excluded, the rule that says so."""
+        self.look_ahead_s: float | None = _LOOK_AHEAD_S
+        self._background: set[asyncio.Task[None]] = set()
         self.protocol.on_undecodable = self._forget_what_is_uncertain
 
     def stop(self) -> bool:
@@ -65,35 +91,118 @@ class DgemmaServer(transport.StrictServer):
             self.show(types.MessageType.Warning, f"settings: {complaint}")
         self.complaints = []
 
+    def become(self, state: str, message: str) -> None:
+        """Go into another state, and tell clients that show it."""
+        self.state = {"state": state, "message": message}
+        if self.client.shows_status:
+            self.protocol.notify(protocol.STATUS, self.state)
+
     def show(self, kind: types.MessageType, message: str) -> None:
         """Show a message in the editor, and log it."""
         logger.warning("%s", message)
         self.window_show_message(types.ShowMessageParams(type=kind, message=f"dgemma: {message}"))
 
-    async def answer(self, snapshot: Snapshot, *, invoked: bool) -> Answer:
-        """What to show at the snapshot's cursor; raises what the pipeline raises."""
-        using = self.settings
-        if not invoked and (rest := self._typed_through(snapshot)) is not None:
-            self.worker.supersede(snapshot.uri)
-            return rest
+    def kept_out(self, snapshot: Snapshot) -> NoSuggestion | None:
+        """Why a document is not to be looked at, whatever the model may know."""
+        notebook = self.notebooks.notebook_of(snapshot.uri)
+        rule = self.exclusions.rule(notebook or snapshot.uri) or size_rule(snapshot.text, snapshot.offset)
+        if rule is not None:
+            self.rules[snapshot.uri] = rule
+            return NoSuggestion.EXCLUDED
+        self.rules.pop(snapshot.uri, None)
+        return closed(snapshot, self.languages, self.settings)
+
+    async def answer(
+        self, snapshot: Snapshot, *, invoked: bool, typed: bool = True, selected: Edit | None = None
+    ) -> Answer:
+        """What to show at the snapshot's cursor; raises what the pipeline raises.
+
+        `invoked` says that the user asked, `typed` that he did nothing but type. `selected` is what the menu would
+        insert: the suggestion then goes on from there.
+        """
+        using, uri = self.settings, snapshot.uri
+        reason = self.kept_out(snapshot)
+        known = self.memory.find(snapshot) if reason is None and selected is None and not invoked else None
+        if reason is None and known is None and typed and not invoked and using.trigger == "manual":
+            reason = NoSuggestion.MANUAL
+        if reason is not None or known is not None:
+            self.worker.supersede(uri)
+            return reason or known or NoSuggestion.EMPTY
+        delay_s = 0.0 if invoked else self.rhythm.delay_s(using.debounce_ms / 1000)
+        answer = await self.worker.run(
+            self._steps(snapshot, using, invoked=invoked, selected=selected),
+            lane=Lane.COMMAND if invoked else Lane.KEYSTROKE,
+            document=uri,
+            delay_s=delay_s,
+            budget_s=using.time_budget_ms / 1000 * (CANDIDATES if invoked else 1),
+        )
+        if selected is None and not invoked:
+            self.memory.remember(snapshot, answer)
+        answer = self._brought_up_to_date(answer) if isinstance(answer, Suggestion) else answer
+        if isinstance(answer, Suggestion) and using.trigger == "automatic":
+            self._look_ahead(answer, using)
+        return answer
+
+    def _steps(
+        self, snapshot: Snapshot, using: Settings, *, invoked: bool, selected: Edit | None = None
+    ) -> Callable[[InfillerLike], Steps[Suggestion]]:
+        """The work for one answer: the model sees the whole notebook, and what the menu would insert."""
+        chosen = snapshot
+        if selected is not None:
+            cursor = selected.start + len(selected.new_text)
+            chosen = replace(snapshot, text=selected.apply(snapshot.text), offset=cursor, tree=None)
+        seen = self.notebooks.seen(chosen, self.documents)
+
+        def placed(edit: Edit) -> Edit | None:
+            inside = seen.edit_of(chosen, edit)
+            if inside is None or selected is None:
+                return inside
+            end = selected.end + inside.end - chosen.offset
+            return Edit(selected.start, end, selected.new_text + inside.new_text)
 
         def steps(infiller: InfillerLike) -> Steps[Suggestion]:
-            yield from suggest(parsed(snapshot), infiller, using, invoked=invoked)
+            at_cursor = parsed(seen.snapshot)
+            if invoked:
+                answers = candidates(at_cursor, infiller, using, CANDIDATES)
+            else:
+                answers = suggest(at_cursor, infiller, using, invoked=False)
+            for answer in answers:
+                if isinstance(answer, NoSuggestion):
+                    yield answer
+                elif (edit := placed(answer.edit)) is not None:
+                    others = tuple(other for other in map(placed, answer.others) if other is not None)
+                    yield replace(answer, snapshot=snapshot, edit=edit, others=others)
 
-        answer = await self.worker.run(
-            steps,
-            lane=Lane.COMMAND if invoked else Lane.KEYSTROKE,
-            document=snapshot.uri,
-            delay_s=0.0 if invoked else using.debounce_ms / 1000,
-            budget_s=using.time_budget_ms / 1000,
-        )
-        return self._brought_up_to_date(answer) if isinstance(answer, Suggestion) else answer
+        return steps
+
+    def _look_ahead(self, suggestion: Suggestion, using: Settings) -> None:
+        """While the user looks at a suggestion, work out what could follow once it is accepted."""
+        if self.look_ahead_s is None:
+            return
+        edit, asked = suggestion.edit, suggestion.snapshot
+        cursor = edit.start + len(edit.new_text)
+        accepted = replace(asked, text=edit.apply(asked.text), offset=cursor, version=None, tree=None)
+
+        async def work(delay_s: float) -> None:
+            started, budget_s = time.perf_counter(), using.time_budget_ms / 1000
+            steps = self._steps(accepted, using, invoked=False)
+            try:
+                answer = await self.worker.run(
+                    steps, lane=Lane.BACKGROUND, document=asked.uri, delay_s=delay_s, budget_s=budget_s
+                )
+            except Exception:
+                logger.exception("looking ahead failed")
+            else:
+                self.memory.remember(accepted, answer)
+                found = answer.name.lower() if isinstance(answer, NoSuggestion) else "suggestion"
+                self._log(asked.uri, {"outcome": "ahead", "found": found}, started)
+
+        self.in_background(work(self.look_ahead_s))
 
     def conclude(self, uri: str, answer: Answer, started: float) -> None:
         """Remember a request's outcome and write its line to the log."""
         fields: dict[str, object] = {}
         if isinstance(answer, Suggestion):
-            self.offered[uri] = answer
             self.silences.pop(uri, None)
             fields |= {
                 "outcome": "shown" if answer.steps else "typed_through",
@@ -103,7 +212,7 @@ class DgemmaServer(transport.StrictServer):
             fields |= {stage: f"{ms:.1f}" for stage, ms in answer.trace.items()}
         else:
             if answer is not NoSuggestion.SUPERSEDED:  # the last request is another, and may be answered already
-                self.silences[uri] = answer
+                self._fall_silent(uri, answer)
             fields["outcome"] = answer.name.lower()
         self._log(uri, fields, started)
 
@@ -112,7 +221,7 @@ class DgemmaServer(transport.StrictServer):
         if isinstance(answer, Rewrite):
             self.silences.pop(snapshot.uri, None)
         else:
-            self.silences[snapshot.uri] = answer
+            self._fall_silent(snapshot.uri, answer)
         self._log(
             snapshot.uri,
             {
@@ -125,24 +234,49 @@ class DgemmaServer(transport.StrictServer):
             started,
         )
 
+    def _fall_silent(self, uri: str, reason: NoSuggestion) -> None:
+        """Remember why nothing came of a request; a client may ask for documents that were never open."""
+        self.silences.pop(uri, None)
+        self.silences[uri] = reason
+        while len(self.silences) > _SILENCES:
+            del self.silences[next(iter(self.silences))]
+
     def _log(self, uri: str, fields: dict[str, object], started: float) -> None:
         request = {"request": self.protocol.msg_id, "file": ascii(uri.rpartition("/")[2][:80])}
         duration = {"total_ms": f"{1000 * (time.perf_counter() - started):.1f}"}
         logger.info(" ".join(f"{name}={value}" for name, value in (request | fields | duration).items()))
 
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what nobody waits for."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)  # the loop itself would not keep it
+        task.add_done_callback(self._background.discard)
+
+    def open(self, uri: str, language: str, version: int | None, text: str) -> None:
+        """Take a document in, in place of one with the same uri."""
+        self.forget(uri)
+        self.documents.open(uri, language, version, text)
+
+    def change(self, uri: str, version: int | None, changes: Sequence[TextChange]) -> None:
+        """Apply changes to a document."""
+        self.rhythm.note(time.monotonic())
+        document = self.documents.get(uri)
+        if not self.settings.next_edit or document is None:
+            self.documents.change(uri, version, changes)
+            return
+        before = document.text
+        self.documents.change(uri, version, changes)
+        self.renames.note(uri, before, document.text)
+
     def forget(self, uri: str) -> None:
         """Forget a document and settle what it waits for."""
         self.documents.close(uri)
         self.trees.forget(uri)
+        self.renames.forget(uri)
         self.worker.supersede(uri)
-        self.offered.pop(uri, None)
+        self.memory.forget(uri)
         self.silences.pop(uri, None)
-
-    def _typed_through(self, snapshot: Snapshot) -> Suggestion | None:
-        """The rest of the last suggestion, if the user has done nothing since but type its beginning."""
-        offered = self.offered.get(snapshot.uri)
-        rest = offered and rebase(offered, snapshot)
-        return replace(rest, steps=0, trace={}) if rest else None
+        self.rules.pop(uri, None)
 
     def _brought_up_to_date(self, suggestion: Suggestion) -> Answer:
         """The suggestion in terms of the text as it is now, or STALE."""
@@ -158,10 +292,14 @@ class DgemmaServer(transport.StrictServer):
 
     def _forget_what_is_uncertain(self, method: str, params: object) -> None:
         """After a text that could not be read, a document's content is not known: better silent than wrong."""
-        changes_text = method in (types.TEXT_DOCUMENT_DID_CHANGE, types.TEXT_DOCUMENT_DID_OPEN)
-        uri = protocol.changed_uri(params) if changes_text else None
-        if uri is not None:
-            self.forget(uri)
+        if method in (types.TEXT_DOCUMENT_DID_CHANGE, types.TEXT_DOCUMENT_DID_OPEN):
+            uri = protocol.changed_uri(params)
+            if uri is not None:
+                self.forget(uri)
+        elif method in (types.NOTEBOOK_DOCUMENT_DID_CHANGE, types.NOTEBOOK_DOCUMENT_DID_OPEN):
+            notebook = protocol.changed_uri(params)
+            for cell in self.notebooks.close(notebook) if notebook is not None else []:
+                self.forget(cell)
 
 
 def _converter() -> Converter:

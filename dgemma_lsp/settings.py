@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -10,25 +11,29 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is used. Fields keep the names that users write."""
+    """What is used. Fields keep the names that users write; `OPTIONS` says what each means."""
 
     enabled: bool = True
+    trigger: str = "automatic"
+    languages: frozenset[str] | None = None
     disabled_languages: frozenset[str] = frozenset()
-    """Language identifiers, as editors send them, for which nothing is suggested."""
+    in_comments: bool = False
+    in_strings: bool = False
+    next_edit: bool = False
     debounce_ms: int = 60
-    """How long a keystroke waits for the next one before the model is asked."""
     time_budget_ms: int = 400
-    """How long the model may work on one suggestion; the best draft so far is shown."""
     checkpoint: str | None = None
-    """A checkpoint's directory, or its name on the Hugging Face hub; None is the embedded one."""
     device: str | None = None
-    """Where the model runs, as torch writes it (`cpu`, `cuda:0`); None chooses."""
     log_level: str = "info"
 
 
 DEFAULTS = Settings()
 
+SECTION = "dgemma"
+"""Where editors keep our settings."""
+
 _MAX_MS = 60_000
+_TRIGGERS = ("automatic", "manual")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -38,8 +43,8 @@ def parse(options: object, defaults: Settings = DEFAULTS) -> tuple[Settings, lis
     `options` is a mapping of settings, or one with them under "dgemma"; None says nothing. What is missing or
     bad is taken from `defaults`. Never raises.
     """
-    if isinstance(options, Mapping) and "dgemma" in options:
-        options = options["dgemma"]
+    if isinstance(options, Mapping) and SECTION in options:
+        options = options[SECTION]
     if options is None:
         return defaults, []
     if not isinstance(options, Mapping):
@@ -47,20 +52,48 @@ def parse(options: object, defaults: Settings = DEFAULTS) -> tuple[Settings, lis
     good: dict[str, Any] = {}
     complaints: list[str] = []
     for name, value in options.items():
-        if name not in _READERS:
+        if name in _EDITORS_OWN:
+            continue
+        if name not in OPTIONS:
             complaints.append(_unknown(str(name)))
             continue
-        read, expected = _READERS[name]
+        option = OPTIONS[name]
         try:
-            good[name] = read(value)
+            good[name] = option.read(value)
         except ValueError:
             kept = getattr(defaults, name)
-            complaints.append(f'"{name}" must be {expected}, not {_shown(value)}; {_shown(kept)} is used')
+            complaints.append(f'"{name}" must be {option.expected}, not {_shown(value)}; {_shown(kept)} is used')
     return replace(defaults, **good), complaints
 
 
+def table() -> str:
+    """The settings as a Markdown table, for the documentation."""
+    rows = [f"| `{name}` | `{_default(name)}` | {option.meaning} |" for name, option in OPTIONS.items()]
+    return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows]) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """The settings as a JSON schema, for editors that check what users write."""
+    properties = {
+        name: {**option.schema, "default": json.loads(_default(name)), "description": option.meaning}
+        for name, option in OPTIONS.items()
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "dgemma-lsp settings",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _default(name: str) -> str:
+    value = getattr(DEFAULTS, name)
+    return json.dumps(sorted(value) if isinstance(value, frozenset) else value)
+
+
 def _unknown(name: str) -> str:
-    close = get_close_matches(name.lower(), _READERS, n=1, cutoff=0.0)
+    close = get_close_matches(name.lower(), OPTIONS, n=1, cutoff=0.0)
     return f'unknown setting "{name[:40]}"; the nearest one is "{close[0]}"'
 
 
@@ -93,19 +126,89 @@ def _optional_name(value: object) -> str | None:
     return value
 
 
-def _log_level(value: object) -> str:
-    if not isinstance(value, str) or value.lower() not in _LOG_LEVELS:
-        raise ValueError
-    return value.lower()
+def _optional_languages(value: object) -> frozenset[str] | None:
+    return None if value is None else _languages(value)
 
 
-_READERS: dict[str, tuple[Callable[[object], object], str]] = {
-    "enabled": (_boolean, "true or false"),
-    "disabled_languages": (_languages, "a list of language identifiers"),
-    "debounce_ms": (_milliseconds, f"milliseconds from 0 to {_MAX_MS}"),
-    "time_budget_ms": (_milliseconds, f"milliseconds from 0 to {_MAX_MS}"),
-    "checkpoint": (_optional_name, "a directory, a name on the hub, or null"),
-    "device": (_optional_name, "a device such as cpu or cuda:0, or null"),
-    "log_level": (_log_level, f"one of {', '.join(_LOG_LEVELS)}"),
+def _one_of(names: tuple[str, ...]) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if not isinstance(value, str) or value.lower() not in names:
+            raise ValueError
+        return value.lower()
+
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How a setting is read, described and checked."""
+
+    read: Callable[[object], object]
+    """The value that is used; raises ValueError for what it cannot be."""
+    expected: str
+    """What it must be, for a complaint."""
+    schema: dict[str, object]
+    """The same as a JSON schema."""
+    meaning: str
+
+
+def _switch(meaning: str) -> Option:
+    return Option(_boolean, "true or false", {"type": "boolean"}, meaning)
+
+
+def _duration(meaning: str) -> Option:
+    limits = {"type": "number", "minimum": 0, "maximum": _MAX_MS}
+    return Option(_milliseconds, f"milliseconds from 0 to {_MAX_MS}", limits, meaning)
+
+
+def _choice(names: tuple[str, ...], meaning: str) -> Option:
+    return Option(_one_of(names), f"one of {', '.join(names)}", {"enum": list(names)}, meaning)
+
+
+_NAMES: dict[str, object] = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+_NAME_OR_NULL: dict[str, object] = {"type": ["string", "null"]}
+
+OPTIONS: dict[str, Option] = {
+    "enabled": _switch("suggest at all"),
+    "trigger": _choice(
+        _TRIGGERS, "`automatic` suggests while you type, `manual` only when you ask: the model rests otherwise"
+    ),
+    "languages": Option(
+        _optional_languages,
+        "a list of language identifiers or null",
+        {"type": ["array", "null"], "items": {"type": "string"}, "uniqueItems": True},
+        "language identifiers to suggest in; `null` means those that the checkpoint was trained on"
+        " (the embedded one: Python, as it writes nonsense in others)",
+    ),
+    "disabled_languages": Option(
+        _languages, "a list of language identifiers", _NAMES, "language identifiers for which nothing is suggested"
+    ),
+    "in_comments": _switch("suggest in comments unasked"),
+    "in_strings": _switch("suggest in strings unasked"),
+    "next_edit": _switch(
+        "suggest further places to change after an edit, to editors that ask for it; off until more is known of"
+        " how often it is right"
+    ),
+    "debounce_ms": _duration(
+        "how long a keystroke waits at least for the next one before the model is asked; for a fast typist, up to"
+        " four times as long"
+    ),
+    "time_budget_ms": _duration("how long the model may work on one suggestion; the best draft so far is shown"),
+    "checkpoint": Option(
+        _optional_name,
+        "a directory, a name on the hub, or null",
+        _NAME_OR_NULL,
+        "a checkpoint directory, or a name on the Hugging Face hub, which is downloaded once; `null` is the embedded one",
+    ),
+    "device": Option(
+        _optional_name,
+        "a device such as cpu or cuda:0, or null",
+        _NAME_OR_NULL,
+        "where the model runs, as torch writes it: `cpu`, `cuda:0`; `null` chooses",
+    ),
+    "log_level": _choice(_LOG_LEVELS, "how much is logged; logs go to standard error, which editors keep"),
 }
-assert set(_READERS) == {field.name for field in fields(Settings)}
+assert list(OPTIONS) == [field.name for field in fields(Settings)]
+
+_EDITORS_OWN = frozenset({"trace", "path", "command"})
+"""What editors keep in the same section for themselves."""

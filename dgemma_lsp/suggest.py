@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -17,8 +18,6 @@ from dgemma_lsp.settings import Settings
 from dgemma_model import syntax
 from dgemma_model.request import Draft, FillRequest
 from dgemma_model.syntax import CursorKind
-
-_QUIET = {CursorKind.COMMENT: NoSuggestion.IN_COMMENT, CursorKind.STRING: NoSuggestion.IN_STRING}
 
 
 class InfillerLike(Protocol):
@@ -45,12 +44,12 @@ class InfillerLike(Protocol):
 
 
 def suggest(
-    snapshot: Snapshot, infiller: InfillerLike, settings: Settings, *, invoked: bool
+    snapshot: Snapshot, infiller: InfillerLike, settings: Settings, *, invoked: bool, variant: int = 0
 ) -> Generator[Suggestion | NoSuggestion, None, None]:
     """The best answer so far after each denoising step; the last one is the answer.
 
-    `invoked` says that the user asked: then comments, strings and doubts are no obstacle. Raises what
-    `infiller` raises.
+    `invoked` says that the user asked: then comments, strings and doubts are no obstacle. A `variant` other than 0
+    asks the model in another way, for another candidate. Raises what `infiller` raises.
     """
     if (reason := _gate(snapshot, infiller, settings, invoked=invoked)) is not None:
         yield reason
@@ -58,7 +57,8 @@ def suggest(
     watch = _Stopwatch()
     one_line = snapshot.tree is None or not syntax.block_expected(snapshot.tree, snapshot.offset)
     place = cleanup.place_at(snapshot.text, snapshot.offset, one_line=one_line)
-    request = FillRequest(context.excerpt(snapshot), one_line=place.one_line)
+    verify = False if variant else None  # a verified fill is the same, whatever its seed
+    request = FillRequest(context.excerpt(snapshot), one_line=place.one_line, verify=verify, seed=variant)
     parses = _syntax_check(snapshot)
     watch.lap("context_ms")
 
@@ -80,10 +80,34 @@ def suggest(
         elif draft.score < infiller.threshold and not invoked:
             answer = NoSuggestion.LOW_CONFIDENCE
         else:
-            answer = Suggestion(snapshot, edit, draft.score, draft.step, dict(watch.ms))
+            answer = Suggestion(snapshot, edit, draft.score, draft.step, trace=dict(watch.ms))
         if draft.done or isinstance(answer, Suggestion) or isinstance(best, NoSuggestion):
             best = answer
         yield best
+
+
+def candidates(
+    snapshot: Snapshot, infiller: InfillerLike, settings: Settings, count: int
+) -> Generator[Suggestion | NoSuggestion, None, None]:
+    """Up to `count` suggestions that differ, for a user who asked: the best one, with the others in it."""
+    found: list[Suggestion] = []
+    answer: Suggestion | NoSuggestion = NoSuggestion.EMPTY
+    for variant in range(count):
+        latest: Suggestion | NoSuggestion = NoSuggestion.EMPTY
+        for latest in suggest(snapshot, infiller, settings, invoked=True, variant=variant):
+            yield answer if found else latest
+        if isinstance(latest, Suggestion) and latest.edit not in [other.edit for other in found]:
+            found.append(latest)
+        elif not found:
+            answer = latest
+        if found:
+            answer = replace(found[0], others=tuple(other.edit for other in found[1:]))
+        elif latest in _HOPELESS:
+            break
+        yield answer
+
+
+_HOPELESS = (NoSuggestion.DISABLED, NoSuggestion.LANGUAGE, NoSuggestion.IN_WORD)
 
 
 def _gate(snapshot: Snapshot, infiller: InfillerLike, settings: Settings, *, invoked: bool) -> NoSuggestion | None:
@@ -94,14 +118,20 @@ def _gate(snapshot: Snapshot, infiller: InfillerLike, settings: Settings, *, inv
         return NoSuggestion.IN_WORD
     if invoked or snapshot.tree is None:
         return None
-    return _QUIET.get(syntax.kind_at(snapshot.tree, snapshot.offset))
+    match syntax.kind_at(snapshot.tree, snapshot.offset):
+        case CursorKind.COMMENT if not settings.in_comments:
+            return NoSuggestion.IN_COMMENT
+        case CursorKind.STRING if not settings.in_strings:
+            return NoSuggestion.IN_STRING
+    return None
 
 
 def closed(snapshot: Snapshot, languages: frozenset[str] | None, settings: Settings) -> NoSuggestion | None:
     """Why nothing is done in this document at all; `languages` are those that the checkpoint knows, None for all."""
     if not settings.enabled or snapshot.language in settings.disabled_languages:
         return NoSuggestion.DISABLED
-    if languages is not None and snapshot.language not in languages:
+    known = languages if settings.languages is None else settings.languages
+    if known is not None and snapshot.language not in known:
         return NoSuggestion.LANGUAGE
     return None
 

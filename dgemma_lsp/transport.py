@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from lsprotocol import types
 from pygls.exceptions import (
     JsonRpcException,
+    JsonRpcInvalidParams,
     JsonRpcInvalidRequest,
     JsonRpcParseError,
     JsonRpcServerNotInitialized,
@@ -78,9 +79,11 @@ class StrictProtocol(LanguageServerProtocol):
             message = self.structure_message(data)
         except JsonRpcException as error:
             logger.warning("undecodable message, method %r", str(data.get("method"))[:80])
+            method = data.get("method")
             if "id" in data and "method" in data:
-                self._refuse(data["id"], error)
-            elif isinstance(method := data.get("method"), str):
+                # Whatever the converter stumbles over, it is the parameters that are wrong.
+                self._refuse(data["id"], JsonRpcInvalidParams() if isinstance(method, str) else error)
+            elif isinstance(method, str):
                 self.on_undecodable(method, data.get("params"))
             return
         try:
@@ -131,8 +134,20 @@ class StrictServer(LanguageServer):
 
     protocol: StrictProtocol
 
-    def __init__(self, name: str, version: str, converter_factory: Callable[[], Any]) -> None:
-        super().__init__(name, version, protocol_cls=StrictProtocol, converter_factory=converter_factory)
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        converter_factory: Callable[[], Any],
+        notebooks: types.NotebookDocumentSyncOptions | None = None,
+    ) -> None:
+        super().__init__(
+            name,
+            version,
+            notebook_document_sync=notebooks,
+            protocol_cls=StrictProtocol,
+            converter_factory=converter_factory,
+        )
 
     def report_server_error(self, error: Exception, source: Any) -> None:
         """Log; requests have been answered with the error already."""

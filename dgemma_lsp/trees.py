@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from dgemma_lsp.documents import MAX_PARSED_CHARS, parsed
-from dgemma_lsp.edits import Snapshot
+from dgemma_lsp.edits import Snapshot, common_start
 from dgemma_model import syntax
 
 _KEPT = 16
@@ -21,6 +21,9 @@ class Trees:
 
     def __init__(self) -> None:
         self._latest: OrderedDict[str, Snapshot] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._latest)
 
     async def parsed(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot with its syntax tree."""
@@ -49,21 +52,7 @@ def _reparsed(latest: Snapshot, snapshot: Snapshot) -> Snapshot:
         return snapshot
     if old == new:
         return replace(snapshot, tree=tree)
-    start = _common_start(old, new)
-    tail = _common_start(old[start:][::-1], new[start:][::-1])
+    start = common_start(old, new)
+    tail = common_start(old[start:][::-1], new[start:][::-1])
     changed = syntax.spliced(tree, start, len(old) - tail, new[start : len(new) - tail])
     return replace(snapshot, tree=changed)
-
-
-def _common_start(one: str, other: str) -> int:
-    """Length of the longest common beginning."""
-    low, high = 0, min(len(one), len(other))
-    if one[:high] == other[:high]:
-        return high
-    while low + 1 < high:  # one[:low] is common, one[:high] is not
-        middle = (low + high) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low

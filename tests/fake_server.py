@@ -1,9 +1,10 @@
 """The real server around a model that says what a test tells it to. Run as a process; `--tcp PORT` serves there.
 
-Custom requests, for tests only: `test/text` reads a document back, `test/say` sets the model's text (and holds it
-at each step), `test/reached` answers when the model stands at a held step, `test/release` lets it go on,
-`test/counts` says how many fills began and how many steps were taken. The environment variable FAKE_LOAD makes
-loading `fail`, or `wait` for `test/release`.
+Custom requests, for tests only: `test/text` reads a document back, `test/say` sets the model's text (a list is one
+for each seed; and holds it at each step), `test/reached` answers when the model stands at a held step, `test/release`
+lets it go on, `test/counts` says how many fills began and how many steps were taken, `test/seen` what the model was
+shown last. The environment variable FAKE_LOAD makes loading `fail`, or `wait` for `test/release`; with FAKE_AHEAD the
+server thinks ahead, as it really does.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from dgemma_lsp import server as dgemma_server
 from dgemma_lsp import transport
 from dgemma_lsp.settings import Settings
-from dgemma_model.request import Draft, FillRequest
+from dgemma_model.request import Draft, Excerpt, FillRequest
 
 
 class FakeInfiller:
@@ -29,9 +30,10 @@ class FakeInfiller:
     threshold = -1.0
 
     def __init__(self) -> None:
-        self.text = "value"
+        self.text: str | list[str] = "value"
         self.steps = 3
         self.fails = False
+        self.seen = Excerpt("", "")
         self.fills_begun = 0
         self.steps_taken = 0
         self._held = False
@@ -40,11 +42,14 @@ class FakeInfiller:
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         self.fills_begun += 1
+        self.seen = request.excerpt
         print("a library prints to standard output")
         os.write(1, b"and so does one written in C\n")
         if self.fails:
             raise RuntimeError("no such luck")
         text, steps = self.text, self.steps
+        if isinstance(text, list):
+            text = text[request.seed % len(text)]
         for step in range(1, steps + 1):
             self.pass_gate()
             self.steps_taken += 1
@@ -84,6 +89,7 @@ def main() -> int:
         return infiller
 
     server = dgemma_server.create_server(load)
+    server.look_ahead_s = 0.0 if os.environ.get("FAKE_AHEAD") else None
 
     @server.feature("test/text")
     def text(params: Any) -> dict[str, object] | None:
@@ -108,6 +114,10 @@ def main() -> int:
     @server.feature("test/counts")
     def counts(params: Any) -> dict[str, int]:
         return {"fills": infiller.fills_begun, "steps": infiller.steps_taken}
+
+    @server.feature("test/seen")
+    def seen(params: Any) -> dict[str, str]:
+        return {"prefix": infiller.seen.prefix, "suffix": infiller.seen.suffix}
 
     dgemma_server.log_to_stderr()
     if sys.argv[1:2] == ["--tcp"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -179,4 +180,4 @@ def test_whatever_is_offered_can_be_done_to_no_harm(text: str, said: tuple[str, 
             assert after is not None
             assert answer.apply() != text
             assert syntax.error_count(after) <= syntax.error_count(snapshot.tree)
-            assert all(a.end <= b.start for a, b in zip(answer.edits, answer.edits[1:], strict=False))
+            assert all(a.end <= b.start for a, b in pairwise(answer.edits))

@@ -26,9 +26,9 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_lsp.worker"},
     {"dgemma_lsp.actions"},
     {"dgemma_lsp.suggest"},
-    {"dgemma_lsp.context", "dgemma_lsp.cleanup", "dgemma_lsp.trees"},
-    {"dgemma_lsp.documents"},
-    {"dgemma_lsp.edits", "dgemma_lsp.settings"},
+    {"dgemma_lsp.context", "dgemma_lsp.cleanup", "dgemma_lsp.trees", "dgemma_lsp.notebooks"},
+    {"dgemma_lsp.documents", "dgemma_lsp.memory", "dgemma_lsp.next_edit"},
+    {"dgemma_lsp.edits", "dgemma_lsp.settings", "dgemma_lsp.exclusions"},
     {"dgemma_model.train.several_holes"},
     {"dgemma_model.train.evaluate", "dgemma_model.train.export"},
     {"dgemma_model.evaluation.execution"},
@@ -43,13 +43,19 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_model.chat"},
     {"dgemma_model.canvas", "dgemma_model.constraint", "dgemma_model.network"},
     {"dgemma_model.tokenizer", "dgemma_model.config", "dgemma_model.copying", "dgemma_model.hub"},
-    {"dgemma_model.excerpt", "dgemma_model.anytime", "dgemma_model.targets"},
+    {"dgemma_model.excerpt", "dgemma_model.anytime", "dgemma_model.targets", "dgemma_model.names"},
     {"dgemma_model.syntax"},
     {"dgemma_model.request"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
-PLAIN = {"dgemma_model.excerpt", "dgemma_model.targets", "dgemma_model.syntax", "dgemma_model.request"}
+PLAIN = {
+    "dgemma_model.excerpt",
+    "dgemma_model.targets",
+    "dgemma_model.names",
+    "dgemma_model.syntax",
+    "dgemma_model.request",
+}
 """What every editor module may import of the model."""
 LOADERS = {"dgemma_lsp.server", "dgemma_lsp.terminal"}
 """Who may also load a model, when it is wanted."""
@@ -71,9 +77,10 @@ HOMES = {
     "jinja2": {"dgemma_model.chat"},
     "pygls": HANDLERS | {"dgemma_lsp.transport"},
     "lsprotocol": HANDLERS | {"dgemma_lsp.transport", "dgemma_lsp.protocol"},
-    "tree_sitter": {"dgemma_model.syntax", "dgemma_model.targets"},
+    "tree_sitter": {"dgemma_model.syntax", "dgemma_model.targets", "dgemma_model.names"},
     "tree_sitter_python": {"dgemma_model.syntax"},
     "threading": {"dgemma_lsp.worker", "dgemma_lsp.transport", "dgemma_model.train.data"},  # model, stdin, batches
+    "pathspec": {"dgemma_lsp.exclusions"},
     "typer": {"dgemma_lsp.cli"},
 }
 

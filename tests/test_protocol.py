@@ -35,7 +35,7 @@ HERE = {"textDocument": {"uri": "file:///a.py"}, "position": {"line": 3, "charac
     ],
 )
 def test_a_document_and_a_position_are_enough(extra: dict[str, Any], invoked: bool) -> None:
-    assert request(HERE | extra) == ("file:///a.py", Position(3, 5), invoked)
+    assert request(HERE | extra) == ("file:///a.py", Position(3, 5), invoked, None)
 
 
 @pytest.mark.parametrize("missing", ["textDocument", "position"])

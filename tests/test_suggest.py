@@ -9,7 +9,7 @@ import pytest
 from dgemma_lsp.documents import MAX_PARSED_CHARS, parsed
 from dgemma_lsp.edits import Edit, NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.settings import Settings
-from dgemma_lsp.suggest import suggest
+from dgemma_lsp.suggest import candidates, suggest
 from dgemma_model.request import Draft, FillRequest
 
 
@@ -212,3 +212,50 @@ def test_no_text_is_too_odd(text: str) -> None:
     answer = answers(text, done("value"), invoked=True)[-1]
     cursor = text.index("▮")
     assert isinstance(answer, NoSuggestion) or answer.edit == Edit(cursor, cursor, "value")
+
+
+def chosen(marked: str, *said: Draft) -> Suggestion | NoSuggestion:
+    """The last answer for a user who asked, where the model says something else each time."""
+
+    class Changing(FakeInfiller):
+        def fill(self, request: FillRequest) -> Iterator[Draft]:
+            self.requests.append(request)
+            yield self.drafts[request.seed]
+
+    return list(candidates(snapshot(marked), Changing(*said), Settings(), len(said)))[-1]
+
+
+def test_candidates_differ_and_the_first_comes_first() -> None:
+    answer = chosen("x = ▮", done("f(a)"), done("f(a)"), done("g(b)"))
+    assert isinstance(answer, Suggestion)
+    assert (answer.edit.new_text, [other.new_text for other in answer.others]) == ("f(a)", ["g(b)"])
+
+
+def test_a_candidate_stands_in_for_a_first_one_that_is_no_good() -> None:
+    answer = chosen("x = ▮", done(""), done("a b"), done("g(b)"))
+    assert isinstance(answer, Suggestion)
+    assert (answer.edit.new_text, answer.others) == ("g(b)", ())
+
+
+def test_without_any_candidate_the_reason_is_the_last() -> None:
+    assert chosen("x = ▮", done(""), done("a b ("), done("")) is NoSuggestion.EMPTY
+
+
+def test_a_closed_gate_is_not_knocked_at_again() -> None:
+    infiller = FakeInfiller(done("value"))
+    assert list(candidates(snapshot("foo▮bar"), infiller, Settings(), 3)) == [NoSuggestion.IN_WORD] * 2
+    assert infiller.requests == []
+
+
+def test_comments_and_strings_by_setting() -> None:
+    comments, strings = Settings(in_comments=True), Settings(in_strings=True)
+    assert shown(answers("# some ▮", done("more words"), settings=comments)[-1]) == "# some more words▮"
+    assert answers("# some ▮", done("more words"), settings=strings) == [NoSuggestion.IN_COMMENT]
+    assert shown(answers('x = "some ▮"', done("more words"), settings=strings)[-1]) == 'x = "some more words▮"'
+    assert answers('x = "some ▮"', done("more words"), settings=comments) == [NoSuggestion.IN_STRING]
+
+
+def test_a_setting_may_name_languages_that_the_checkpoint_does_not_know() -> None:
+    python, go = frozenset({"python"}), Settings(languages=frozenset({"go"}))
+    assert shown(answers("x = ▮", done("f(a)"), languages=python, language="go", settings=go)[-1]) == "x = f(a)▮"
+    assert answers("x = ▮", done("f(a)"), languages=python, settings=go) == [NoSuggestion.LANGUAGE]

@@ -209,10 +209,7 @@ def selected_unit(tree: SyntaxTree, start: int, end: int) -> tuple[int, int] | N
 
 def errors_within(tree: SyntaxTree, start: int, end: int) -> bool:
     """Whether something between the two offsets does not parse."""
-    first, last = _byte(tree, start), _byte(tree, end)
-    cursor_node = tree.tree.root_node.descendant_for_byte_range(first, last)
-    around = next((node for node in _upwards(cursor_node) if node.parent is not None), None)
-    return around is not None and (around.has_error or around.is_error)
+    return _is_damaged(tree.tree.root_node, _byte(tree, start), _byte(tree, end))
 
 
 def does_nothing(language: str, text: str) -> bool:
@@ -332,6 +329,14 @@ def _todo(tree: SyntaxTree, comment: Node) -> Placeholder | None:
     indent = _indent(data, comment.start_byte)
     site = _site(tree, at, at, (f"\n{indent}", ""), (Hole.BLOCK,))
     return Placeholder(site, "TODO", comment.start_point[0], row, unfinished=False)
+
+
+def _is_damaged(node: Node, first: int, last: int) -> bool:
+    """Whether an error, or something that is missing, touches a span of bytes."""
+    if not node.has_error or node.end_byte < first or node.start_byte > last:
+        return False
+    inner = [child for child in node.children if child.has_error]
+    return node.is_error or not inner or any(_is_damaged(child, first, last) for child in inner)
 
 
 def _is_idle(node: Node) -> bool:
