@@ -46,7 +46,7 @@ class Memory:
             if asked.uri != snapshot.uri or not _is_near(asked, snapshot):
                 continue
             if isinstance(answer, Suggestion):
-                if (rest := rebase(answer, snapshot)) is not None:
+                if _is_typed_along(answer, snapshot) and (rest := rebase(answer, snapshot)) is not None:
                     return replace(rest, steps=0, trace={})
             elif asked.offset == snapshot.offset and asked.text == snapshot.text:
                 return answer
@@ -62,6 +62,14 @@ def _is_near(asked: Snapshot, snapshot: Snapshot) -> bool:
     """Whether the cursor may have come from the one to the other by typing."""
     near = max(0, asked.offset - _NEAR_CHARS)
     return asked.offset <= snapshot.offset and asked.text[near : asked.offset] == snapshot.text[near : asked.offset]
+
+
+def _is_typed_along(suggestion: Suggestion, snapshot: Snapshot) -> bool:
+    """Whether what stands before the cursor is a beginning of the suggestion; `rebase` compares whole texts."""
+    edit = suggestion.edit
+    if snapshot.offset - edit.start > len(edit.new_text):
+        return False
+    return edit.new_text.startswith(snapshot.text[edit.start : snapshot.offset])
 
 
 class Rhythm:

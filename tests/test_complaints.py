@@ -54,7 +54,7 @@ def test_01_no_bracket_or_quote_is_doubled_or_lost() -> None:
     assert accepted("print(▮)", '"hi")') == 'print("hi")'
     assert accepted("print(▮)", '"hi"') == 'print("hi")'
     assert accepted("x = foo(▮)", "a, b") == "x = foo(a, b)"
-    assert accepted("x = [f(▮)]", "a)]") == "x = [f(a)]"
+    assert accepted("x = [f(▮)]", "ab)]") == "x = [f(ab)]"
     assert accepted("x = f(g(▮))", "h(a))") == "x = f(g(h(a)))"
     assert accepted('d["▮"]', 'key"]') == "IN_STRING"
 
@@ -67,7 +67,8 @@ def test_02_the_middle_of_a_line_is_filled() -> None:
 
 
 def test_03_indentation_is_that_of_the_file() -> None:
-    assert accepted("def f(x):\n\t▮\n", "if x:\n        return 1") == "def f(x):\n\tif x:\n\t\treturn 1\n"
+    tabs = "def g(x):\n\treturn x\n\ndef f(x):\n\t"
+    assert accepted(tabs + "▮\n", "if x:\n        return 1") == tabs + "if x:\n\t\treturn 1\n"
     assert accepted("def f(x):\n    ▮\n", "    return x") == "def f(x):\n    return x\n"
     assert accepted("def f(x):\r\n    ▮\r\n", "y = x\n    return y") == "def f(x):\r\n    y = x\r\n    return y\r\n"
 

@@ -243,7 +243,7 @@ def test_without_any_candidate_the_reason_is_the_last() -> None:
 
 def test_a_closed_gate_is_not_knocked_at_again() -> None:
     infiller = FakeInfiller(done("value"))
-    assert list(candidates(snapshot("foo▮bar"), infiller, Settings(), 3)) == [NoSuggestion.IN_WORD] * 2
+    assert list(candidates(snapshot("foo▮bar"), infiller, Settings(), 3)) == [NoSuggestion.IN_WORD]
     assert infiller.requests == []
 
 
