@@ -24,7 +24,7 @@ eval: .venv/.installed-test
 	$(BIN)/python -m dgemma_model.train.evaluate score
 
 bench: .venv/.installed-test
-	$(BIN)/python eval/latency.py
+	$(BIN)/dgemma-lsp bench
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -87,6 +87,27 @@ def check(checkpoint: CheckpointOption = None, device: DeviceOption = None) -> N
         raise typer.Exit(1)
 
 
+@app.command()
+def bench(
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+    shape: Annotated[
+        str | None, typer.Option(metavar="26b", help="Random weights of the published shape, on a GPU.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of everything that is measured.")] = 20,
+) -> None:
+    """Measure the model and the server on this machine; the last line is one JSON document."""
+    from dgemma_lsp import bench as benchmark
+    from dgemma_lsp import terminal
+
+    if shape not in (None, "26b"):
+        fail(f"--shape knows 26b only, not {shape!r}")
+    try:
+        benchmark.bench(checkpoint, device, shape=shape, repeats=repeats)
+    except terminal.UserError as error:
+        fail(str(error))
+
+
 def fail(message: str) -> NoReturn:
     """Print an error for users and leave with exit code 2."""
     Console(stderr=True, highlight=False, markup=False).print(f"dgemma-lsp: {message}", soft_wrap=True)

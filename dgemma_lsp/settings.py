@@ -198,7 +198,8 @@ OPTIONS: dict[str, Option] = {
         _optional_name,
         "a directory, a name on the hub, or null",
         _NAME_OR_NULL,
-        "a checkpoint directory, or a name on the Hugging Face hub, which is downloaded once; `null` is the embedded one",
+        "a checkpoint directory, or a name on the Hugging Face hub, which is downloaded once;"
+        " `null` is the embedded one",
     ),
     "device": Option(
         _optional_name,

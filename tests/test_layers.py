@@ -19,6 +19,7 @@ PACKAGES = {"dgemma_lsp": ROOT / "dgemma_lsp", "dgemma_model": ROOT / "model" / 
 LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_lsp.__main__"},
     {"dgemma_lsp.cli"},
+    {"dgemma_lsp.bench"},
     {"dgemma_lsp.server", "dgemma_lsp.terminal"},
     {"dgemma_lsp.completions", "dgemma_lsp.editing"},
     {"dgemma_lsp.session"},
@@ -36,12 +37,14 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_model.train.train"},
     {"dgemma_model.train.data", "dgemma_model.train.corpus"},
     {"dgemma_model.train.holes"},
+    {"dgemma_model.bench"},
     {"dgemma_model.infill"},
     {"dgemma_model.verified", "dgemma_model.denoised", "dgemma_model.widths"},
     {"dgemma_model.stopping", "dgemma_model.causal", "dgemma_model.review"},
     {"dgemma_model.sampler", "dgemma_model.checkpoint", "dgemma_model.prompt_cache"},
     {"dgemma_model.chat"},
-    {"dgemma_model.canvas", "dgemma_model.constraint", "dgemma_model.network"},
+    {"dgemma_model.canvas", "dgemma_model.constraint", "dgemma_model.fused"},
+    {"dgemma_model.network"},
     {"dgemma_model.tokenizer", "dgemma_model.config", "dgemma_model.copying", "dgemma_model.hub"},
     {"dgemma_model.excerpt", "dgemma_model.anytime", "dgemma_model.targets", "dgemma_model.names"},
     {"dgemma_model.syntax"},
@@ -57,13 +60,13 @@ PLAIN = {
     "dgemma_model.request",
 }
 """What every editor module may import of the model."""
-LOADERS = {"dgemma_lsp.server", "dgemma_lsp.terminal"}
+LOADERS = {"dgemma_lsp.server", "dgemma_lsp.terminal", "dgemma_lsp.bench"}
 """Who may also load a model, when it is wanted."""
-LOADED = {"dgemma_model.infill", "dgemma_model.checkpoint"}
+LOADED = {"dgemma_model.infill", "dgemma_model.checkpoint", "dgemma_model.bench"}
 TENSORS = {
     f"dgemma_model.{name}"
     for name in ("infill", "verified", "denoised", "widths", "stopping", "causal", "review", "sampler", "checkpoint")
-} | {f"dgemma_model.{name}" for name in ("prompt_cache", "constraint", "network")}
+} | {f"dgemma_model.{name}" for name in ("prompt_cache", "constraint", "fused", "network", "bench")}
 TRAINING = {module for module in RANK if module.startswith("dgemma_model.train.")}
 
 HANDLERS = {f"dgemma_lsp.{name}" for name in ("server", "session", "completions", "editing")}
@@ -72,7 +75,7 @@ HOMES = {
     "torch": TENSORS | TRAINING | {"dgemma_lsp.terminal"},  # `dgemma-lsp check` reports on it
     "safetensors": {"dgemma_model.checkpoint"} | TRAINING,
     "tokenizers": {"dgemma_model.tokenizer", "dgemma_model.train.corpus"},
-    "transformers": TRAINING,
+    "transformers": TRAINING | {"dgemma_model.bench"},
     "huggingface_hub": {"dgemma_model.hub"},
     "jinja2": {"dgemma_model.chat"},
     "pygls": HANDLERS | {"dgemma_lsp.transport"},

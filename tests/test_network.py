@@ -391,3 +391,16 @@ def test_attention_on_a_processor_equals_that_on_a_gpu(tokens: int) -> None:
     allowed[..., 0] = True
     assert worst(masked_attention(queries, keys, values, allowed), fused(attn_mask=allowed)) < CLOSE
     assert worst(causal_attention(queries, keys, values), fused(is_causal=True)) < CLOSE
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+@torch.no_grad()
+def test_experts_in_grouped_products_equal_those_one_by_one(top_k: int) -> None:
+    config = tiny_config(hidden_size=32, moe_intermediate_size=16, num_experts=5, top_k_experts=top_k)
+    layer = random_network(config).decoder_layers()[0]
+    layer.experts.gate_up_proj.mul_(10)
+    x = torch.randn(11, 32)
+    weights, chosen = layer.router(x)
+    one_by_one = layer.experts(x, weights, chosen)
+    assert one_by_one.abs().max() > 1e-3
+    assert worst(layer.experts.grouped(x, weights, chosen), one_by_one) < CLOSE

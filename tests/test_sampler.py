@@ -16,9 +16,19 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
     LinearTemperatureScheduleLogitsProcessor,
 )
 
+from dgemma_model import sampler
 from dgemma_model.config import SamplerConfig
 from dgemma_model.network import Cache, Network
-from dgemma_model.sampler import CanvasStep, Noise, accept_and_renoise, denoise, temperature, token_entropy
+from dgemma_model.sampler import (
+    BLOCK,
+    CanvasStep,
+    Noise,
+    Reading,
+    accept_and_renoise,
+    denoise,
+    read_logits,
+    temperature,
+)
 
 VOCAB = 40
 NETWORK = random_network(tiny_config(vocab_size=VOCAB))
@@ -70,24 +80,77 @@ def test_acceptance_and_renoising_equal_the_reference(state: tuple[Tensor, Tenso
     accepted_canvas = reference.accept_canvas(canvas, sampled, logits, 1)
     with patch.object(EntropyBoundSampler, "initialize_canvas", lambda self, batch, device: noise):
         renoised = reference.renoise_canvas(accepted_canvas, 1)
-    ours, accepted = accept_and_renoise(canvas, sampled, token_entropy(logits), noise, bound)
+    ours, accepted = accept_and_renoise(canvas, sampled, reference_entropy(logits), noise, bound)
     assert torch.equal(accepted, reference.accepted_token_mask)
     assert torch.equal(ours, renoised)
 
 
+def reference_entropy(logits: Tensor) -> Tensor:
+    return torch.distributions.Categorical(logits=logits, validate_args=False).entropy()
+
+
+def read(logits: Tensor, first: float = 0.5, second: float = 0.5) -> Reading:
+    """One look at [N, V] logits, which stay as they are."""
+    return read_logits(logits.clone(), torch.tensor([[first], [second]]).expand(2, len(logits)))
+
+
 @given(state=sampler_states())
-def test_entropies_equal_the_reference_and_are_finite(state: tuple[Tensor, Tensor, Tensor, Tensor, float]) -> None:
-    entropy = token_entropy(state[0])
-    assert torch.equal(entropy, torch.distributions.Categorical(logits=state[0], validate_args=False).entropy())
-    assert bool(torch.isfinite(entropy).all())
+def test_entropies_and_drafts_equal_the_reference_and_are_finite(
+    state: tuple[Tensor, Tensor, Tensor, Tensor, float],
+) -> None:
+    logits = state[0].flatten(0, 1)
+    reading, probabilities = read(logits), logits.softmax(-1)
+    assert torch.allclose(reading.entropy.double(), reference_entropy(logits.double()), rtol=1e-5, atol=1e-6)
+    assert torch.equal(reading.best, logits.argmax(-1))
+    assert torch.allclose(reading.confidence, probabilities.max(-1).values)
+    assert bool(torch.isfinite(reading.entropy).all())
+    in_place = logits.clone()
+    read_logits(in_place, torch.rand(2, len(logits)))
+    assert torch.allclose(in_place, probabilities, atol=1e-7)
 
 
 def test_the_entropy_of_what_is_known() -> None:
     certain = torch.where(torch.arange(VOCAB) == 3, 0.0, -torch.inf)
     coin = torch.where(torch.arange(VOCAB) < 2, 5.0, -torch.inf)
-    assert token_entropy(torch.stack((certain, coin, torch.zeros(VOCAB)))).tolist() == pytest.approx(
-        [0.0, 0.6931472, 3.6888795]
-    )
+    entropy = read(torch.stack((certain, coin, torch.zeros(VOCAB)))).entropy.tolist()
+    assert entropy[0] == 0.0
+    assert entropy == pytest.approx([0.0, 0.6931472, 3.6888795])
+
+
+@pytest.mark.parametrize("vocabulary", [VOCAB, 4 * BLOCK])
+def test_samples_have_the_probabilities_they_should(vocabulary: int) -> None:
+    logits = torch.randn(vocabulary, generator=seeded(0)) * 2
+    logits[::3] = -torch.inf
+    probabilities, count = logits.softmax(-1), 40_000
+    uniform = torch.rand(2, count, generator=seeded(1))
+    drawn = read_logits(logits.repeat(count, 1), uniform).sampled
+    seen = torch.bincount(drawn, minlength=vocabulary)
+    assert bool((seen[probabilities == 0] == 0).all())
+    sure = 5 * (count * probabilities * (1 - probabilities)).sqrt()
+    assert bool(((seen - count * probabilities).abs() <= sure + 1).all())
+
+
+@given(
+    first=st.floats(0, 1, exclude_max=True, width=32),
+    second=st.floats(0, 1, exclude_max=True, width=32),
+    allowed=st.sets(st.integers(0, 4 * BLOCK - 1), min_size=1, max_size=5),
+    spread=st.sampled_from([0.0, 1.0, 60.0]),
+)
+def test_what_is_forbidden_is_never_drawn(first: float, second: float, allowed: set[int], spread: float) -> None:
+    logits = torch.full((1, 4 * BLOCK), -torch.inf)
+    logits[0, list(allowed)] = spread * torch.randn(len(allowed), generator=seeded(0))
+    assert int(read(logits, first, second).sampled) in allowed
+
+
+def test_a_large_vocabulary_is_read_in_parts() -> None:
+    logits, uniform = torch.randn(7, 128), torch.rand(2, 7)
+    whole, parts = logits.clone(), logits.clone()
+    once = read_logits(whole, uniform)
+    with patch.object(sampler, "READ_AT_ONCE", 2 * 128):
+        again = read_logits(parts, uniform)
+    assert torch.equal(whole, parts)
+    for name in ("best", "confidence", "entropy", "sampled"):
+        assert torch.equal(getattr(once, name), getattr(again, name))
 
 
 def test_the_most_certain_positions_are_accepted_up_to_the_bound() -> None:
@@ -129,11 +192,12 @@ def naive_loop(
                     scores[row, position] = -torch.inf
                     scores[row, position, given_ids[row][position]] = 0.0
         probabilities = scores.softmax(-1)
-        sampled = torch.multinomial(probabilities.view(-1, VOCAB), 1, generator=generator).view(batch, length)
+        uniform = torch.rand(2, batch * length, generator=generator)[1].view(batch, length, 1)  # one block: the second
+        sampled = (probabilities.cumsum(-1) <= uniform).sum(-1).clamp(max=VOCAB - 1)
         noise = torch.randint(VOCAB, (batch, length), generator=generator)
         best, following = [], []
         for row in range(batch):
-            entropies = [token_entropy(scores[row, position]).item() for position in range(length)]
+            entropies = [reference_entropy(scores[row, position]).item() for position in range(length)]
             spent, accepted = 0.0, set()
             for position in sorted(range(length), key=lambda at: entropies[at]):
                 if spent > config.entropy_bound:

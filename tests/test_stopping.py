@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers.models.diffusion_gemma.generation_diffusion_gemma import StableAndConfidentStoppingCriteria
 
-from dgemma_model.sampler import CanvasStep, token_entropy
+from dgemma_model.sampler import CanvasStep
 from dgemma_model.stopping import AnyOf, NothingLeft, StableAndConfident, is_looping
 
 VOCAB = 5
@@ -19,7 +19,14 @@ def step_of(logits: Tensor, accepted: Tensor | None = None, index: int = 1) -> C
     """The step that ends with these logits."""
     confidence, best = logits.softmax(-1).max(-1)
     accepted = torch.zeros_like(best, dtype=torch.bool) if accepted is None else accepted
-    return CanvasStep(index, best, best, accepted, token_entropy(logits), confidence)
+    return CanvasStep(
+        index,
+        best,
+        best,
+        accepted,
+        torch.distributions.Categorical(logits=logits, validate_args=False).entropy(),
+        confidence,
+    )
 
 
 def logits_saying(ids: list[int], sharpness: float) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor
 from dgemma_model import hub
 from dgemma_model.chat import ChatFormat, ChatFrame, ChatTemplateError
 from dgemma_model.config import CheckpointConfig, ConfigError, NetworkConfig
+from dgemma_model.fused import FusedNetwork
 from dgemma_model.network import Network
 from dgemma_model.tokenizer import Tokenizer, TokenizerError
 
@@ -44,7 +45,8 @@ class Checkpoint:
 
     directory: Path
     config: CheckpointConfig
-    network: Network
+    network: Network | FusedNetwork
+    """As loaded; `Infiller` has it fused."""
     tokenizer: Tokenizer
     skipped: int
     """Number of tensors of the vision tower that were left on disk."""

@@ -13,6 +13,7 @@ Results are those of `Network` up to the order of additions (tests/test_fused.py
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -45,8 +46,7 @@ class Product:
         self._weight, self._dtype = weight, dtype
         self._activation = activation
         self._packed: Tensor | None = None
-        if weight.device.type == "cpu" and torch._C._has_mkldnn:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous())
+        self._pack(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The product."""
@@ -57,6 +57,17 @@ class Product:
         if self._activation == "gelu":
             return F.gelu(out, approximate="tanh")
         return out.tanh_() if self._activation == "tanh" else out
+
+    def take_scale(self, scale: Tensor) -> bool:
+        """Multiply the inputs by `scale` [in] from now on; False where the weight is not packed, so that changing it
+        would take a copy."""
+        if self._packed is not None:
+            self._pack(self._weight * scale)
+        return self._packed is not None
+
+    def _pack(self, weight: Tensor) -> None:
+        if weight.device.type == "cpu" and torch._C._has_mkldnn:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(self._dtype).contiguous())
 
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
         """The product, without activation, times `factor` [..., out]."""
@@ -69,26 +80,32 @@ class Product:
 class Norm:
     """An `RMSNorm` in fewer operations: x / hypot(|x|, sqrt(size * eps)), times a scale that includes sqrt(size)."""
 
-    def __init__(self, norm: RMSNorm) -> None:
+    def __init__(self, norm: RMSNorm, followed_by: Iterable[Product] = ()) -> None:
+        """Where it can, the scale moves into the products that alone read this norm's output."""
         self._norm = norm
         device = None if norm.weight is None else norm.weight.device
         self._floor = torch.tensor((norm.size * norm.eps) ** 0.5, device=device)
-        self._scale = norm.size**0.5 * (torch.ones((), device=device) if norm.weight is None else norm.weight.float())
+        scale = norm.size**0.5 * (torch.ones(norm.size, device=device) if norm.weight is None else norm.weight.float())
+        self._scale: Tensor | None = scale
+        for product in followed_by:
+            if product.take_scale(scale):
+                self._scale = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., size] -> the same shape and dtype."""
         if not _is_plain(x):
             return F.rms_norm(x, (self._norm.size,), self._norm.weight, self._norm.eps)
-        return (x / self._length(x)).mul_(self._scale)
+        out = x / self._length(x)
+        return out if self._scale is None else out.mul_(self._scale)
 
     def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """`residual` plus the norm of `x`."""
-        if not _is_plain(x):
+        if not _is_plain(x) or self._scale is None:
             return residual + self(x)
         return torch.addcdiv(residual, x * self._scale, self._length(x))
 
     def _length(self, x: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(self._floor)
+        return cast(Tensor, torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(self._floor))
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -100,26 +117,31 @@ class FusedLayer:
     """A `Layer` with its weights joined and packed; the layer's own projections become views of the joined one."""
 
     def __init__(self, layer: Layer, products: torch.dtype) -> None:
-        attention = layer.self_attn
+        attention, block = layer.self_attn, layer.mlp
         self.layer = layer
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
         projections = [p for p in (attention.q_proj, attention.k_proj, attention.v_proj) if p is not None]
         joined = torch.cat([projection.weight for projection in projections])
-        for projection, part in zip(projections, joined.split([len(p.weight) for p in projections]), strict=True):
+        for projection, part in zip(
+            projections, torch.split(joined, [len(p.weight) for p in projections]), strict=True
+        ):
             projection.weight.data = part
         self._products = products
         self._qkv, self._out = Product(joined, products), Product(attention.o_proj.weight, products)
-        q_scale, k_scale = cast(Tensor, attention.q_norm.weight), cast(Tensor, attention.k_norm.weight)
-        self._unit = Norm(attention.v_norm)
-        self._scale = torch.cat((q_scale.expand(self.heads, 1, -1), k_scale.expand(self.kv_heads, 1, -1)))
-        self._input_norm = Norm(layer.input_layernorm)
-        self._attention_norm = Norm(layer.post_attention_layernorm)
-        self._gate = Product(layer.mlp.gate_proj.weight, products, "gelu")
-        self._up, self._down = (
-            Product(layer.mlp.up_proj.weight, products),
-            Product(layer.mlp.down_proj.weight, products),
+        self._gate, self._up = (
+            Product(block.gate_proj.weight, products, "gelu"),
+            Product(block.up_proj.weight, products),
         )
-        self._dense_norms = Norm(layer.pre_feedforward_layernorm), Norm(layer.post_feedforward_layernorm_1)
+        self._down = Product(block.down_proj.weight, products)
+        self._input_norm = Norm(layer.input_layernorm, followed_by=[self._qkv])
+        self._unit = Norm(attention.v_norm)
+        scales = (attention.q_norm.weight, self.heads), (attention.k_norm.weight, self.kv_heads)
+        self._scale = torch.cat([cast(Tensor, scale).float().expand(heads, 1, -1) for scale, heads in scales])
+        self._attention_norm = Norm(layer.post_attention_layernorm)
+        self._dense_norms = (
+            Norm(layer.pre_feedforward_layernorm, followed_by=[self._gate, self._up]),
+            Norm(layer.post_feedforward_layernorm_1),
+        )
         self._expert_norms = Norm(layer.pre_feedforward_layernorm_2), Norm(layer.post_feedforward_layernorm_2)
         self._last_norm = Norm(layer.post_feedforward_layernorm)
         self.encoder_scalar, self.decoder_scalar = layer.encoder_layer_scalar.item(), layer.layer_scalar.item()
@@ -127,21 +149,19 @@ class FusedLayer:
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, T, D] and angles [1 or B, 1, T, C] -> queries [B, H, T, C], keys and values [B, K, T, C]."""
         batch, tokens, _ = x.shape
-        heads, both, half = self.heads, self.heads + self.kv_heads, self.head_dim // 2
-        unit = self._unit(self._qkv(self._input_norm(x)).to(x.dtype).view(batch, tokens, -1, self.head_dim))
+        heads, both = self.heads, self.heads + self.kv_heads
+        unit = self._unit(self._qkv(self._input_norm(x)).float().view(batch, tokens, -1, self.head_dim))
         unit = unit.transpose(1, 2)
-        scaled = torch.mul(unit[:, :both], self._scale, out=x.new_empty(batch, both, tokens, self.head_dim))
-        rotated = scaled * cos
-        rotated[..., :half].addcmul_(scaled[..., half:], sin[..., :half], value=-1)
-        rotated[..., half:].addcmul_(scaled[..., :half], sin[..., half:])
-        rotated = rotated.to(self._products)
-        return rotated[:, :heads], rotated[:, heads:], unit[:, -self.kv_heads :].to(self._products)
+        rotated = torch.mul(unit[:, :both], self._scale, out=unit.new_empty(batch, both, tokens, self.head_dim))
+        exchanged = rotated.roll(self.head_dim // 2, -1)
+        rotated = rotated.mul_(cos).addcmul_(exchanged, sin).to(self._products)
+        return rotated[:, :heads], rotated[:, heads:], unit[:, -self.kv_heads :]
 
     def finish(self, residual: Tensor, attended: Tensor, scalar: float) -> Tensor:
         """The layer behind its attention: [B, T, D] and [B, H, T, C] -> [B, T, D]."""
         x = self._attention_norm.added_to(residual, self._out(attended.transpose(1, 2).flatten(2)).to(residual.dtype))
         before, after = self._dense_norms
-        normed = before(x)
+        normed = before(x).to(self._products)
         out = after(self._down(self._up.times(normed, self._gate(normed))).to(x.dtype))
         if not self.layer.is_dense:
             flat = x.flatten(0, 1)
@@ -166,11 +186,16 @@ class FusedNetwork:
         cap = network.config.final_logit_softcapping
         # The head stays in float32: scores rounded to bfloat16 would tie.
         self._head = Product(weight / cap, torch.float32, "tanh") if self._is_packed else Product(weight, products)
-        self._mean = Product(weight.t(), products)
+        self._mean = Product(weight.t(), products)  # the transposed weight is a view
         self._signal_norm, self._mixed_norm = Norm(block.pre_norm), Norm(block.post_norm)
         self._gate = Product(block.gate_proj.weight, products, "gelu")
         self._up, self._down = Product(block.up_proj.weight, products), Product(block.down_proj.weight, products)
         self._tables: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._embedding_scale.device
 
     @torch.inference_mode()
     def encode(
@@ -250,8 +275,13 @@ class FusedNetwork:
         return {kind: (cos[:, :, start:end], sin[:, :, start:end]) for kind, (cos, sin) in self._tables.items()}
 
     def _rotary(self, positions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        angles = self._network.angles(positions, self._embedding_scale.dtype)
-        return {kind: (cos.transpose(1, 2), sin.transpose(1, 2)) for kind, (cos, sin) in angles.items()}
+        """Cosines, and sines that are negative for the first half of a head, for what is rotated half a head on."""
+        tables = {}
+        for kind, (cos, sin) in self._network.angles(positions, torch.float32).items():
+            half = sin.shape[-1] // 2
+            signed = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+            tables[kind] = cos.transpose(1, 2), signed.transpose(1, 2)
+        return tables
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None) -> Tensor:
@@ -264,10 +294,10 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | N
     kv_heads = keys.shape[1]
     asked = queries.reshape(batch, kv_heads, -1, size)
     if queries.device.type == "cpu":
-        scores = asked @ keys.transpose(2, 3)
+        scores = asked.flatten(0, 1) @ keys.flatten(0, 1).transpose(1, 2)
         if allowed is not None:
-            scores.masked_fill_(~allowed, -torch.inf)
-        out = scores.softmax(-1) @ values
+            scores.view(batch, kv_heads, -1, keys.shape[2]).masked_fill_(~allowed, -torch.inf)
+        out = scores.softmax(-1) @ values.flatten(0, 1)
     else:
         out = F.scaled_dot_product_attention(asked, keys, values, attn_mask=allowed, scale=1.0)
     return out.view(batch, heads, tokens, size)
@@ -279,10 +309,11 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, window: int)
     batch, heads, tokens, size = queries.shape
     kv_heads, before = keys.shape[1], keys.shape[2] - tokens
     outputs = []
-    for chunk in queries.split(QUERY_CHUNK, dim=2):
+    for chunk in torch.split(queries, QUERY_CHUNK, dim=2):
         rows = chunk.shape[2]
         first, end = max(0, before - window + 1), before + rows
-        scores = chunk.reshape(batch, kv_heads, -1, size) @ keys[:, :, first:end].transpose(2, 3)
+        asked = chunk.reshape(batch * kv_heads, -1, size)
+        scores = asked @ keys[:, :, first:end].flatten(0, 1).transpose(1, 2)
         if rows > 1:
             table = scores.view(batch, heads, rows, -1)
             everything = torch.ones(rows, rows, dtype=torch.bool)
@@ -290,6 +321,7 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, window: int)
             if end - first > window:  # the first keys are in the window of the first rows only
                 width = min(rows, end - first)
                 table[..., :width].masked_fill_(everything[:, :width].tril(before - window - first), -torch.inf)
-        outputs.append((scores.softmax(-1) @ values[:, :, first:end]).view(batch, heads, rows, size))
+        out = scores.softmax(-1) @ values[:, :, first:end].flatten(0, 1)
+        outputs.append(out.view(batch, heads, rows, size))
         before = end
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)

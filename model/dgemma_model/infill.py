@@ -29,6 +29,7 @@ from dgemma_model.checkpoint import Checkpoint, CheckpointError
 from dgemma_model.constraint import Constraint
 from dgemma_model.copying import most_similar_line
 from dgemma_model.denoised import LINE_TOKENS, DenoisedFill
+from dgemma_model.fused import FusedNetwork, fastest_products
 from dgemma_model.prompt_cache import CachedPrompt, PromptCaches
 from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
 from dgemma_model.sampler import Noise, Sampling
@@ -45,16 +46,19 @@ class Infiller:
         self,
         checkpoint: Checkpoint,
         device: torch.device,
+        products: torch.dtype = torch.float32,
         *,
         cache_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._checkpoint = checkpoint
+        """`products` is the dtype of the operands of matrix products (`fused.FusedNetwork`), `cache_bytes` what may be
+        kept of prompts; `clock` tells seconds."""
+        network = FusedNetwork(checkpoint.network, products)
+        self._checkpoint = replace(checkpoint, network=network)
         self._tokenizer = checkpoint.tokenizer
         self._policy = checkpoint.config.policy
         self._device = device
         self._clock = clock
-        network = checkpoint.network
         self._noise = Noise(
             network.config.vocab_size, self._tokenizer.mask_id if self._policy.noise == "mask" else None
         )
@@ -76,9 +80,9 @@ class Infiller:
         Raises:
             CheckpointError: the checkpoint or the device cannot be used; the message is for users.
         """
-        place = _device(device)
+        place = usable_device(device)
         dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-        return cls(checkpoints.load(checkpoints.find(checkpoint), place, dtype), place)
+        return cls(checkpoints.load(checkpoints.find(checkpoint), place, dtype), place, fastest_products(place))
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         """Yield a draft after every pass, the last one with `done` set; stop reading to stop the work.
@@ -244,7 +248,12 @@ class Infiller:
             yield cached, prompt
 
 
-def _device(name: str | None) -> torch.device:
+def usable_device(name: str | None) -> torch.device:
+    """The device of that name, by default the GPU if there is one.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -63,7 +63,7 @@ class Cache:
             return keys, values
         at, end = slice(index, index + 1), self.length + keys.shape[2]
         self._keys[at] = [_room(self._keys[at], keys, self.length, end)]
-        self._values[at] = [_room(self._values[at], values, self.length, end)]
+        self._values[at] = [_room(self._values[at], keys, self.length, end)]
         self._keys[index][:, :, self.length : end] = keys
         self._values[index][:, :, self.length : end] = values
         return self._keys[index][:, :, :end], self._values[index][:, :, :end]
@@ -281,6 +281,8 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """[tokens, D], and what `Router` gives for them -> [tokens, D]."""
+        if x.device.type == "cuda" and x.dtype == torch.bfloat16 and hasattr(torch, "_grouped_mm"):
+            return self.grouped(x, weights, chosen)
         out = torch.zeros_like(x)
         for expert in torch.unique(chosen).tolist():
             token, slot = torch.where(chosen == expert)
@@ -288,6 +290,18 @@ class Experts(nn.Module):
             part = F.linear(F.gelu(gate, approximate="tanh") * up, self.down_proj[expert])
             out.index_add_(0, token, (part * weights[token, slot, None]).to(out.dtype))
         return out
+
+    def grouped(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """The same in two grouped products over tokens in the order of their experts; the host waits for nothing."""
+        order = chosen.flatten().argsort(stable=True)
+        token = order // chosen.shape[1]
+        counts = torch.zeros(len(self.down_proj), dtype=torch.int32, device=x.device)
+        ends = counts.index_add_(0, chosen.flatten(), torch.ones_like(order, dtype=torch.int32)).cumsum(0).int()
+        gate, up = torch._grouped_mm(x[token], self.gate_up_proj.transpose(1, 2), offs=ends).chunk(2, dim=-1)
+        inner = F.gelu(gate, approximate="tanh") * up
+        part = torch._grouped_mm(inner, self.down_proj.transpose(1, 2), offs=ends)
+        part = part * weights.flatten()[order, None]
+        return torch.zeros_like(x, dtype=part.dtype).index_add_(0, token, part).to(x.dtype)
 
 
 class Layer(nn.Module):
@@ -352,6 +366,11 @@ class Network(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_conditioning = SelfConditioning(config)
         self._rotary = nn.ModuleDict({layer.layer_type: Rotary(layer) for layer in config.layers})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embed_tokens.weight.device
 
     def get_parameter_or_buffer(self, name: str) -> Tensor:
         """The parameter or buffer of that dotted name.

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from dgemma_model.fused import FusedNetwork
 from dgemma_model.network import Cache, Network
 from dgemma_model.request import InfillError
 
@@ -23,7 +24,7 @@ PREFILL_CHUNK = 256
 class CachedPrompt:
     """Tokens with their keys and values, behind which fills are written."""
 
-    def __init__(self, network: Network, cache: Cache, ids: list[int]) -> None:
+    def __init__(self, network: Network | FusedNetwork, cache: Cache, ids: list[int]) -> None:
         self.network = network
         self.cache = cache
         self.ids = ids
@@ -32,7 +33,7 @@ class CachedPrompt:
     @property
     def device(self) -> torch.device:
         """Where keys and values are."""
-        return self.network.embed_tokens.weight.device
+        return self.network.device
 
     @torch.inference_mode()
     def append(self, ids: Sequence[int], last: int | None = None) -> Tensor:
@@ -75,7 +76,7 @@ class CachedPrompt:
 class PromptCaches:
     """The prompts of the latest fills, least recently used out, within a budget of bytes."""
 
-    def __init__(self, network: Network, budget_bytes: int) -> None:
+    def __init__(self, network: Network | FusedNetwork, budget_bytes: int) -> None:
         self._network = network
         self._budget_bytes = budget_bytes
         self._kept: list[CachedPrompt] = []  # the latest last

@@ -19,6 +19,7 @@ from torch import Tensor
 from dgemma_model.canvas import Layout, Prompt, read_fill
 from dgemma_model.chat import ChatFormat
 from dgemma_model.config import SamplerConfig
+from dgemma_model.fused import FusedNetwork
 from dgemma_model.network import Cache, Network
 from dgemma_model.request import Draft, DraftToken, FillRequest
 from dgemma_model.sampler import CanvasStep, Noise, denoise
@@ -33,7 +34,7 @@ LEAD_TOKENS = 4
 class WidthSearch:
     """Fills holes of several widths at once with one checkpoint."""
 
-    network: Network
+    network: Network | FusedNetwork
     tokenizer: Tokenizer
     chat: ChatFormat
     config: SamplerConfig
@@ -103,7 +104,7 @@ class WidthSearch:
         rows = [[prompt.ids[-1], *ids, *after, *filler[len(ids) :]] for ids, _ in readings]
         shared = cache.repeated(len(rows))
         shared.crop(len(prompt.ids) - 1)
-        device = self.network.embed_tokens.weight.device
+        device = self.network.device
         hidden = self.network.encode(torch.tensor(rows, device=device), shared)  # causal: what pads the rows is unseen
         best, best_criterion = distinct[0], -float("inf")
         for draft, (ids, own), row in zip(distinct, readings, hidden, strict=True):

@@ -1,0 +1,139 @@
+"""What the command `bench` does: measures the model and the server, and prints a table and one JSON document."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dgemma_lsp.terminal import UserError
+
+PING_SECONDS = 10.0
+
+
+def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repeats: int) -> None:
+    """Measure and print.
+
+    Raises:
+        UserError: the checkpoint or device cannot be used, or the shape does not fit.
+    """
+    from dgemma_model import bench as measurements
+    from dgemma_model.checkpoint import CheckpointError
+    from dgemma_model.infill import usable_device
+
+    try:
+        place = usable_device(device)
+        if shape is not None:
+            report = measurements.measure_shape(measurements.published_config(), place, repeats)
+        else:
+            directory = None if checkpoint is None else Path(checkpoint).expanduser()
+            report = measurements.compare(directory, place, repeats)
+            report["warm_fill"] = measurements.warm_fills(directory, place, repeats)
+            report["ping_during_fills"] = asyncio.run(ping_during_fills(PING_SECONDS, checkpoint, device))
+    except (measurements.BenchError, CheckpointError) as error:
+        raise UserError(str(error)) from error
+    Console(width=120).print(table(report))
+    print(json.dumps(report))
+
+
+def table(report: dict[str, Any]) -> Table:
+    """The report for people: ours, token by token, and `transformers` in each dtype with how many times slower."""
+    others = report.get("transformers", {})
+    shown = Table("median / p95 ms", "ours", *(["token by token"] if "fills" in report else ["floor"]), *others)
+
+    def row(name: str, ours: dict[str, float], second: str, *path: str) -> None:
+        cells = []
+        for theirs in others.values():
+            found: Any = theirs
+            for key in path:
+                found = found.get(key, {})
+            cells.append(f"{_times(found)} ({found['median_ms'] / ours['median_ms']:.1f}x)" if found else "")
+        shown.add_row(name, _times(ours), second, *cells)
+
+    if "encoder_cold" in report:
+        row(f"encoder, {report['prompt_tokens']} tokens", report["encoder_cold"], "", "encoder_cold")
+        for tokens, times in report["encoder_reuse"].items():
+            row(f"encoder, {tokens} more", times, "")
+    for canvas, times in report["decoder_step"].items():
+        floor = f"{times['floor_ms']}" if "floor_ms" in times else ""
+        row(f"decoder step, canvas {canvas}", times, floor, "decoder_step", canvas)
+    for tokens, times in report.get("fills", {}).items():
+        slower = times["token_by_token"]
+        ratio = slower["median_ms"] / times["ours"]["median_ms"]
+        name = f"fill of {tokens}, {times['ours']['steps']} steps"
+        row(name, times["ours"], f"{_times(slower)} ({ratio:.1f}x)", "fills", tokens)
+    if "warm_fill" in report:
+        outside = 100 * report["warm_fill"]["share_outside_network"]
+        row(f"one line, one more keystroke ({outside:.0f} % outside the network)", report["warm_fill"], "")
+        row("a ping while the server fills", report["ping_during_fills"], "")
+    shown.caption = f"{report['peak_memory_mb']} MB at most"
+    return shown
+
+
+def _times(times: dict[str, float]) -> str:
+    return f"{times['median_ms']:.2f} / {times['p95_ms']:.2f}"
+
+
+async def ping_during_fills(seconds: float, checkpoint: str | None, device: str | None) -> dict[str, float]:
+    """Round trips of a request that needs no model, while the server is kept filling."""
+    options = [f"--{name}={value}" for name, value in (("checkpoint", checkpoint), ("device", device)) if value]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "dgemma_lsp", *options,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    def send(method: str, params: object, number: int | None = None) -> None:
+        message = {"jsonrpc": "2.0", "method": method, "params": params} | ({} if number is None else {"id": number})
+        body = json.dumps(message).encode()
+        stdin.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    async def receive() -> dict[str, Any]:
+        length = 0
+        while line := (await stdout.readline()).strip():
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        return dict(json.loads(await stdout.readexactly(length)))
+
+    send("initialize", {"processId": None, "rootUri": None, "capabilities": {}}, 0)
+    await receive()
+    send("initialized", {})
+    text = "import os\n\n\ndef read(path):\n    \n"
+    uri = "file:///bench.py"
+    send("textDocument/didOpen", {"textDocument": {"uri": uri, "languageId": "python", "version": 1, "text": text}})
+    fill = {"textDocument": {"uri": uri}, "position": {"line": 4, "character": 4}, "context": {"triggerKind": 1}}
+    send("textDocument/inlineCompletion", fill, -1)  # answered once the model is loaded
+    while (await receive()).get("id") != -1:
+        pass
+    pings: list[float] = []
+    fills = number = 0
+    deadline = time.perf_counter() + seconds
+    filling: int | None = None
+    answered: dict[int, dict[str, Any]] = {}
+    while time.perf_counter() < deadline:
+        if filling is None or filling in answered:
+            fills += filling is not None
+            filling = number = number + 1
+            send("textDocument/inlineCompletion", fill, number)
+        number += 1
+        started = time.perf_counter()
+        send("workspace/executeCommand", {"command": "dgemma.explainSilence", "arguments": [uri]}, number)
+        while number not in answered:
+            message = await receive()
+            if "id" in message and "method" not in message:
+                answered[message["id"]] = message
+        pings.append(1000 * (time.perf_counter() - started))
+        await asyncio.sleep(0.005)
+    process.kill()
+    await process.wait()
+    pings.sort()
+    median, p95 = statistics.median(pings), pings[int(0.95 * len(pings))]
+    return {"median_ms": round(median, 3), "p95_ms": round(p95, 3), "pings": len(pings), "fills": fills}

@@ -1,0 +1,74 @@
+"""`dgemma-lsp bench`: what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from model_fixtures import tiny_checkpoint
+from typer.testing import CliRunner
+
+from dgemma_lsp import bench as command
+from dgemma_lsp.cli import app
+from dgemma_model import bench
+
+TIMES = {"median_ms", "p95_ms"}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny checkpoint, and little to measure."""
+    monkeypatch.setattr(bench, "CANVASES", (4, 8))
+    monkeypatch.setattr(bench, "FILLS", (8,))
+    monkeypatch.setattr(command, "PING_SECONDS", 0.2)
+    return tiny_checkpoint()
+
+
+def test_the_last_line_is_one_document_with_every_measurement(small: Path) -> None:
+    done = CliRunner().invoke(app, ["bench", "--checkpoint", str(small), "--device", "cpu", "--repeats", "2"])
+    assert done.exit_code == 0, done.output
+    *shown, last = done.stdout.strip().splitlines()
+    report = json.loads(last)
+    assert any("decoder step, canvas 8" in line for line in shown)
+    for who in (report, report["transformers"]["float32"], report["transformers"]["bfloat16"]):
+        assert who["encoder_cold"].keys() == TIMES | {"us_per_token"}
+        assert who["decoder_step"].keys() == {"4", "8"}
+        assert who["fills"].keys() == {"8"}
+    assert report["fills"]["8"]["token_by_token"].keys() == TIMES
+    assert report["fills"]["8"]["ours"]["tokens_per_step"] * report["fills"]["8"]["ours"]["steps"] == 8
+    assert report["encoder_reuse"].keys() == {"1", "8"}
+    assert 0 < report["warm_fill"]["share_outside_network"] < 1
+    assert report["ping_during_fills"]["pings"] > 0
+    assert report["peak_memory_mb"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure on")
+def test_the_published_shape_is_refused_with_its_size_where_there_is_no_gpu() -> None:
+    done = CliRunner().invoke(app, ["bench", "--shape", "26b"])
+    assert done.exit_code == 2
+    assert "49.4 GB" in done.stderr and "GPU" in done.stderr
+
+
+def test_another_shape_is_not_known() -> None:
+    done = CliRunner().invoke(app, ["bench", "--shape", "7b"])
+    assert done.exit_code == 2
+    assert "26b" in done.stderr
+
+
+def test_the_published_shape_has_the_published_number_of_weights() -> None:
+    """25.2 B with the vision tower, which has 0.55 B."""
+    assert 24.5e9 < bench.weight_bytes(bench.published_config()) / 2 < 25.2e9
+
+
+def test_a_summary_is_in_milliseconds() -> None:
+    assert bench.summary([0.001 * n for n in range(1, 101)]) == {"median_ms": 50.5, "p95_ms": 96.0}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_shape_that_fits_is_measured_beside_its_floor() -> None:
+    from model_fixtures import tiny_config
+
+    report = bench.measure_shape(tiny_config(), torch.device("cuda"), 2)
+    assert all(times["floor_ms"] > 0 for times in report["decoder_step"].values())
