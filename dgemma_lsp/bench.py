@@ -51,7 +51,7 @@ def table(report: dict[str, Any]) -> Table:
     def row(name: str, ours: dict[str, float], second: str, *path: str) -> None:
         cells = []
         for theirs in others.values():
-            found: Any = theirs
+            found: Any = theirs if path else {}
             for key in path:
                 found = found.get(key, {})
             cells.append(f"{_times(found)} ({found['median_ms'] / ours['median_ms']:.1f}x)" if found else "")

@@ -11,7 +11,7 @@ from model_fixtures import random_network, tiny_config, worst
 from test_network import VARIANTS, ids, our_logits, pair
 from torch import Tensor
 
-from dgemma_model.fused import QUERY_CHUNK, FusedNetwork
+from dgemma_model.fused import QUERY_CHUNK, FusedNetwork, StaticStep
 from dgemma_model.network import Cache, Network
 
 CLOSE = 1e-4
@@ -138,3 +138,42 @@ def test_the_plain_network_shares_the_joined_weights() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in plain.state_dict().items())
     joined = fused._layers[0]._qkv._weight
     assert plain.layers[0].self_attn.k_proj.weight.untyped_storage().data_ptr() == joined.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("variant", ["several experts", "wide window", "window of two"])
+@torch.inference_mode()
+def test_a_step_at_fixed_addresses_equals_one_that_grows_with_the_prompt(variant: str) -> None:
+    _, fused = both(variant)
+    prompt_cache = Cache()
+    signal = torch.randn(2, 5, 32)
+    fused.encode(ids(2, 9), prompt_cache)
+    step = StaticStep(fused, ids(2, 5), signal, prompt_cache.reserve(5))
+    for seed in range(3):
+        canvas = ids(2, 5, seed=seed)
+        expected = fused.decode(canvas, prompt_cache, expected=signal * seed)
+        assert worst(step(canvas, signal * seed, prompt_cache.length), expected) < CLOSE
+        fused.encode(ids(2, 7, seed=seed), prompt_cache)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@torch.inference_mode()
+def test_a_gpu_in_bfloat16_is_near_the_processor_in_float32() -> None:
+    plain = random_network(tiny_config(hidden_size=32, moe_intermediate_size=16))
+    on_gpu = FusedNetwork(copy.deepcopy(plain).to("cuda", torch.bfloat16), torch.bfloat16)
+    prompt, canvas, signal = ids(1, 30), ids(1, 8), torch.randn(1, 8, plain.config.vocab_size)
+    expected = our_logits(plain, prompt, canvas, signal)
+    for _ in range(2):  # recorded, then replayed
+        given = fused_logits(on_gpu, prompt.cuda(), canvas.cuda(), signal.cuda())
+        for ours, theirs in zip(given, expected, strict=True):
+            assert (ours.cpu() - theirs).abs().mean() < 0.05 * theirs.std()
+
+
+@pytest.mark.parametrize("variant", ["several experts", "wide window"])
+def test_bfloat16_products_are_near_float32(variant: str) -> None:
+    plain, _ = both(variant)
+    fused = FusedNetwork(copy.deepcopy(plain), torch.bfloat16)
+    prompt, canvas, signal = ids(2, 40), ids(2, 8, seed=1), torch.randn(2, 8, VOCAB)
+    expected, given = our_logits(plain, prompt, canvas, signal), fused_logits(fused, prompt, canvas, signal)
+    for ours, theirs in zip(given, expected, strict=True):
+        assert (ours - theirs).abs().mean() < 0.02 * theirs.std()
+        assert worst(ours, theirs) > 1e-6  # it is another computation

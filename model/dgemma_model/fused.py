@@ -5,14 +5,17 @@ What differs from `Network`, which training uses and which says what is computed
 - queries, keys and values come from one product, and are normed and rotated together;
 - on CPUs, products of several rows run in oneDNN over weights packed at load time, activations included, which is
   about twice as fast as the BLAS that torch calls by default on processors not made by the BLAS' maker (LOG.md);
+- where a CPU has instructions for bfloat16, operands of products, keys and values are bfloat16; the residual stream,
+  norms, and logits stay float32 (LOG.md says what that changes);
 - canvas keys and values are written into the room behind the cached ones, instead of joining copies of both;
 - rotary tables are computed once, and masks only where something is hidden.
 
-Results are those of `Network` up to the order of additions (tests/test_fused.py). Shapes as in `network`.
+In float32, results are those of `Network` up to the order of additions (tests/test_fused.py). Shapes as in `network`.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable
 from typing import cast
 
@@ -22,6 +25,9 @@ from torch import Tensor
 
 from dgemma_model.network import Cache, Layer, Network, RMSNorm, joined_padding, padding_mask
 
+CAN_PACK = bool(torch._C._has_mkldnn) and platform.machine().lower() in ("x86_64", "amd64")
+GRAPHS = 4
+"""Decoder steps that are kept recorded on a GPU."""
 QUERY_CHUNK = 128
 """Prompt tokens that look back together: a chunk skips the keys behind it and those before its window."""
 
@@ -35,11 +41,8 @@ def fastest_products(device: torch.device) -> torch.dtype:
 
 
 class Product:
-    """`activation(x @ weight.T)`, [..., in] -> [..., out] in the dtype of the product.
-
-    On CPUs, oneDNN has the weight packed in that dtype and takes several rows; a single row is a matter of reading
-    the weight, which BLAS does as fast in float32.
-    """
+    """`activation(x @ weight.T)`, [..., in] -> [..., out] in the dtype of the product; on x86 CPUs in oneDNN, over
+    the weight packed in that dtype."""
 
     def __init__(self, weight: Tensor, dtype: torch.dtype, activation: str = "none") -> None:
         """`weight` is [out, in]; `activation` is "none", "gelu" (tanh-approximated) or "tanh"."""
@@ -58,6 +61,13 @@ class Product:
             return F.gelu(out, approximate="tanh")
         return out.tanh_() if self._activation == "tanh" else out
 
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        """The product, without activation, times `factor` [..., out]."""
+        if self._packed is not None:
+            run = torch.ops.mkldnn._linear_pointwise.binary
+            return cast(Tensor, run(x.to(self._dtype), factor, self._packed, None, "mul"))
+        return F.linear(x.to(self._weight.dtype), self._weight).mul_(factor)
+
     def take_scale(self, scale: Tensor) -> bool:
         """Multiply the inputs by `scale` [in] from now on; False where the weight is not packed, so that changing it
         would take a copy."""
@@ -66,15 +76,8 @@ class Product:
         return self._packed is not None
 
     def _pack(self, weight: Tensor) -> None:
-        if weight.device.type == "cpu" and torch._C._has_mkldnn:
+        if weight.device.type == "cpu" and CAN_PACK:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(self._dtype).contiguous())
-
-    def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        """The product, without activation, times `factor` [..., out]."""
-        if self._packed is not None:
-            run = torch.ops.mkldnn._linear_pointwise.binary
-            return cast(Tensor, run(x.to(self._dtype), factor, self._packed, None, "mul"))
-        return F.linear(x.to(self._weight.dtype), self._weight).mul_(factor)
 
 
 class Norm:
@@ -182,15 +185,18 @@ class FusedNetwork:
         self._norm = Norm(network.norm)
         weight, block = network.embed_tokens.weight, network.self_conditioning
         self._embedding_scale = network.embedding_scale(weight)
-        self._is_packed = weight.device.type == "cpu" and weight.dtype == torch.float32
+        self._is_capped_inside = weight.device.type == "cpu" and weight.dtype == torch.float32
         cap = network.config.final_logit_softcapping
         # The head stays in float32: scores rounded to bfloat16 would tie.
-        self._head = Product(weight / cap, torch.float32, "tanh") if self._is_packed else Product(weight, products)
+        self._head = (
+            Product(weight / cap, torch.float32, "tanh") if self._is_capped_inside else Product(weight, products)
+        )
         self._mean = Product(weight.t(), products)  # the transposed weight is a view
         self._signal_norm, self._mixed_norm = Norm(block.pre_norm), Norm(block.post_norm)
         self._gate = Product(block.gate_proj.weight, products, "gelu")
         self._up, self._down = Product(block.up_proj.weight, products), Product(block.down_proj.weight, products)
         self._tables: dict[str, tuple[Tensor, Tensor]] = {}
+        self._steps: dict[tuple[int, ...], StaticStep] = {}
 
     @property
     def device(self) -> torch.device:
@@ -228,6 +234,8 @@ class FusedNetwork:
     ) -> Tensor:
         """See `Network.decode`. The canvas' keys and values go behind those of the cache, whose length stays."""
         length = canvas.shape[1]
+        if canvas.device.type == "cuda" and positions is None and cache.padding is None:
+            return self._graphed(canvas, cache, expected)
         angles = self._angles(cache.length, length, positions)
         x = self._mix(self._embed(canvas), expected)
         window_start = max(0, cache.length - (self.config.sliding_window - 1))
@@ -240,11 +248,21 @@ class FusedNetwork:
             x = layer.finish(x, out, layer.decoder_scalar)
         return self._norm(x)
 
+    def _graphed(self, canvas: Tensor, cache: Cache, expected: Tensor | None) -> Tensor:
+        """`decode` by replaying a graph: one for each shape, and for each cache until its buffers move."""
+        buffers = cache.reserve(canvas.shape[1])
+        key = (*canvas.shape, expected is None, buffers[0][0].data_ptr(), buffers[0][0].shape[2])
+        step = self._steps.pop(key, None) or StaticStep(self, canvas, expected, buffers)
+        self._steps[key] = step  # latest last
+        while len(self._steps) > GRAPHS:
+            del self._steps[next(iter(self._steps))]
+        return step(canvas, expected, cache.length)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """See `Network.logits`."""
         cap = self.config.final_logit_softcapping
         scores = self._head(hidden)
-        return scores.mul_(cap) if self._is_packed else scores.float().div_(cap).tanh_().mul_(cap)
+        return scores.mul_(cap) if self._is_capped_inside else scores.float().div_(cap).tanh_().mul_(cap)
 
     def mean_embedding(self, probabilities: Tensor) -> Tensor:
         """See `Network.mean_embedding`."""
@@ -282,6 +300,67 @@ class FusedNetwork:
             signed = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
             tables[kind] = cos.transpose(1, 2), signed.transpose(1, 2)
         return tables
+
+
+class StaticStep:
+    """A decoder step whose shapes and addresses do not depend on the prompt's length: on a GPU it is recorded once and
+    replayed as a CUDA graph, which costs one launch instead of thousands.
+
+    The canvas goes to given places of the whole cache buffers, and masks say what of them is seen.
+    """
+
+    def __init__(
+        self, network: FusedNetwork, canvas: Tensor, expected: Tensor | None, buffers: list[tuple[Tensor, Tensor]]
+    ) -> None:
+        capacity, device = buffers[0][0].shape[2], canvas.device
+        self._network, self._buffers = network, buffers
+        self._canvas, self._expected = canvas.clone(), None if expected is None else expected.clone()
+        self._offsets = torch.arange(canvas.shape[1], device=device)
+        self._places, self._every_place = self._offsets.clone(), torch.arange(capacity, device=device)
+        self._tables = network._angles(0, capacity, None)
+        self._seen = {kind: torch.ones(1, 1, 1, capacity, dtype=torch.bool, device=device) for kind in self._tables}
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._hidden: Tensor | None = None
+
+    def __call__(self, canvas: Tensor, expected: Tensor | None, length: int) -> Tensor:
+        """See `FusedNetwork.decode`; `length` is the number of tokens in the cache."""
+        self._canvas.copy_(canvas)
+        if expected is not None and self._expected is not None:
+            self._expected.copy_(expected)
+        torch.add(self._offsets, length, out=self._places)
+        for kind, seen in self._seen.items():
+            window = self._network.config.sliding_window if kind == "sliding_attention" else length + 1
+            start, end = max(0, length - (window - 1)), length + canvas.shape[1]
+            seen.copy_((self._every_place >= start) & (self._every_place < end))
+        if canvas.device.type != "cuda":
+            return self._run()
+        if self._graph is None:
+            self._record()
+        cast(torch.cuda.CUDAGraph, self._graph).replay()
+        return cast(Tensor, self._hidden).clone()
+
+    def _record(self) -> None:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self._run()  # libraries set themselves up in a first run, which cannot be recorded
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._hidden = self._run()
+        self._graph = graph
+
+    def _run(self) -> Tensor:
+        network = self._network
+        angles = {kind: (cos[:, :, self._places], sin[:, :, self._places]) for kind, (cos, sin) in self._tables.items()}
+        x = network._mix(network._embed(self._canvas), self._expected)
+        for layer, kind, (keys, values) in zip(network._layers, network.config.layers, self._buffers, strict=True):
+            queries, new_keys, new_values = layer.project(x, *angles[kind.layer_type])
+            keys.index_copy_(2, self._places, new_keys)
+            values.index_copy_(2, self._places, new_values.to(values.dtype))
+            out = attention(queries, keys, values, self._seen[kind.layer_type])
+            x = layer.finish(x, out, layer.decoder_scalar)
+        return network._norm(x)
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None) -> Tensor:

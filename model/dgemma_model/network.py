@@ -68,6 +68,13 @@ class Cache:
         self._values[index][:, :, self.length : end] = values
         return self._keys[index][:, :, :end], self._values[index][:, :, :end]
 
+    def reserve(self, tokens: int) -> list[tuple[Tensor, Tensor]]:
+        """The whole buffers of every layer, [B, K, capacity, C] each, with room for `tokens` more."""
+        end = self.length + tokens
+        self._keys = [_room([buffer], buffer, self.length, end) for buffer in self._keys]
+        self._values = [_room([buffer], buffer, self.length, end) for buffer in self._values]
+        return list(zip(self._keys, self._values, strict=True))
+
     def crop(self, length: int) -> None:
         """Forget all tokens from `length` on.
 
@@ -114,7 +121,7 @@ def _room(buffers: list[Tensor], new: Tensor, kept: int, needed: int) -> Tensor:
     batch, heads, _, size = new.shape
     if buffers and buffers[0].shape[2] >= needed and (kept or buffers[0].shape[:2] == new.shape[:2]):
         return buffers[0]
-    room = new.new_empty(batch, heads, max(ROOM, 1 << (needed - 1).bit_length()), size)
+    room = new.new_zeros(batch, heads, max(ROOM, 1 << (needed - 1).bit_length()), size)
     if kept:
         room[:, :, :kept] = buffers[0][:, :, :kept]
     return room
