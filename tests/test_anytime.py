@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from model_fixtures import SOURCE, tiny_checkpoint
 from test_prompt_cache import encoded_tokens
 
 from dgemma_model.anytime import cut_where_it_parses, within_budget
+from dgemma_model.checkpoint import load
 from dgemma_model.infill import Infiller
 from dgemma_model.request import Draft, Excerpt, FillRequest
 
@@ -97,8 +99,8 @@ def ticking(ms_per_look: float) -> Infiller:
         clock.now += ms_per_look / 1000
         return clock.now
 
-    loaded = Infiller.load(str(tiny_checkpoint()), "cpu")
-    return Infiller(loaded._checkpoint, loaded._checkpoint.network.embed_tokens.weight.device, clock=look)
+    cpu = torch.device("cpu")
+    return Infiller(load(tiny_checkpoint(), cpu, torch.float32), cpu, clock=look)
 
 
 WAYS: list[dict[str, Any]] = [

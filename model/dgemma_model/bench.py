@@ -133,7 +133,7 @@ def compare(directory: Path | None, device: torch.device, repeats: int) -> dict[
 
 def noise_of(loaded: checkpoints.Checkpoint, tokens: int) -> Tensor:
     """A canvas of the checkpoint's noise, [1, tokens]."""
-    device = loaded.network.embed_tokens.weight.device
+    device = loaded.network.device
     return _noise(loaded).draw((1, tokens), torch.Generator(device).manual_seed(0))
 
 
