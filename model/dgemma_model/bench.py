@@ -13,8 +13,9 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,7 @@ def summary(times: list[float]) -> Times:
 def timed(work: Callable[[], object], repeats: int) -> list[float]:
     """Seconds of each of `repeats` runs, after one that does not count."""
     work()
-    times = []
-    for _ in range(repeats):
-        _finish_gpu()
-        started = time.perf_counter()
-        work()
-        _finish_gpu()
-        times.append(time.perf_counter() - started)
-    return times
+    return [once(work) for _ in range(repeats)]
 
 
 def _finish_gpu() -> None:
@@ -114,16 +108,18 @@ def compare(directory: Path | None, device: torch.device, repeats: int) -> dict[
         "products": str(products).removeprefix("torch."),
         "prompt_tokens": length,
         "encoder_cold": summary(cold) | {"us_per_token": round(1e6 * statistics.median(cold) / length, 1)},
-        "encoder_reuse": {str(tokens): summary(timed(lambda t=tokens: reused(t), repeats)) for tokens in (1, 8)},
+        "encoder_reuse": {str(tokens): summary(timed(partial(reused, tokens), repeats)) for tokens in (1, 8)},
         "decoder_step": {str(canvas): summary(timed(step(canvas), repeats)) for canvas in CANVASES},
         "fills": {},
     }
     for tokens in FILLS:
-        fills = [list(timed_once(lambda p=p, n=tokens: our_fill(loaded, network, p, n))) for p in (prompt, *prompts)]
-        causal = [list(timed_once(lambda p=p, n=tokens: causal_fill(network, p, n))) for p in (prompt, *prompts)]
+        ours, causal = (
+            [once(partial(fill, prompt, tokens)) for prompt in (prompt, *prompts)][1:]
+            for fill in (partial(our_fill, loaded, network), partial(causal_fill, network))
+        )
         report["fills"][str(tokens)] = {
-            "ours": summary([t for (t,) in fills[1:]]) | {"steps": STEPS, "tokens_per_step": tokens / STEPS},
-            "token_by_token": summary([t for (t,) in causal[1:]]),
+            "ours": summary(ours) | {"steps": STEPS, "tokens_per_step": tokens / STEPS},
+            "token_by_token": summary(causal),
         }
     report["peak_memory_mb"] = peak_memory_mb(device)
     if importlib.util.find_spec("transformers"):
@@ -162,13 +158,13 @@ def causal_fill(network: FusedNetwork, prompt: Tensor, tokens: int) -> None:
         new.item()
 
 
-def timed_once(work: Callable[[], object]) -> Iterator[float]:
+def once(work: Callable[[], object]) -> float:
     """Seconds of one run."""
     _finish_gpu()
     started = time.perf_counter()
     work()
     _finish_gpu()
-    yield time.perf_counter() - started
+    return time.perf_counter() - started
 
 
 def reference(loaded: checkpoints.Checkpoint, prompts: list[Tensor], repeats: int) -> dict[str, Any]:
@@ -177,43 +173,49 @@ def reference(loaded: checkpoints.Checkpoint, prompts: list[Tensor], repeats: in
     from transformers import DiffusionGemmaForBlockDiffusion, DynamicCache
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
-    device, report = prompts[0].device, {}
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    device, vocabulary = prompts[0].device, loaded.config.network.vocab_size
+    report: dict[str, Any] = {}
     for dtype in (torch.float32, torch.bfloat16):
         if device.type == "cuda" and dtype == torch.float32:
             continue
-        theirs = DiffusionGemmaForBlockDiffusion.from_pretrained(loaded.directory, dtype=dtype).eval().to(device)
+        theirs: Any = DiffusionGemmaForBlockDiffusion.from_pretrained(loaded.directory, dtype=dtype)
+        theirs.eval().to(device)
         cache = DynamicCache(config=theirs.config.get_text_config(decoder=True))
         theirs.model.encoder(input_ids=prompts[0], past_key_values=cache)
-
-        def step(canvas: int, theirs: Any = theirs, cache: Any = cache) -> Callable[[], object]:
-            logits = torch.randn(1, canvas, loaded.config.network.vocab_size, device=device)
-            ids = noise_of(loaded, canvas)
-            return lambda: theirs(decoder_input_ids=ids, past_key_values=cache, self_conditioning_logits=logits)
-
-        def fill(prompt: Tensor, tokens: int, theirs: Any = theirs) -> None:
-            theirs.config.canvas_length = tokens
-            theirs.generate(
-                prompt,
-                max_new_tokens=tokens,
-                max_denoising_steps=STEPS,
-                stability_threshold=None,
-                confidence_threshold=None,
-                disable_compile=True,
+        step = {
+            tokens: partial(
+                theirs,
+                decoder_input_ids=noise_of(loaded, tokens),
+                past_key_values=cache,
+                self_conditioning_logits=torch.randn(1, tokens, vocabulary, device=device),
             )
-
-        fill(prompts[0], FILLS[0])
-        cold = timed(lambda theirs=theirs: theirs.model.encoder(input_ids=prompts[0]), repeats)
+            for tokens in CANVASES
+        }
+        cold = timed(partial(theirs.model.encoder, input_ids=prompts[0]), repeats)
         report[str(dtype).removeprefix("torch.")] = {
             "encoder_cold": summary(cold)
             | {"us_per_token": round(1e6 * statistics.median(cold) / prompts[0].shape[1], 1)},
-            "decoder_step": {str(canvas): summary(timed(step(canvas), repeats)) for canvas in CANVASES},
+            "decoder_step": {str(tokens): summary(timed(run, repeats)) for tokens, run in step.items()},
             "fills": {
-                str(tokens): summary([t for p in prompts for t in timed_once(lambda p=p, n=tokens: fill(p, n))])
+                str(tokens): summary([once(partial(their_fill, theirs, p, tokens)) for p in (prompts[0], *prompts)][1:])
                 for tokens in FILLS
             },
         }
     return report
+
+
+def their_fill(theirs: Any, prompt: Tensor, tokens: int) -> None:
+    """What `our_fill` does, by `generate()`."""
+    theirs.config.canvas_length = tokens
+    theirs.generate(
+        prompt,
+        max_new_tokens=tokens,
+        max_denoising_steps=STEPS,
+        stability_threshold=None,
+        confidence_threshold=None,
+        disable_compile=True,
+    )
 
 
 def peak_memory_mb(device: torch.device) -> int:
@@ -328,8 +330,13 @@ def measure_shape(config: NetworkConfig, device: torch.device, repeats: int) -> 
     for canvas in (*CANVASES, 256):
         ids = torch.randint(config.vocab_size, (1, canvas), device=device)
         signal = torch.randn(1, canvas, config.hidden_size, dtype=torch.bfloat16, device=device)
-        times = timed(lambda ids=ids, s=signal: network.logits(network.decode(ids, cache, expected=s)), repeats)
+        times = timed(partial(shape_step, network, ids, cache, signal), repeats)
         touched = 1 - (1 - config.top_k_experts / config.num_experts) ** canvas  # share of experts, routed at random
         floor = 1000 * (wanted - expert_bytes * (1 - touched)) / bandwidth
         report["decoder_step"][str(canvas)] = summary(times) | {"floor_ms": round(floor, 3)}
     return report | {"peak_memory_mb": peak_memory_mb(device)}
+
+
+def shape_step(network: FusedNetwork, canvas: Tensor, cache: Cache, expected: Tensor) -> None:
+    """A decoder step with its logits."""
+    network.logits(network.decode(canvas, cache, expected=expected))

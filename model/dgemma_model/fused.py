@@ -340,7 +340,7 @@ class StaticStep:
         return cast(Tensor, self._hidden).clone()
 
     def _record(self) -> None:
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             self._run()  # libraries set themselves up in a first run, which cannot be recorded
