@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ def compare(directory: Path | None, device: torch.device, repeats: int) -> dict[
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     loaded = checkpoints.load(directory or checkpoints.embedded_directory(), device, dtype)
     products = fastest_products(device)
-    network = FusedNetwork(loaded.network, products)
+    network = loaded.fused(products).network
     limit = loaded.config.policy.prompt_tokens
     prompts = [
         torch.tensor([encode_prompt(excerpt, loaded.tokenizer, limit).ids], device=device)
@@ -138,7 +138,7 @@ def _noise(loaded: checkpoints.Checkpoint) -> Noise:
     return Noise(loaded.config.network.vocab_size, mask)
 
 
-def our_fill(loaded: checkpoints.Checkpoint, network: FusedNetwork, prompt: Tensor, tokens: int) -> None:
+def our_fill(loaded: checkpoints.Checkpoint, network: Network | FusedNetwork, prompt: Tensor, tokens: int) -> None:
     """Encode a prompt and denoise a canvas behind it."""
     cache, canvas = Cache(), noise_of(loaded, tokens)
     network.encode(prompt, cache)
@@ -150,7 +150,7 @@ def our_fill(loaded: checkpoints.Checkpoint, network: FusedNetwork, prompt: Tens
         step.best.tolist()
 
 
-def causal_fill(network: FusedNetwork, prompt: Tensor, tokens: int) -> None:
+def causal_fill(network: Network | FusedNetwork, prompt: Tensor, tokens: int) -> None:
     """Encode a prompt and write behind it token by token, greedily, with the cache."""
     cache, new = Cache(), prompt
     for _ in range(tokens):
@@ -229,7 +229,7 @@ def peak_memory_mb(device: torch.device) -> int:
 class _Clocked:
     """A network that adds up the time spent in it."""
 
-    def __init__(self, network: FusedNetwork) -> None:
+    def __init__(self, network: Network | FusedNetwork) -> None:
         self._network = network
         self.seconds = 0.0
 
@@ -252,9 +252,11 @@ class _Clocked:
 def warm_fills(directory: Path | None, device: torch.device, repeats: int) -> dict[str, Any]:
     """One-line fills after one more keystroke, as the server asks for them, and the share of their time that was not
     spent in the network."""
-    infiller = Infiller.load(None if directory is None else str(directory), str(device))
-    clock = _Clocked(infiller._network)
-    infiller._network = clock  # type: ignore[assignment]
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    loaded = checkpoints.load(directory or checkpoints.embedded_directory(), device, dtype)
+    served = loaded.fused(fastest_products(device))
+    clock = _Clocked(served.network)
+    infiller = Infiller(replace(served, network=cast(Any, clock)), device)
     times, shares, steps = [], [], []
     for excerpt in excerpts(repeats):
         for prefix in (excerpt.prefix, excerpt.prefix + "x"):

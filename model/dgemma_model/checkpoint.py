@@ -46,12 +46,16 @@ class Checkpoint:
     directory: Path
     config: CheckpointConfig
     network: Network | FusedNetwork
-    """As loaded; `Infiller` has it fused."""
     tokenizer: Tokenizer
     skipped: int
     """Number of tensors of the vision tower that were left on disk."""
     chat: ChatFormat | None = None
     """How to ask it, if not in this repository's own prompts."""
+
+    def fused(self, products: torch.dtype) -> Checkpoint:
+        """The same with its network as it is served, `products` being the dtype of operands (fused.py)."""
+        network = self.network
+        return replace(self, network=FusedNetwork(network, products) if isinstance(network, Network) else network)
 
 
 def embedded_directory() -> Path:

@@ -29,7 +29,7 @@ from dgemma_model.checkpoint import Checkpoint, CheckpointError
 from dgemma_model.constraint import Constraint
 from dgemma_model.copying import most_similar_line
 from dgemma_model.denoised import LINE_TOKENS, DenoisedFill
-from dgemma_model.fused import FusedNetwork, fastest_products
+from dgemma_model.fused import fastest_products
 from dgemma_model.prompt_cache import CachedPrompt, PromptCaches
 from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
 from dgemma_model.sampler import Noise, Sampling
@@ -53,8 +53,8 @@ class Infiller:
     ) -> None:
         """`products` is the dtype of the operands of matrix products (`fused.FusedNetwork`), `cache_bytes` what may be
         kept of prompts; `clock` tells seconds."""
-        network = FusedNetwork(checkpoint.network, products)
-        self._checkpoint = replace(checkpoint, network=network)
+        self._checkpoint = checkpoint.fused(products)
+        network = self._checkpoint.network
         self._tokenizer = checkpoint.tokenizer
         self._policy = checkpoint.config.policy
         self._device = device
