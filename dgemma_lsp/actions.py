@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -20,6 +22,8 @@ VARIANTS = 3
 """How often the model is asked before an action gives up: as its checkpoint would have it, then by other seeds."""
 
 _MAX_TITLE_CHARS = 72
+_MAX_COMPILED_CHARS = 200_000
+"""A longer text takes Python too long to parse."""
 _GROUP_CHARS = 600
 """Holes that are further apart than this are not filled in one canvas: all between them would be in it."""
 _GROUP_HOLES = 6
@@ -116,7 +120,7 @@ def rewrite(
             after = apply_all(snapshot.text, edits)
             if after == snapshot.text:
                 continue
-            if not _parses(snapshot.language, after, wanted):
+            if not _parses(snapshot.language, after, wanted) or _is_refused(snapshot, after, edits):
                 reason = NoSuggestion.UNPARSEABLE
                 continue
             yield Rewrite(snapshot, edits, steps)
@@ -167,7 +171,10 @@ def _placeholder_at(snapshot: Snapshot, start: int, end: int) -> tuple[str, Site
         return "arguments", site
     first, last = text.count("\n", 0, start), text.count("\n", 0, end)
     found = next(targets.placeholders(tree, first, last), None)
-    return (found.label, found.site) if found is not None else None
+    if found is not None:
+        return found.label, found.site
+    due = targets.due_block(tree, start) if start == end and snapshot.language == "python" else None
+    return ("empty body", due) if due is not None else None
 
 
 def _in_place_of(text: str, start: int, end: int) -> Site:
@@ -197,7 +204,7 @@ def _filled(
     """
     done: list[Edit] = []
     steps = 0
-    for group in _groups(sites, snapshot.text):
+    for group in _groups(sites):
         scaffold, holes = _scaffold(apply_all(snapshot.text, done), group, _shift(done))
         at_holes = replace(snapshot, text=scaffold, offset=holes[0], tree=syntax.parse(snapshot.language, scaffold))
         kinds = [hole for site in group for hole in site.holes]
@@ -226,7 +233,7 @@ def _filled(
     return tuple(done), steps
 
 
-def _groups(sites: Sequence[Site], text: str) -> Iterator[list[Site]]:
+def _groups(sites: Sequence[Site]) -> Iterator[list[Site]]:
     """Neighbours that are filled in one canvas."""
     group: list[Site] = []
     for site in sites:
@@ -246,12 +253,11 @@ def _shift(done: Sequence[Edit]) -> int:
 
 def _scaffold(text: str, sites: Sequence[Site], shift: int) -> tuple[str, list[int]]:
     """The text with every site's pieces in place and nothing in its holes, and where the holes are."""
-    holes, edits = [], []
+    holes: list[int] = []
+    edits: list[Edit] = []
     for site in sites:
-        at = site.start + shift
-        edits.append(Edit(at, site.end + shift, "".join(site.pieces)))
-        grown = sum(len(edit.new_text) - (edit.end - edit.start) for edit in edits[:-1])
-        at += grown
+        at = site.start + shift + _shift(edits)
+        edits.append(Edit(site.start + shift, site.end + shift, "".join(site.pieces)))
         for piece in site.pieces[:-1]:
             at += len(piece)
             holes.append(at)
@@ -282,16 +288,9 @@ def _fitted(text: str, kind: Hole, snapshot: Snapshot, hole: int, *, complete: b
             prose = fill.strip().strip("\"'").strip()
             return prose if len(prose) > 2 and '"""' not in prose and "\\" not in prose else None
         case Hole.LINE:
-            return fill if fill.strip() and not (_is_whole(place) and _is_idle(snapshot, fill)) else None
-
-
-def _is_whole(place: cleanup.Place) -> bool:
-    """Whether a hole is all that its line has."""
-    return not place.before.strip() and not place.after.strip()
-
-
-def _is_idle(snapshot: Snapshot, fill: str) -> bool:
-    return targets.does_nothing(snapshot.language, fill)
+            whole_line = not place.before.strip() and not place.after.strip()
+            idle = whole_line and targets.does_nothing(snapshot.language, fill)
+            return fill if fill.strip() and not idle else None
 
 
 def _within_block(fill: str, place: cleanup.Place) -> str:
@@ -334,6 +333,26 @@ def _edit(site: Site, fills: Sequence[str | None], text: str) -> Edit | None:
 def _parses(language: str, text: str, tolerated: int) -> bool:
     tree = syntax.parse(language, text)
     return tree is None or syntax.error_count(tree) <= tolerated
+
+
+def _is_refused(snapshot: Snapshot, after: str, edits: Sequence[Edit]) -> bool:
+    """Whether Python itself finds fault with what was edited; tree-sitter forgives a good deal.
+
+    A fault elsewhere, or a text that this Python is too old or too small for, is no reason.
+    """
+    if snapshot.language != "python" or len(after) > _MAX_COMPILED_CHARS:
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(after)
+    except SyntaxError as error:
+        first = snapshot.text.count("\n", 0, edits[0].start) + 1
+        last = after.count("\n", 0, len(after) - (len(snapshot.text) - edits[-1].end)) + 1
+        return first <= (error.lineno or first) <= last + 1
+    except (ValueError, RecursionError, MemoryError):
+        return False
+    return False
 
 
 def _shortened(title: str) -> str:

@@ -201,19 +201,14 @@ async def _with_progress(
         token = f"dgemma/command/{next(_command_numbers)}"
         shown = await _accepted(progress.create_async(token), task)
     if token is None or not shown:
-        return await _finished(task)
+        return await task
     progress.begin(token, types.WorkDoneProgressBegin(title=f"dgemma: {title}", cancellable=True))
     progress.tokens[token].add_done_callback(_cancelling(task))
     try:
-        return await _finished(task)
+        return await task  # to cancel this is to cancel the task
     finally:
         progress.end(token, types.WorkDoneProgressEnd())
         progress.tokens.pop(token, None)
-
-
-async def _finished(task: asyncio.Future[Any]) -> Any:
-    """The result; to cancel this is to cancel the task."""
-    return await task
 
 
 async def _accepted(creating: Awaitable[object], task: asyncio.Future[Any]) -> bool:

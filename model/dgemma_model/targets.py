@@ -84,6 +84,20 @@ def placeholders(tree: SyntaxTree, first_line: int = 0, last_line: int | None = 
             yield placeholder
 
 
+def due_block(tree: SyntaxTree, offset: int) -> Site | None:
+    """The block that a blank line with the cursor in it stands for, below a docstring that is all there is."""
+    data = tree.data
+    start = _line_start(data, _byte(tree, offset))
+    end = _line_end(data, start)
+    if data[start:end].strip() or not syntax.block_expected(tree, _code_points(tree, end)):
+        return None
+    last = len(data[:start].rstrip()) - 1
+    docstring = next((node for node in _upwards(_node_at(tree, last)) if _is_string(node)), None)
+    if docstring is None:
+        return None
+    return _site(tree, start, end, (_indent(data, docstring.start_byte), ""), (Hole.BLOCK,))
+
+
 def empty_arguments(tree: SyntaxTree, offset: int) -> Site | None:
     """The hole in the empty argument list of a call whose parentheses the cursor touches."""
     byte = _byte(tree, offset)
@@ -189,8 +203,10 @@ def unit_around(tree: SyntaxTree, start: int, end: int) -> tuple[int, int]:
         simple = node.type.endswith(("_statement", "_declaration")) and not _has_block(node)
         if simple and not node.has_error and lines < _MAX_UNIT_LINES:
             return _code_points(tree, node.start_byte), _code_points(tree, node.end_byte)
-    first, last = _line_start(data, first), _line_end(data, last)
-    first, last = _trimmed(data, first, last)
+    first, last = _trimmed(data, _line_start(data, first), _line_end(data, last))
+    if first == last:  # what is missing is all that the line had: then it belongs to what stands above
+        last = len(data[:first].rstrip())
+        first, last = _trimmed(data, _line_start(data, last), last)
     return _code_points(tree, first), _code_points(tree, last)
 
 
