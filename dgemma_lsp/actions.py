@@ -24,6 +24,7 @@ VARIANTS = 3
 _MAX_TITLE_CHARS = 72
 _MAX_COMPILED_CHARS = 200_000
 """A longer text takes Python too long to parse."""
+_REACHING_DOWN = ("never closed", "unterminated", "does not match")
 _GROUP_CHARS = 600
 """Holes that are further apart than this are not filled in one canvas: all between them would be in it."""
 _GROUP_HOLES = 6
@@ -349,7 +350,8 @@ def _is_refused(snapshot: Snapshot, after: str, edits: Sequence[Edit]) -> bool:
     except SyntaxError as error:
         first = snapshot.text.count("\n", 0, edits[0].start) + 1
         last = after.count("\n", 0, len(after) - (len(snapshot.text) - edits[-1].end)) + 1
-        return first <= (error.lineno or first) <= last + 1
+        reaches_down = any(word in error.msg for word in _REACHING_DOWN)  # from where something was opened
+        return (reaches_down or first <= (error.lineno or first)) and (error.lineno or first) <= last + 1
     except (ValueError, RecursionError, MemoryError):
         return False
     return False
