@@ -138,5 +138,6 @@ def test_several_holes_keep_to_one_budget() -> None:
 def test_without_a_budget_the_clock_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     infiller = ticking(10**9)
     counts = encoded_tokens(monkeypatch, infiller._checkpoint.network)
-    *_, draft = infiller.fill(FillRequest(EXCERPT, max_tokens=6, verify=True, drafting="none"))
+    excerpt = Excerpt(SOURCE[:160], SOURCE[190:])
+    *_, draft = infiller.fill(FillRequest(excerpt, max_tokens=6, verify=True, drafting="none"))
     assert draft.step == len(counts) > 2
