@@ -1,5 +1,6 @@
 # make demo   fills a hole in examples/ and shows it
 # make test   everything that CI checks
+# make test-editors   real editors with the plugins of editors/ in them, driven through their user interfaces
 # make eval   the tables of model/README.md, from the committed held-out holes
 # make bench  times of encoder, decoder and fills, beside transformers
 # Each makes .venv on first use. On Python 3.11 and later.
@@ -7,13 +8,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check eval bench clean
+.PHONY: demo test test-editors check eval bench clean
 
 demo: .venv/.installed
 	$(BIN)/dgemma-lsp fill --watch examples/inventory.py:26:13
 
 test: check
 	$(BIN)/python -m pytest -q
+
+# Neovim 0.11 comes with the environment; the oldest and the newest that the plugin supports come from Debian.
+test-editors: .venv/.installed-test
+	-tests/test_nvim/fetch_neovim.sh trixie .cache/neovim/trixie
+	-tests/test_nvim/fetch_neovim.sh sid .cache/neovim/sid
+	$(BIN)/python -m pytest -q -m editors tests/test_nvim
 
 check: .venv/.installed-test
 	$(BIN)/ruff check .

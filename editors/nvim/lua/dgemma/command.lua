@@ -1,0 +1,132 @@
+--- The command :Dgemma.
+local inline = require('dgemma.inline')
+local server = require('dgemma.server')
+local status = require('dgemma.status')
+
+local M = {}
+
+local EXPLAIN_SILENCE = 'dgemma.explainSilence'
+local LOG_LINES = 500
+
+---@param lines string[]
+local function tell(lines)
+  vim.api.nvim_echo({ { table.concat(lines, '\n') } }, true, {})
+end
+
+---@return string
+function M.log_path()
+  return vim.lsp.log and vim.lsp.log.get_filename and vim.lsp.log.get_filename() or vim.lsp.get_log_path()
+end
+
+--- What the server wrote, out of Neovim's log of all servers.
+---@return string[]
+local function server_log()
+  local command, found = vim.inspect(require('dgemma.config').options.cmd[1]), {}
+  local file = io.open(M.log_path(), 'r')
+  if not file then
+    return found
+  end
+  for line in file:lines() do
+    local written = line:find(command, 1, true) and line:match('\t"stderr"\t"(.*)"$')
+    if written then
+      local text = written:gsub('\\(.)', { n = '\n', t = '\t', ['"'] = '"', ['\\'] = '\\' })
+      vim.list_extend(found, vim.split(vim.trim(text), '\n', { plain = true }))
+    end
+  end
+  file:close()
+  return vim.list_slice(found, math.max(1, #found - LOG_LINES + 1))
+end
+
+local subcommands = {}
+
+function subcommands.status()
+  local bufnr, lines = vim.api.nvim_get_current_buf(), { 'dgemma: ' .. (status.text() or 'not for this buffer') }
+  local client = server.client(bufnr)
+  if client then
+    local info = client.server_info
+    table.insert(lines, ('server: %s'):format(info and ('%s %s'):format(info.name, info.version) or client.name))
+    local _, reason = inline.is_wanted(bufnr)
+    if reason then
+      table.insert(lines, 'quiet: ' .. reason)
+    end
+  end
+  tell(lines)
+end
+
+function subcommands.pause()
+  inline.paused = true
+  for _, bufnr in ipairs(vim.api.nvim_list_bufs()) do
+    inline.drop(bufnr)
+  end
+  status.changed()
+end
+
+function subcommands.resume()
+  inline.paused = false
+  status.changed()
+end
+
+function subcommands.why()
+  local bufnr = vim.api.nvim_get_current_buf()
+  local client, _, reason = server.client(bufnr), inline.is_wanted(bufnr)
+  if not client then
+    return tell({ 'dgemma: ' .. (status.text() or 'the server is not for this kind of file') })
+  elseif reason then
+    return tell({ 'dgemma: ' .. reason })
+  elseif not server.offers_command(client, EXPLAIN_SILENCE) then
+    return tell({ 'dgemma: this server does not say why; see :Dgemma log' })
+  end
+  local params = { command = EXPLAIN_SILENCE, arguments = { vim.uri_from_bufnr(bufnr) } }
+  server.call(client, 'request', 'workspace/executeCommand', params, function(err, result)
+    if err then
+      tell({ 'dgemma: ' .. err.message })
+    elseif type(result) == 'table' and result.reason then
+      tell({ ('dgemma: nothing was shown because %s (%s)'):format(result.reason, result.name) })
+    else
+      tell({ 'dgemma: there was something to show at the last request' })
+    end
+  end, bufnr)
+end
+
+function subcommands.log()
+  local lines = server_log()
+  vim.cmd('botright new')
+  vim.bo.buftype, vim.bo.bufhidden, vim.bo.swapfile = 'nofile', 'wipe', false
+  local none = { 'The server has written nothing to ' .. M.log_path() }
+  vim.api.nvim_buf_set_lines(0, 0, -1, false, #lines > 0 and lines or none)
+  vim.bo.modifiable = false
+  vim.cmd('normal! G')
+end
+
+function subcommands.restart()
+  server.restart()
+end
+
+---@param arguments string[]
+function M.run(arguments)
+  local name = arguments[1] or 'status'
+  local run = subcommands[name]
+  if run and #arguments <= 1 then
+    return run()
+  end
+  local known = vim.tbl_keys(subcommands)
+  table.sort(known)
+  vim.notify(('dgemma: no subcommand %q; there are %s'):format(table.concat(arguments, ' '), table.concat(known, ', ')),
+    vim.log.levels.ERROR)
+end
+
+---@param lead string
+---@param line string
+---@return string[]
+function M.complete(lead, line)
+  if line:find('^%s*%S+%s+%S+%s') then
+    return {} -- there is one already
+  end
+  local names = vim.tbl_filter(function(name)
+    return vim.startswith(name, lead)
+  end, vim.tbl_keys(subcommands))
+  table.sort(names)
+  return names
+end
+
+return M

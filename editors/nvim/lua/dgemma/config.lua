@@ -1,0 +1,63 @@
+--- What a user can set, once.
+local M = {}
+
+---@class dgemma.Options
+local defaults = {
+  --- The command that starts the server.
+  cmd = { 'dgemma-lsp' },
+  filetypes = { 'python' },
+  --- Sent to the server as it starts: see the server's settings.
+  settings = vim.empty_dict(),
+  --- Ask while typing. If false, only the key `suggest` asks.
+  automatic = true,
+  --- Draw through `vim.lsp.inline_completion`, which Neovim 0.12 brings.
+  native = vim.lsp.inline_completion ~= nil,
+  --- In insert mode, in buffers with the server. False for one key, or for all, leaves it alone.
+  keys = {
+    accept = '<Tab>',
+    accept_word = '<M-Right>',
+    accept_line = '<M-C-Right>',
+    next = '<M-]>',
+    previous = '<M-[>',
+    dismiss = '<C-]>',
+    suggest = '<M-\\>',
+  },
+}
+
+---@type dgemma.Options
+M.options = vim.deepcopy(defaults)
+
+---@param message string
+local function complain(message)
+  vim.notify('dgemma: ' .. message, vim.log.levels.WARN)
+end
+
+--- Take what the user passed to `setup`. What cannot be used costs a message, and the default is kept.
+---@param options? table
+function M.set(options)
+  local taken = {}
+  for name, value in pairs(options or {}) do
+    local default = defaults[name]
+    if default == nil then
+      complain(("unknown option '%s'; see :help dgemma-options"):format(name))
+    elseif type(value) ~= type(default) and not (name == 'keys' and value == false) then
+      complain(("option '%s' must be a %s; the default is used"):format(name, type(default)))
+    else
+      taken[name] = value
+    end
+  end
+  if taken.keys == false then
+    taken.keys = {}
+    for name in pairs(defaults.keys) do
+      taken.keys[name] = false
+    end
+  end
+  if taken.native and not defaults.native then
+    complain("option 'native' wants Neovim 0.12; the plugin draws by itself")
+    taken.native = nil
+  end
+  M.options = vim.tbl_deep_extend('force', vim.deepcopy(defaults), taken)
+  M.options.cmd, M.options.filetypes = taken.cmd or defaults.cmd, taken.filetypes or defaults.filetypes
+end
+
+return M

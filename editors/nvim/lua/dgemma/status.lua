@@ -1,0 +1,70 @@
+--- What the server is doing, in a few words.
+local server = require('dgemma.server')
+
+local M = {}
+
+---@type table<integer, table<string|integer, string>> by client and token: what is going on
+local running = {}
+---@type table<integer, string> by client: why there is no model
+local without_model = {}
+
+local LOADING, READY = 'dgemma/loading', 'ready'
+
+--- Have status lines drawn again.
+function M.changed()
+  vim.schedule(function()
+    vim.cmd.redrawstatus({ bang = true })
+    vim.api.nvim_exec_autocmds('User', { pattern = 'DgemmaStatus', modeline = false })
+  end)
+end
+
+---@param client_id integer
+---@param progress { token: string|integer, value: table }
+local function on_progress(client_id, progress)
+  local token, value = progress.token, progress.value
+  local of_client = running[client_id] or {}
+  running[client_id] = of_client
+  if value.kind == 'end' then
+    of_client[token] = nil
+    if token == LOADING then
+      without_model[client_id] = value.message ~= READY and value.message or nil
+    end
+  else
+    local share = value.percentage and (' %d%%'):format(value.percentage) or ''
+    of_client[token] = (value.message or value.title or of_client[token] or 'working') .. share
+  end
+  M.changed()
+end
+
+---@param group integer
+function M.enable(group)
+  vim.api.nvim_create_autocmd('LspProgress', {
+    group = group,
+    callback = function(event)
+      local client = vim.lsp.get_client_by_id(event.data.client_id)
+      if client and client.name == server.NAME then
+        on_progress(client.id, event.data.params or event.data.result)
+      end
+    end,
+  })
+  vim.api.nvim_create_autocmd({ 'LspAttach', 'LspDetach' }, { group = group, callback = M.changed })
+end
+
+--- For the current buffer; nil where the server is not for it.
+---@return string?
+function M.text()
+  local bufnr = vim.api.nvim_get_current_buf()
+  local attached = vim.lsp.get_clients({ name = server.NAME, bufnr = bufnr, _uninitialized = true })[1]
+  if not attached then
+    local is_for_it = vim.tbl_contains(require('dgemma.config').options.filetypes, vim.bo[bufnr].filetype)
+    return is_for_it and (server.problem and 'not running: ' .. server.problem or 'not running') or nil
+  elseif not attached.initialized then
+    return 'starting'
+  elseif without_model[attached.id] then
+    return without_model[attached.id]
+  end
+  local _, task = next(running[attached.id] or {})
+  return task or (require('dgemma.inline').paused and 'paused' or 'ready')
+end
+
+return M
