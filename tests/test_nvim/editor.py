@@ -16,7 +16,7 @@ SCRIPTED = [sys.executable, "-P", str(Path(__file__).with_name("scripted_server.
 FAKE = [sys.executable, "-P", str(ROOT / "tests" / "fake_server.py")]
 REAL = [sys.executable, "-P", "-m", "dgemma_lsp"]
 TIMEOUT_S = 30
-COLUMNS, LINES = 80, 24
+COLUMNS, LINES = 160, 24
 
 GHOST = """
 local found = {}

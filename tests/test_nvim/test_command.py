@@ -83,7 +83,9 @@ def test_options_that_cannot_be_used(bare: Editor) -> None:
 def test_settings_reach_the_server(bare: Editor) -> None:
     bare.set_up(REAL, settings={"debounce_ms": "soon"})
     bare.open()
-    bare.wait(lambda: "debounce_ms" in str(bare.notices()) + bare.messages(), "the server complains")
+    bare.wait(bare.notices, "the server complains")
+    (notice,) = bare.notices()
+    assert notice.startswith('dgemma: settings: "debounce_ms" must be')
 
 
 def health(editor: Editor) -> str:
@@ -136,6 +138,7 @@ def test_check_goes_before_the_servers_options(bare: Editor) -> None:
 
 
 def test_help(bare: Editor) -> None:
+    bare.nvim.command("filetype plugin off")  # Debian's Neovim has no parser for help files in its runtime folder
     documentation = bare.home / "plugin" / "doc"
     documentation.mkdir(parents=True)
     documentation.joinpath("dgemma.txt").write_bytes((PLUGIN / "doc" / "dgemma.txt").read_bytes())
@@ -144,7 +147,7 @@ def test_help(bare: Editor) -> None:
     for topic in ("dgemma", "dgemma-options", "dgemma-keys", ":Dgemma", "dgemma.statusline()"):
         bare.nvim.command(f"help {topic}")
     page = "\n".join(bare.lines())
-    assert bare.lua("return vim.bo.filetype") == "help"
+    assert bare.lua("return vim.bo.buftype") == "help"
     for name in [*defaults, *defaults["keys"]]:
         assert f"`{name}`" in page, name
     for key in defaults["keys"].values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from editor import REAL, Editor
@@ -28,51 +29,63 @@ class Item:
 """
 
 
-def suggest(editor: Editor) -> str:
-    """Ask by the key, as often as it takes for the model to be there; what is drawn."""
+BEFORE = """class A:
+    def __init__(self, name, price):
+        self.name = name
+        self."""
 
-    def asked() -> str:
-        editor.keys("<M-\\>")
-        editor.lua("vim.wait(1000, function() return require('dgemma').visible() end, 10)")
-        return "".join(mark[2] for mark in editor.ghost())
 
-    return str(editor.wait(asked, "the server suggests something"))
+def wait_ready(editor: Editor) -> None:
+    editor.wait(lambda: editor.lua("return require('dgemma').statusline()") == "dgemma: ready", "the model is there")
+
+
+def suggested(editor: Editor) -> str:
+    """What is drawn, while typing or because it was asked for."""
+
+    def drawn() -> bool:
+        visible = "return require('dgemma').visible()"
+        editor.lua("vim.wait(2000, function() return require('dgemma').visible() end, 10)")
+        if not editor.lua(visible):
+            editor.keys("<M-\\>")
+        return bool(editor.lua(visible))
+
+    editor.wait(drawn, "something is drawn")
+    return "".join(mark[2] for mark in editor.ghost())
 
 
 def test_the_walk(bare: Editor) -> None:
-    bare.set_up(REAL)
-    bare.open()
-    bare.keys("idef area(width, height):<CR>")
-    bare.keys("<C-u>    return ")
-    line = "    return "
-    ghost = suggest(bare)
-    assert bare.lines() == ["def area(width, height):", line]
+    bare.set_up(REAL, settings={"time_budget_ms": 5000})
+    bare.open(BEFORE)
+    wait_ready(bare)
+    bare.keys("GA")
+    ghost = suggested(bare)
+    assert "\n".join(bare.lines()) == BEFORE
 
-    # Type along, see the rest, accept a word, then all of it.
-    bare.type(ghost[0])
-    bare.wait_ghost(ghost[1:])
-    bare.keys("<Tab>" if len(ghost) > 1 else "")
-    assert "\n".join(bare.lines()[1:]) == line + ghost
-    bare.keys("<Esc>:Dgemma why<CR>")
-    bare.wait(lambda: "dgemma: " in bare.messages(), "the server says why")
+    # Type along, see the rest, accept a word, then the rest of it.
+    bare.type(ghost[:2])
+    bare.wait_ghost(ghost[2:])
+    bare.keys("<M-Right><Tab>")
+    assert "\n".join(bare.lines()) == BEFORE + ghost
+    bare.keys("<Esc>")
 
     # It is killed, and comes back.
-    bare.keys("o<C-u>")
     os.kill(process_id(bare), signal.SIGKILL)
     bare.wait(lambda: any("started again" in notice for notice in bare.notices()), "its end is noticed")
     bare.wait_attached()
-    bare.keys("def volume(width, height, depth):<CR><C-u>    return ")
-    assert suggest(bare)
+    wait_ready(bare)
+    bare.lua("vim.api.nvim_buf_set_lines(0, 0, -1, true, vim.split(..., '\\n'))", BEFORE)
+    bare.keys("GA")
+    assert suggested(bare)
 
 
 def test_typing_with_it_switched_on(bare: Editor) -> None:
+    """The buffer is what was typed, and nothing is left on the screen."""
     bare.nvim.command("filetype indent off")
     bare.set_up(REAL, settings={"debounce_ms": 0})
     bare.open()
     bare.nvim.command("set noautoindent")
-    bare.keys("idef f(x):<CR>    return ")
-    suggest(bare)
-    bare.keys("<C-u><C-w><C-w><C-u><Esc>ggdGi")
+    wait_ready(bare)
+    bare.keys("i")
     bare.type(TYPED)
     bare.keys("<Esc>")
     assert "\n".join(bare.lines()) == TYPED
@@ -80,3 +93,5 @@ def test_typing_with_it_switched_on(bare: Editor) -> None:
     assert bare.ghost() == []
     bare.lua("vim.wait(300)")
     assert bare.ghost() == []
+    log = Path(bare.lua("return require('dgemma.command').log_path()"))
+    bare.wait(lambda: log.exists() and "outcome=" in log.read_text(), "it was asked")

@@ -129,6 +129,20 @@ def test_a_server_that_was_killed_comes_back(editor: Editor) -> None:
     assert editor.lines() == ["x = 123two"]
 
 
+def test_a_message_that_does_not_fit_waits_for_the_end_of_typing(bare: Editor) -> None:
+    """Neovim would ask for a key otherwise, and take the next one typed."""
+    bare.nvim.command("filetype plugin off | filetype indent off")
+    bare.nvim.command("set columns=40")
+    bare.nvim.command(f"edit {bare.home}/module.py")
+    bare.type("ix")
+    bare.set_up(["no-such-server"])
+    bare.type(" = 1")
+    assert bare.notices() == []
+    bare.keys("<Esc>")
+    bare.wait(bare.notices, "it is said")
+    assert bare.lines() == ["x = 1"]
+
+
 def test_a_server_that_keeps_ending_is_given_up(editor: Editor) -> None:
     editor.lua("require('dgemma.server').backoff_ms = { 10, 20 }")
     for _ in range(3):

@@ -27,7 +27,7 @@ local function server_log()
     return found
   end
   for line in file:lines() do
-    local written = line:find(command, 1, true) and line:match('\t"stderr"\t"(.*)"$')
+    local written = line:find(command, 1, true) and line:match('\t"stderr"\t["\'](.*)["\']$')
     if written then
       local text = written:gsub('\\(.)', { n = '\n', t = '\t', ['"'] = '"', ['\\'] = '\\' })
       vim.list_extend(found, vim.split(vim.trim(text), '\n', { plain = true }))

@@ -24,11 +24,20 @@ local started_at = 0
 local patience ---@type uv.uv_timer_t?
 local begin_after_exit = false
 
+--- A message that does not fit makes Neovim wait for a key, and swallow it: then it is told after typing.
 ---@param message string
----@param level? integer
+---@param level integer
 local function say(message, level)
+  local function tell()
+    vim.notify('dgemma: ' .. message, level)
+  end
   vim.schedule(function()
-    vim.notify('dgemma: ' .. message, level or vim.log.levels.WARN)
+    local room = vim.o.columns * math.max(vim.o.cmdheight, 1) - 20
+    if vim.startswith(vim.api.nvim_get_mode().mode, 'i') and vim.fn.strdisplaywidth(message) > room then
+      vim.api.nvim_create_autocmd('InsertLeave', { once = true, callback = vim.schedule_wrap(tell) })
+    else
+      tell()
+    end
   end)
 end
 
@@ -118,9 +127,17 @@ local function on_exit(code, signal, client_id)
       crashes = 0
       return complain(('the server keeps ending (%s); see :Dgemma log, then :Dgemma restart'):format(how))
     end
-    say(('the server has ended (%s); it is started again in %d s'):format(how, math.ceil(delay / 1000)))
+    say(('the server has ended (%s); it is started again in %d s'):format(how, math.ceil(delay / 1000)), vim.log.levels.WARN)
     vim.defer_fn(M.begin, delay)
   end)
+end
+
+--- What the server wants shown: Neovim 0.11 would have the user press a key for it.
+---@param params lsp.ShowMessageParams
+local function on_message(_, params)
+  local levels = { vim.log.levels.ERROR, vim.log.levels.WARN, vim.log.levels.INFO, vim.log.levels.INFO }
+  local message = params.message:gsub('^dgemma: ', '')
+  say(message, levels[params.type] or vim.log.levels.INFO)
 end
 
 ---@param client vim.lsp.Client
@@ -140,6 +157,7 @@ function M.config()
     root_markers = { 'pyproject.toml', '.git' },
     reuse_client = is_running, -- one model in memory, however many projects are open
     init_options = config.options.settings,
+    handlers = { ['window/showMessage'] = on_message },
     before_init = on_start,
     on_init = on_answer,
     on_exit = on_exit,
