@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from editor import ROOT, SCRIPTED, Editor, Neovim
-
-FETCHED = ROOT / ".cache" / "neovim"
-
-
-def neovims() -> list[Neovim]:
-    own = Path(sys.executable).with_name("nvim")
-    found = [Neovim(own, native=False)] if own.exists() else []
-    for path in sorted(FETCHED.glob("*/nvim")):
-        found.append(Neovim(path, native=False))
-        if (path.parent / "root/usr/share/nvim/runtime/lua/vim/lsp/inline_completion.lua").exists():
-            found.append(Neovim(path, native=True))
-    return found
+from editor import SCRIPTED, Editor, Neovim, neovims
 
 
 def name_of(neovim: Neovim) -> str:
@@ -27,7 +14,7 @@ def name_of(neovim: Neovim) -> str:
 
 
 def pytest_report_header() -> str:
-    return "neovim: " + (", ".join(map(name_of, neovims())) or "none")
+    return "neovim: " + (", ".join(map(name_of, neovims())) or "NONE")
 
 
 @pytest.fixture(params=neovims(), ids=name_of)

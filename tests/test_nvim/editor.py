@@ -55,6 +55,20 @@ class Neovim(NamedTuple):
     native: bool
 
 
+FETCHED = ROOT / ".cache" / "neovim"
+
+
+def neovims() -> list[Neovim]:
+    """PyPI's in this environment, and what `make test-editors` has fetched."""
+    own = Path(sys.executable).with_name("nvim")
+    found = [Neovim(own, native=False)] if own.exists() else []
+    for path in sorted(FETCHED.glob("*/nvim")):
+        found.append(Neovim(path, native=False))
+        if (path.parent / "root/usr/share/nvim/runtime/lua/vim/lsp/inline_completion.lua").exists():
+            found.append(Neovim(path, native=True))
+    return found
+
+
 class Editor:
     """One Neovim. Waiting is by looking again, never by the clock."""
 

