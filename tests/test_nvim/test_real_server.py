@@ -86,7 +86,9 @@ def test_typing_with_it_switched_on(bare: Editor) -> None:
     bare.nvim.command("set noautoindent")
     wait_ready(bare)
     bare.keys("i")
-    bare.type(TYPED)
+    for line in TYPED.splitlines(keepends=True):
+        bare.type(line)
+        bare.lua("vim.wait(250)")  # people pause; then Neovim asks
     bare.keys("<Esc>")
     assert "\n".join(bare.lines()) == TYPED
     assert len(TYPED) >= 200
