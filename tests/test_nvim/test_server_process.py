@@ -107,8 +107,9 @@ def test_the_server_does_not_start(bare: Editor, text: str) -> None:
     def said() -> list[str]:
         return [notice for notice in bare.notices() if "server check`, then :Dgemma restart" in notice]
 
-    bare.wait(said, "what to do is said")
     bare.type("\ny = 2")
+    bare.keys("<Esc>")
+    bare.wait(said, "what to do is said")
     assert bare.lines() == ["x = 1", "y = 2"]
     assert len(said()) == 1
 

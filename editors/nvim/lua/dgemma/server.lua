@@ -43,7 +43,7 @@ end
 
 ---@param message string
 local function complain(message)
-  if M.problem ~= message then
+  if not M.problem then -- the first one is the cause of the others
     M.problem = message
     say(message, vim.log.levels.ERROR)
     require('dgemma.status').changed()
