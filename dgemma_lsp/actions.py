@@ -11,9 +11,10 @@ from itertools import islice
 from operator import lt
 
 from dgemma_lsp import cleanup, context
-from dgemma_lsp.documents import parsed
+from dgemma_lsp.documents import parsed_whole
 from dgemma_lsp.edits import Edit, NoSuggestion, Rewrite, Snapshot, apply_all
 from dgemma_lsp.suggest import InfillerLike
+from dgemma_lsp.text import Text
 from dgemma_model import syntax, targets
 from dgemma_model.request import FillRequest
 from dgemma_model.targets import Hole, Site
@@ -105,7 +106,7 @@ def rewrite(
     A result parses no worse than the document does, changes it, and holds no mere placeholder. Runs on the model's
     thread, which may stop reading between two denoising steps. Raises what `infiller` raises.
     """
-    snapshot = parsed(snapshot)
+    snapshot = parsed_whole(snapshot)
     candidates = list(_candidates(kind, snapshot, end))
     if not candidates:
         yield NoSuggestion.NOTHING_HERE
@@ -207,7 +208,9 @@ def _filled(
     steps = 0
     for group in _groups(sites):
         scaffold, holes = _scaffold(apply_all(snapshot.text, done), group, _shift(done))
-        at_holes = replace(snapshot, text=scaffold, offset=holes[0], tree=syntax.parse(snapshot.language, scaffold))
+        at_holes = replace(
+            snapshot, source=Text(scaffold), offset=holes[0], tree=syntax.parse(snapshot.language, scaffold)
+        )
         kinds = [hole for site in group for hole in site.holes]
         request = FillRequest(
             context.excerpt(at_holes, [(hole, hole) for hole in holes]),
@@ -310,7 +313,7 @@ def _parseable(fill: str, snapshot: Snapshot, hole: int) -> str:
     tree = snapshot.tree
     if tree is None:
         return fill
-    tolerated = syntax.error_count(syntax.spliced(tree, hole, hole, "_"))
+    tolerated = syntax.error_count(syntax.spliced(tree, hole, hole, tree.row.stand_in))
     lines = fill.split("\n")
     while lines and syntax.error_count(syntax.spliced(tree, hole, hole, "\n".join(lines))) > tolerated:
         lines.pop()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 from dgemma_lsp.edits import Edit, NoSuggestion
+from dgemma_model.request import Readable
 
 _QUOTES = "\"'"
 _OPENERS = "([{"
@@ -22,6 +23,7 @@ _RETYPED = frozenset(_CLOSERS + _QUOTES + ">:;, ")
 
 _LINE_BREAK = re.compile(r"\r\n|\n|\r")
 _LOOP = re.compile(r"(.{3,}?)\1{5,}|(.{10,}?)\2{3,}")
+_EXPRESSION_END = re.compile(r"""[\w)\]}"'](?=[\s,;:)\]}]|$)""")
 _LOOP_LINES = 4
 """The longest run of lines whose repetition is looked for, and"""
 _LOOP_COUNT = 3
@@ -29,6 +31,8 @@ _LOOP_COUNT = 3
 
 _NEAR_CHARS = 4000
 """How far above and below the cursor lines are looked at."""
+_READ_CHARS = 64_000
+"""How far the cursor's line and those lines are read at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +53,32 @@ class Place:
     """One level of indentation."""
     one_line: bool
     """Only one line may be inserted."""
+    deleted: str = ""
+    """What the user has just deleted here, with nothing done since."""
 
 
-def place_at(text: str, offset: int, *, one_line: bool) -> Place:
+def place_at(source: Readable, offset: int, *, one_line: bool, deleted: str = "") -> Place:
     """The place of a cursor at `offset`; with something after it on its line it takes one line only."""
+    first = max(0, offset - _READ_CHARS)
+    text = source[first : offset + _READ_CHARS]
+    offset -= first
     start = max(text.rfind("\n", 0, offset), text.rfind("\r", 0, offset)) + 1
     line_break = _LINE_BREAK.search(text, offset)
     end = line_break.start() if line_break else len(text)
     above = _lines(text[max(0, start - _NEAR_CHARS) : start])
     below = _lines(text[end : end + _NEAR_CHARS])
     after = text[offset:end]
+    here = [text[start:offset] + "_"] if text.startswith("\t", start, offset) else []  # which spaces need not be meant
     return Place(
-        offset=offset,
+        offset=first + offset,
         before=text[start:offset],
         after=after,
         above=next((line for line in reversed(above) if line.strip()), ""),
         below=tuple(line.rstrip() for line in below if line.strip()),
         newline=_newline(text, start, line_break),
-        indent=_indent_unit(above + below),
+        indent=_indent_unit([*above, *here, *below]),
         one_line=one_line or bool(after.strip()),
+        deleted=deleted,
     )
 
 
@@ -92,6 +103,8 @@ def clean(text: str, place: Place, *, complete: bool, automatic: bool) -> Edit |
         return NoSuggestion.REPEATS
     if automatic and (new < 2 or all(char.isspace() or char in _CLOSERS + _QUOTES for char in text)):
         return NoSuggestion.EMPTY
+    if automatic and is_undoing(text, place.deleted):
+        return NoSuggestion.UNDOES
     return Edit(place.offset, place.offset + covered, text.replace("\n", place.newline))
 
 
@@ -125,6 +138,29 @@ def fit_indentation(text: str, place: Place) -> str:
     """Tabs in a file of tabs, spaces in a file of spaces."""
     first, *further = text.split("\n")
     return "\n".join([first, *(_fit_line(line, place.indent) for line in further)])
+
+
+def fit_steps(text: str, place: Place) -> str:
+    """Steps of indentation as wide as the file's, where a block's lines step in by another width."""
+    if not place.indent.strip("\t") or "\n" not in text:
+        return text
+    base = len(_leading(place.before) if place.before.strip() else place.before)
+    lines = _as_lines(text, place)
+    depths = [len(_leading(line)) for line in lines]
+    steps = {
+        deeper - depth
+        for (line, depth), deeper in zip(zip(lines, depths, strict=True), depths[1:], strict=False)
+        if deeper > depth and line.rstrip().endswith((":", "{"))
+    }
+    width = len(place.indent)
+    if (
+        len(steps) != 1
+        or (step := steps.pop()) == width
+        or any((depth - base) % step for depth in depths if depth > base)
+    ):
+        return text
+    first, *further = text.split("\n")
+    return "\n".join([first, *(_step_line(line, base, step, width) for line in further)])
 
 
 def drop_loop(text: str, place: Place) -> str:
@@ -190,12 +226,32 @@ FITTING: tuple[Callable[[str, Place], str], ...] = (
     drop_leading_blank_lines,
     drop_retyped_indentation,
     fit_indentation,
+    fit_steps,
     drop_loop,
     drop_trailing_blanks,
     drop_bodiless_headers,
 )
 NOT_REPEATING: tuple[Callable[[str, Place], str], ...] = (drop_following_lines, drop_rest_of_line)
 """The rules in their order: what one leaves is what the next one sees."""
+
+
+def is_undoing(text: str, deleted: str) -> bool:
+    """Whether the text is what the user has just deleted: nobody wants that back."""
+    new, deleted = text.strip(), deleted.strip()
+    return min(_visible(new), _visible(deleted)) >= 2 and (new.startswith(deleted) or deleted.startswith(new))
+
+
+def shorter(text: str) -> Iterator[str]:
+    """Ever shorter beginnings of an unfinished text, each ending where a statement or an expression may end.
+
+    A text of several lines loses whole lines; a line ends after a closing bracket, a word, or a closing quote.
+    """
+    if "\n" in text:
+        lines = text.split("\n")
+        yield from ("\n".join(lines[:count]) for count in range(len(lines) - 1, 0, -1))
+        return
+    for found in reversed(list(_EXPRESSION_END.finditer(text))):
+        yield text[: found.end()]
 
 
 def retyped_length(text: str, place: Place) -> int:
@@ -296,6 +352,11 @@ def _fit_line(line: str, unit: str) -> str:
         tabs, spaces = divmod(blanks.count(" "), 4)
         return "\t" * (blanks.count("\t") + tabs) + " " * spaces + line[len(blanks) :]
     return blanks.replace("\t", unit) + line[len(blanks) :]
+
+
+def _step_line(line: str, base: int, step: int, width: int) -> str:
+    extra = max(len(_leading(line)) - base, 0) if line.strip() else 0
+    return line[:base] + " " * (extra // step * width) + line[base + extra :]
 
 
 def _lines(text: str) -> list[str]:

@@ -1,20 +1,46 @@
-"""What is worth knowing at the cursor: the text around it, its functions and classes kept whole."""
+"""What is worth knowing at the cursor: the text around it, its functions and classes kept whole, and what is said
+elsewhere.
+
+What is said elsewhere (imports, headers of the scopes that were cut off, signatures of what is used, recent edits)
+comes before the prefix, the most relevant last. It changes seldom while the user types, for a prompt that changes is
+encoded anew: the names to look up are those up to the last point of a coarse grid.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from dgemma_lsp.documents import parsed
 from dgemma_lsp.edits import Snapshot
-from dgemma_model import syntax
+from dgemma_lsp.text import Text
+from dgemma_model import outline, syntax
 from dgemma_model.excerpt import ExcerptBudget, cut
 from dgemma_model.request import Excerpt
 
 BUDGET = ExcerptBudget()
 
+_HEAD_CHARS = 8_192
+"""Where imports are looked for in a document that is not parsed as a whole."""
+_EDIT_LINES = 3
+"""Lines shown before and after the place of an edit."""
+_NAME = re.compile(r"[^\W\d]\w{2,}")
 
-def excerpt(snapshot: Snapshot, holes: Sequence[tuple[int, int]] | None = None) -> Excerpt:
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Something said elsewhere: `text`, whole lines without the last line break, and why it is shown."""
+
+    why: str
+    text: str
+
+
+def excerpt(
+    snapshot: Snapshot, holes: Sequence[tuple[int, int]] | None = None, budget: ExcerptBudget = BUDGET
+) -> Excerpt:
     """What the model will see of `snapshot`, with `\\n` at the end of every line.
 
     `holes` are disjoint (start, end) offsets in ascending order; without them there is one, at the cursor.
@@ -22,14 +48,69 @@ def excerpt(snapshot: Snapshot, holes: Sequence[tuple[int, int]] | None = None) 
     """
     holes = holes or [(snapshot.offset, snapshot.offset)]
     scopes = syntax.scope_starts(snapshot.tree, holes[0][0]) if snapshot.tree else ()
-    seen = cut(snapshot.text, holes, BUDGET, language=snapshot.language, scope_starts=scopes)
+    seen = cut(snapshot.source, holes, budget, language=snapshot.language, scope_starts=scopes)
+    shown = (holes[0][0] - len(seen.prefix), holes[-1][1] + len(seen.suffix))
+    further = [] if budget.further_chars == 0 else chosen(pieces(snapshot, shown, scopes, budget), budget.further_chars)
+    prefix = "".join(f"{piece.text}\n" for piece in reversed(further)) + seen.prefix
     return Excerpt(
-        prefix=_line_feeds(seen.prefix),
+        prefix=_line_feeds(prefix),
         suffix=_line_feeds(seen.suffix),
         between=tuple(_line_feeds(text) for text in seen.between),
         language=seen.language,
         file_name=PurePosixPath(unquote(urlsplit(snapshot.uri).path)).name,
     )
+
+
+def chosen(candidates: Iterator[Piece], limit: int) -> list[Piece]:
+    """The candidates that fit into `limit` code points, first come, first served; none twice."""
+    taken: dict[str, Piece] = {}
+    for piece in candidates:
+        if len(piece.text) < limit and piece.text not in taken:
+            taken[piece.text] = piece
+            limit -= len(piece.text) + 1
+    return list(taken.values())
+
+
+def pieces(snapshot: Snapshot, shown: tuple[int, int], scopes: Sequence[int], budget: ExcerptBudget) -> Iterator[Piece]:
+    """What could be said of the rest, the most relevant first. `shown` is what the excerpt has anyway."""
+    left, right = shown
+    source, tree = snapshot.source, snapshot.tree
+    if tree is None:
+        return
+    for start in reversed(scopes):
+        if start < left:
+            yield Piece("header", outline.signature_at(tree, start))
+    head = tree if tree.start == 0 else syntax.parse(snapshot.language, source[:_HEAD_CHARS])
+    for start, end in outline.imports(head) if head else ():
+        if end <= left:
+            yield Piece("import", source[start:end].rstrip("\r\n"))
+    used = _names_used(source, left, snapshot.offset, right, budget.prefix_chars // 4)
+    for signature in outline.signatures(tree):
+        if signature.name in used and not left <= signature.start < right:
+            yield Piece("signature", signature.text)
+    for other in snapshot.others:
+        there = parsed(other).tree
+        for signature in outline.signatures(there) if there else ():
+            if signature.name in used:
+                yield Piece("signature", signature.text)
+    for at in snapshot.edited_at:
+        if not left <= at < right:
+            yield Piece("edit", _lines_around(source, at))
+    for other in snapshot.others:
+        if other.offset:
+            yield Piece("edit", _lines_around(other.source, other.offset))
+
+
+def _names_used(source: Text, left: int, cursor: int, right: int, grid: int) -> frozenset[str]:
+    """The names around the cursor, but for those typed since the last point of the grid."""
+    before = source[left : max(cursor // grid * grid, left)]
+    return frozenset(_NAME.findall(before)) | frozenset(_NAME.findall(source[cursor:right]))
+
+
+def _lines_around(source: Text, offset: int) -> str:
+    line = source.line_at(offset)
+    start, end = source.line_start(max(line - _EDIT_LINES, 0)), source.line_start(line + _EDIT_LINES + 1)
+    return source[start:end].rstrip("\r\n")
 
 
 def _line_feeds(text: str) -> str:

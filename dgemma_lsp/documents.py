@@ -6,25 +6,41 @@ Positions are LSP's: a line and a column in the units that client and server agr
 
 from __future__ import annotations
 
-import io
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from dgemma_lsp.edits import Snapshot
+from dgemma_lsp.text import Text
 from dgemma_model import syntax
+from dgemma_model.syntax import LastTree, SyntaxTree
 
 logger = logging.getLogger(__name__)
 
 Encoding = Literal["utf-8", "utf-16", "utf-32"]
 
+PARSED_CHARS = 100_000
+"""Longer documents are parsed around the cursor only: to parse costs time in proportion, even with little to do."""
+_AROUND_CHARS = 16_384
+"""How much of such a document is parsed at least, before the cursor and after it."""
 MAX_PARSED_CHARS = 1_000_000
-"""Longer documents have no tree: parsing one from scratch takes a fifth of a second and more."""
+"""Longer documents are never parsed as a whole: that takes a fifth of a second and more."""
 
+_DELETED_CHARS = 2_000
+"""Who deletes more than that at once does not wait to have it suggested again."""
+_APART_CHARS = 1_000
+"""Edits nearer to each other than that are one place, of which"""
+_EDITS_KEPT = 4
+"""so many are remembered."""
+_OTHERS_KEPT = 4
+"""Of how many other open documents a snapshot knows."""
+
+_OUTERMOST = re.compile(r"^[^\W\d]|^[@<\[{]", re.MULTILINE)
+"""The beginning of a line that is likely to be no part of anything else."""
 _UNIT_BYTES = {"utf-8": 1, "utf-16": 2, "utf-32": 4}
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Position(NamedTuple):
@@ -43,49 +59,52 @@ class TextChange:
 
 
 class Document:
-    """One open document, as a list of lines, so that an edit costs the lines it touches."""
+    """One open document."""
 
     def __init__(self, uri: str, language: str, version: int | None, text: str) -> None:
         self.uri = uri
         self.language = language
         self.version = version
-        self._lines = split_lines(text)
-        self._text: str | None = None
+        self.source = Text(text)
+        self.last_tree = LastTree()
+        self.deleted = ""
+        self.edited_at: tuple[int, ...] = ()
 
     @property
     def text(self) -> str:
-        """The whole text. Joined when it is asked for, then kept until the next change."""
-        if self._text is None:
-            self._text = "".join(self._lines)
-        return self._text
+        """The whole text, which is a copy."""
+        return str(self.source)
 
     def change(self, change: TextChange, encoding: Encoding) -> None:
         """Apply one change; positions outside the text are moved to its nearest end."""
-        self._text = None
         if change.range is None:
-            self._lines = split_lines(change.text)
+            self.source = Text(change.text)
+            self.deleted, self.edited_at = "", ()
             return
-        (first, start), (last, end) = sorted(self._locate(position, encoding) for position in change.range)
-        head, tail = self._lines[first][:start], self._lines[last][end:]
-        if not head and first > 0 and self._lines[first - 1].endswith("\r"):
-            first -= 1  # what follows may begin with "\n": then the two are one line break
-            head = self._lines[first]
-        lines = split_lines(head + change.text + tail)
-        if last + 1 < len(self._lines):
-            lines.pop()  # nothing stands after the final line break but the line that follows anyway
-        self._lines[first : last + 1] = lines
+        start, end = sorted(self.offset_at(position, encoding) for position in change.range)
+        self._remember(start, end, change.text)
+        self.source = self.source.replaced(start, end, change.text)
+
+    def _remember(self, start: int, end: int, text: str) -> None:
+        """What was deleted here in a row, and the latest places of edits, each far from the others."""
+        last = self.edited_at[0] if self.edited_at else -1
+        if text or end - start > _DELETED_CHARS:
+            self.deleted = ""
+        elif end == last:  # backwards, key by key
+            self.deleted = self.source[start:end] + self.deleted
+        else:
+            self.deleted = (self.deleted if start == last else "") + self.source[start:end]
+        moved = (at if at < end else at + start - end + len(text) for at in self.edited_at)
+        here = start + len(text)
+        self.edited_at = (here, *(at for at in moved if abs(at - here) > _APART_CHARS))[:_EDITS_KEPT]
 
     def offset_at(self, position: Position, encoding: Encoding) -> int:
         """Code points before `position`; a position outside the text is moved to its nearest end."""
-        line, column = self._locate(position, encoding)
-        return sum(map(len, self._lines[:line])) + column
-
-    def _locate(self, position: Position, encoding: Encoding) -> tuple[int, int]:
-        """Line and column in code points: inside the text, before the line break, between characters."""
-        if position.line >= len(self._lines):
-            return len(self._lines) - 1, len(self._lines[-1])
-        content = self._lines[position.line].rstrip("\r\n")
-        return position.line, _code_points(content, position.character, encoding)
+        if position.line >= self.source.line_count:
+            return len(self.source)
+        start = self.source.line_start(position.line)
+        content = self.source[start : self.source.line_start(position.line + 1)].rstrip("\r\n")
+        return start + _code_points(content, position.character, encoding)
 
 
 class Documents:
@@ -108,6 +127,7 @@ class Documents:
         for change in changes:
             document.change(change, self.encoding)
         document.version = version
+        self._open[uri] = self._open.pop(uri)  # the last edited one is last
 
     def close(self, uri: str) -> None:
         """Forget a document; one that is not open is none to forget."""
@@ -123,31 +143,66 @@ class Documents:
         if document is None:
             return None
         offset = document.offset_at(position, self.encoding)
-        return Snapshot(uri, document.version, document.language, document.text, offset)
+        here = document.edited_at[:1] == (offset,)
+        return Snapshot(
+            uri,
+            document.version,
+            document.language,
+            document.source,
+            offset,
+            last_tree=document.last_tree,
+            deleted=document.deleted if here else "",
+            edited_at=tuple(at for at in document.edited_at if abs(at - offset) > _APART_CHARS),
+            others=tuple(self._others(document)),
+        )
+
+    def _others(self, asked: Document) -> Iterator[Snapshot]:
+        """The other open documents that may be worth knowing, the last edited first."""
+        others = (other for other in reversed(self._open.values()) if other is not asked)
+        for other in islice((other for other in others if other.language == asked.language), _OTHERS_KEPT):
+            at = other.edited_at[0] if other.edited_at else 0
+            yield Snapshot(other.uri, other.version, other.language, other.source, at, last_tree=other.last_tree)
 
 
 def parsed(snapshot: Snapshot) -> Snapshot:
-    """The snapshot with its syntax tree. Takes about 0.2 ms per 1,000 characters: not for the event loop."""
-    if len(snapshot.text) > MAX_PARSED_CHARS:
-        return snapshot
-    return replace(snapshot, tree=syntax.parse(snapshot.language, snapshot.text))
+    """The snapshot with its syntax tree, made from the document's last one where there is one.
+
+    The first one takes about 0.2 ms per 1,000 characters: not for the event loop.
+    """
+    start, end = _stretch(snapshot.source, snapshot.offset)
+    tree = snapshot.last_tree.update(snapshot.language, snapshot.source[start:end], start)
+    return replace(snapshot, tree=tree)
 
 
-def split_lines(text: str) -> list[str]:
-    """The lines of `text` with their line breaks. The last has none: it is empty after a final line break."""
-    if _SURROGATE.search(text):  # two edits may bring the two halves of one character
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-    lines = list(io.StringIO(text, newline=""))
-    if not lines or lines[-1].endswith(("\r", "\n")):
-        lines.append("")
-    return lines
+def parsed_whole(snapshot: Snapshot, like: SyntaxTree | None = None) -> Snapshot:
+    """The snapshot with the tree of all its text, for what must not overlook anything; none of a very long one.
+
+    `like` is an earlier tree of the document: then this one takes the time of what has changed.
+    """
+    if len(snapshot.source) > MAX_PARSED_CHARS:
+        return replace(snapshot, tree=None)
+    return replace(snapshot, tree=syntax.parse(snapshot.language, snapshot.text, like=like))
 
 
-def position_at(text: str, offset: int, encoding: Encoding) -> Position:
+def _stretch(source: Text, offset: int) -> tuple[int, int]:
+    """What is parsed for a cursor at `offset`. Both ends are sticky: typing moves them far or not at all."""
+    length, grid = len(source), _AROUND_CHARS // 2
+    if length <= PARSED_CHARS:
+        return 0, length
+    start = max(offset - _AROUND_CHARS, 0) // grid * grid
+    end = length - max(length - offset - _AROUND_CHARS, 0) // grid * grid
+    above = list(_OUTERMOST.finditer(source[max(start - _AROUND_CHARS, 0) : start]))
+    below = _OUTERMOST.search(source[end : end + _AROUND_CHARS], 1)
+    if above:
+        start = max(start - _AROUND_CHARS, 0) + above[-1].start()
+    return start, end + below.start() if below else end
+
+
+def position_at(text: Text | str, offset: int, encoding: Encoding) -> Position:
     """The position of a code point offset in `text`; inverse of `Document.offset_at`."""
-    breaks = text.count("\n", 0, offset) + text.count("\r", 0, offset) - text.count("\r\n", 0, offset)
-    line_start = max(text.rfind("\n", 0, offset), text.rfind("\r", 0, offset)) + 1
-    return Position(breaks, _units(text[line_start:offset], encoding))
+    source = Text(text) if isinstance(text, str) else text
+    line = source.line_at(offset)
+    return Position(line, _units(source[source.line_start(line) : offset], encoding))
 
 
 def _units(text: str, encoding: Encoding) -> int:

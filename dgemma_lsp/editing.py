@@ -133,7 +133,7 @@ def _found(server: DgemmaServer, target: protocol.ActionTarget) -> tuple[ActionK
     if snapshot is None:
         raise _refusal(NoSuggestion.NOT_OPEN)
     same = snapshot.version == target.version and protocol.checksum(snapshot.text) == target.checksum
-    if not same or target.end > len(snapshot.text):
+    if not same or target.end > len(snapshot.source):
         raise JsonRpcContentModified(_CHANGED)
     return target.kind, snapshot.at(target.start), target.end
 
@@ -171,7 +171,7 @@ async def _rewritten(server: DgemmaServer, kind: ActionKind, snapshot: Snapshot,
 
 def _is_current(server: DgemmaServer, snapshot: Snapshot) -> bool:
     document = server.documents.get(snapshot.uri)
-    return document is not None and document.version == snapshot.version and document.text == snapshot.text
+    return document is not None and document.version == snapshot.version and document.source == snapshot.source
 
 
 def _refusal(reason: NoSuggestion) -> JsonRpcException:

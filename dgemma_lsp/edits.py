@@ -10,21 +10,57 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from dgemma_model.syntax import SyntaxTree
+from dgemma_lsp.text import Text
+from dgemma_model.syntax import LastTree, SyntaxTree
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Snapshot:
     """One document at one moment, with a cursor. Never changes, so that any thread may read it."""
 
     uri: str
     version: int | None
     language: str
-    text: str
+    source: Text
+    """The text; parts of it are cheap to read."""
     offset: int
-    """The cursor, in code points from the start of `text`."""
+    """The cursor, in code points from the start of the text."""
     tree: SyntaxTree | None = field(default=None, compare=False, repr=False)
-    """The syntax tree of exactly `text`, or None for a language without a grammar."""
+    """The syntax tree of the text around the cursor, or None for a language without a grammar."""
+    last_tree: LastTree = field(default_factory=LastTree, compare=False, repr=False)
+    """Where `documents.parsed` finds the document's last tree, and leaves its own."""
+    deleted: str = field(default="", compare=False, repr=False)
+    """What the user has just deleted at the cursor, with nothing done since."""
+    edited_at: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    """Where else in the document the user was busy, the latest first."""
+    others: tuple[Snapshot, ...] = field(default=(), compare=False, repr=False)
+    """The other open documents of the language, the last edited first; their cursor is where that was."""
+
+    def __init__(
+        self,
+        uri: str,
+        version: int | None,
+        language: str,
+        source: Text | str,
+        offset: int,
+        tree: SyntaxTree | None = None,
+        last_tree: LastTree | None = None,
+        deleted: str = "",
+        edited_at: tuple[int, ...] = (),
+        others: tuple[Snapshot, ...] = (),
+    ) -> None:
+        for name, value in (
+            *(("uri", uri), ("version", version), ("language", language), ("offset", offset), ("tree", tree)),
+            ("source", Text(source) if isinstance(source, str) else source),
+            ("last_tree", last_tree or LastTree()),
+            *(("deleted", deleted), ("edited_at", edited_at), ("others", others)),
+        ):
+            object.__setattr__(self, name, value)
+
+    @property
+    def text(self) -> str:
+        """The whole text, which is a copy: where a part will do, take it from `source`."""
+        return str(self.source)
 
     def at(self, offset: int) -> Snapshot:
         """The same with the cursor elsewhere."""
@@ -98,7 +134,9 @@ class NoSuggestion(Enum):
     OUT_OF_TIME = "the time budget ended before there was anything to show"
     EMPTY = "the model had nothing to add"
     REPEATS = "the following text already says it"
+    UNDOES = "it is what was just deleted"
     UNPARSEABLE = "the result would not parse"
+    UNRESOLVED = "it uses a name that is defined nowhere"
     LOW_CONFIDENCE = "the model was not sure enough"
     NOTHING_HERE = "there is nothing here that this could be done to"
     NOTHING_BETTER = "the model had nothing better than what stands there"
@@ -120,12 +158,18 @@ def rebase(suggestion: Suggestion, newer: Snapshot) -> Suggestion | None:
     re-types them.
     """
     older, edit = suggestion.snapshot, suggestion.edit
-    end = len(newer.text) - (len(older.text) - edit.end)
+    then, now = older.source, newer.source
+    end = len(now) - (len(then) - edit.end)
     if older.uri != newer.uri or not edit.start <= newer.offset <= end:
         return None
-    if newer.text[: edit.start] != older.text[: edit.start] or newer.text[end:] != older.text[edit.end :]:
+    differs, until, _ = then.difference(now)
+    if then[differs : edit.start] != now[differs : edit.start]:
         return None
-    typed, covered = newer.text[edit.start : newer.offset], newer.text[newer.offset : end]
+    shift = end - edit.end
+    behind = edit.end if shift else max(edit.end, differs)
+    if then[behind:until] != now[behind + shift : max(until, behind) + shift]:
+        return None
+    typed, covered = now[edit.start : newer.offset], now[newer.offset : end]
     rest = edit.new_text[len(typed) :]
     if not edit.new_text.startswith(typed) or rest == covered or not _is_retyped(covered, rest):
         return None

@@ -15,11 +15,14 @@ from urllib.request import url2pathname
 
 from pathspec import GitIgnoreSpec
 
+from dgemma_model.request import Readable
+
 MAX_CHARS = 8_000_000
 """Code points of the longest document that is read."""
 MAX_LINE_CHARS = 20_000
 """Code points of the longest line with a cursor in it: what is longer was written by no one."""
 
+_LINE_BREAK = re.compile(r"[\r\n]")
 _MAX_RULES_BYTES = 256 * 1024
 _MAX_DEPTH = 64
 _IGNORE_FILES = (".gitignore", ".dgemmaignore")
@@ -47,14 +50,15 @@ def path_of(uri: str) -> Path | None:
     return path if path.is_absolute() and "\0" not in str(path) else None
 
 
-def size_rule(text: str, offset: int) -> str | None:
+def size_rule(text: Readable, offset: int) -> str | None:
     """The limit that a document, or its cursor's line, is beyond."""
     if len(text) > MAX_CHARS:
         return f"longer than {MAX_CHARS:,} characters"
-    start = max(text.rfind("\n", 0, offset), text.rfind("\r", 0, offset)) + 1
-    line_break = re.compile(r"[\r\n]").search(text, offset, min(len(text), start + MAX_LINE_CHARS + 1))
-    end = line_break.start() if line_break else min(len(text), start + MAX_LINE_CHARS + 1)
-    return f"a line longer than {MAX_LINE_CHARS:,} characters" if end - start > MAX_LINE_CHARS else None
+    before = text[max(offset - MAX_LINE_CHARS - 1, 0) : offset]
+    before = _LINE_BREAK.split(before)[-1]
+    after = _LINE_BREAK.split(text[offset : offset + MAX_LINE_CHARS + 1], 1)[0]
+    is_long = len(before) + len(after) > MAX_LINE_CHARS
+    return f"a line longer than {MAX_LINE_CHARS:,} characters" if is_long else None
 
 
 @dataclass(frozen=True, slots=True)

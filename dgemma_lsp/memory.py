@@ -17,7 +17,12 @@ _MAX_CHARS = 16_000_000
 _NEAR_CHARS = 32
 """A look at the text just before the cursor spares most comparisons of whole texts."""
 
-_SETTLED = frozenset({NoSuggestion.EMPTY, NoSuggestion.REPEATS, NoSuggestion.UNPARSEABLE, NoSuggestion.LOW_CONFIDENCE})
+_SETTLED = frozenset(
+    {
+        *(NoSuggestion.EMPTY, NoSuggestion.REPEATS, NoSuggestion.UNPARSEABLE, NoSuggestion.UNRESOLVED),
+        NoSuggestion.LOW_CONFIDENCE,
+    }
+)
 """Silences that the model would only repeat for the same text."""
 
 
@@ -32,13 +37,13 @@ class Memory:
         """Keep what was found for a snapshot, where it would be found again."""
         if isinstance(answer, NoSuggestion) and answer not in _SETTLED:
             return
-        snapshot = replace(snapshot, tree=None)  # trees are large
+        snapshot = Snapshot(snapshot.uri, snapshot.version, snapshot.language, snapshot.source, snapshot.offset)
         if isinstance(answer, Suggestion):
             answer = replace(answer, snapshot=snapshot, others=())
         self._entries.appendleft((snapshot, answer))
-        self._chars += len(snapshot.text)
+        self._chars += len(snapshot.source)
         while len(self._entries) > _MAX_ENTRIES or (self._chars > _MAX_CHARS and len(self._entries) > 1):
-            self._chars -= len(self._entries.pop()[0].text)
+            self._chars -= len(self._entries.pop()[0].source)
 
     def find(self, snapshot: Snapshot) -> Suggestion | NoSuggestion | None:
         """What is left of a suggestion along which the user has typed since, or the silence at the same place."""
@@ -48,20 +53,20 @@ class Memory:
             if isinstance(answer, Suggestion):
                 if _is_typed_along(answer, snapshot) and (rest := rebase(answer, snapshot)) is not None:
                     return replace(rest, steps=0, trace={})
-            elif asked.offset == snapshot.offset and asked.text == snapshot.text:
+            elif asked.offset == snapshot.offset and asked.source == snapshot.source:
                 return answer
         return None
 
     def forget(self, uri: str | None = None) -> None:
         """Forget a document, or everything."""
         self._entries = deque(entry for entry in self._entries if uri is not None and entry[0].uri != uri)
-        self._chars = sum(len(snapshot.text) for snapshot, _ in self._entries)
+        self._chars = sum(len(snapshot.source) for snapshot, _ in self._entries)
 
 
 def _is_near(asked: Snapshot, snapshot: Snapshot) -> bool:
     """Whether the cursor may have come from the one to the other by typing."""
     near = max(0, asked.offset - _NEAR_CHARS)
-    return asked.offset <= snapshot.offset and asked.text[near : asked.offset] == snapshot.text[near : asked.offset]
+    return asked.offset <= snapshot.offset and asked.source[near : asked.offset] == snapshot.source[near : asked.offset]
 
 
 def _is_typed_along(suggestion: Suggestion, snapshot: Snapshot) -> bool:
@@ -69,7 +74,7 @@ def _is_typed_along(suggestion: Suggestion, snapshot: Snapshot) -> bool:
     edit = suggestion.edit
     if snapshot.offset - edit.start > len(edit.new_text):
         return False
-    return edit.new_text.startswith(snapshot.text[edit.start : snapshot.offset])
+    return edit.new_text.startswith(snapshot.source[edit.start : snapshot.offset])
 
 
 class Rhythm:

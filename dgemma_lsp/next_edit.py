@@ -11,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from dgemma_lsp.edits import Edit, Snapshot, common_start
+from dgemma_lsp.text import Text
 from dgemma_model import names
 
 _KEPT = 16
@@ -23,11 +24,11 @@ _MAX_WORD_CHARS = 80
 class _Rename:
     """A word that became another, seen from a text in which it had not."""
 
-    before: str
+    before: Text
     old: str
     new: str
     """Empty while the user is still at it, or has done nothing of the kind."""
-    latest: str
+    latest: Text
 
 
 class Renames:
@@ -36,7 +37,7 @@ class Renames:
     def __init__(self) -> None:
         self._of: OrderedDict[str, _Rename] = OrderedDict()
 
-    def note(self, uri: str, before: str, after: str) -> None:
+    def note(self, uri: str, before: Text, after: Text) -> None:
         """A document's text has changed."""
         known, rename = self._of.get(uri), None
         step = _changed_word(before, after)
@@ -55,7 +56,7 @@ class Renames:
     def next_edit(self, snapshot: Snapshot) -> Edit | None:
         """The next place to change in a parsed document: the first one after the cursor, else the first of all."""
         rename = self._of.get(snapshot.uri)
-        if rename is None or not rename.new or rename.latest != snapshot.text:
+        if rename is None or not rename.new or rename.latest != snapshot.source:
             return None
         if snapshot.tree is None or snapshot.language != "python":
             return None
@@ -71,18 +72,20 @@ class Renames:
         self._of.pop(uri, None)
 
 
-def _changed_word(before: str, after: str) -> tuple[str, str] | None:
+def _changed_word(before: Text, after: Text) -> tuple[str, str] | None:
     """The one word that is another now, or is gone for the moment, if nothing else has changed."""
     grown = len(after) - len(before)
     if abs(grown) > _MAX_WORD_CHARS or before == after:
         return None
-    start = common_start(before, after)
-    limit = min(len(before), len(after)) - start
-    tail = common_start(before[::-1][:limit], after[::-1][:limit])
-    while start > 0 and _is_word(before[start - 1]):
+    start, old_end, new_end = before.difference(after)
+    was, now = before[start:old_end], after[start:new_end]
+    head = common_start(was, now)
+    limit = min(len(was), len(now)) - head
+    tail = common_start(was[::-1][:limit], now[::-1][:limit])
+    start, old_end, new_end = start + head, old_end - tail, new_end - tail
+    while start > 0 and _is_word(before[start - 1 : start]):
         start -= 1
-    old_end, new_end = len(before) - tail, len(after) - tail
-    while old_end < len(before) and _is_word(before[old_end]):
+    while old_end < len(before) and _is_word(before[old_end : old_end + 1]):
         old_end, new_end = old_end + 1, new_end + 1
     old, new = before[start:old_end], after[start:new_end]
     if not _WORD.fullmatch(old) or not _WORD.fullmatch(new or old) or max(len(old), len(new)) > _MAX_WORD_CHARS:

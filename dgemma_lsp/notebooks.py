@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from dgemma_lsp.documents import Documents
 from dgemma_lsp.edits import Edit, Snapshot
+from dgemma_lsp.text import Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Seen:
     def edit_of(self, document: Snapshot, edit: Edit) -> Edit | None:
         """The edit in terms of the document, or None where it reaches beyond it."""
         start, end = edit.start - self.shift, edit.end - self.shift
-        return replace(edit, start=start, end=end) if 0 <= start <= end <= len(document.text) else None
+        return replace(edit, start=start, end=end) if 0 <= start <= end <= len(document.source) else None
 
 
 class Notebooks:
@@ -63,8 +64,17 @@ class Notebooks:
                 part.append(document.text)
         before = "".join(_ended(text) for text in above)
         after = "".join(_ended(text) for text in below)
-        text = before + (_ended(snapshot.text) + after if after else snapshot.text)
-        return Seen(replace(snapshot, text=text, offset=snapshot.offset + len(before), tree=None), len(before))
+        own = snapshot.source
+        whole = Text(before + (_ended(str(own)) + after if after else str(own)))
+        joined = replace(
+            snapshot,
+            source=whole,
+            offset=snapshot.offset + len(before),
+            tree=None,
+            edited_at=tuple(at + len(before) for at in snapshot.edited_at),
+            others=tuple(other for other in snapshot.others if other.uri not in self._cells[notebook]),
+        )
+        return Seen(joined, len(before))
 
 
 def _ended(text: str) -> str:

@@ -14,6 +14,7 @@ from lsprotocol import types
 from dgemma_lsp.actions import Action, ActionKind
 from dgemma_lsp.documents import Encoding, Position, TextChange, position_at
 from dgemma_lsp.edits import Edit, NoSuggestion, Rewrite, Snapshot, Suggestion
+from dgemma_lsp.text import Text
 
 MENU_TRIGGERS = [" ", ".", "(", "[", "{", "=", ",", ":"]
 """Characters after which a menu is worth opening; editors open it in words anyway."""
@@ -289,7 +290,7 @@ def inline_answer(
         return []
     return [
         types.InlineCompletionItem(
-            insert_text=edit.new_text, range=_range(answer.snapshot.text, edit, encoding), command=_accepted(number)
+            insert_text=edit.new_text, range=_range(answer.snapshot.source, edit, encoding), command=_accepted(number)
         )
         for edit in (answer.edit, *answer.others)
     ]
@@ -334,7 +335,7 @@ def next_edit_answer(snapshot: Snapshot | None, edit: Edit | None, encoding: Enc
     """One edit or none, with the version that it is for."""
     if snapshot is None or edit is None:
         return {"edits": []}
-    place = _range(snapshot.text, edit, encoding)
+    place = _range(snapshot.source, edit, encoding)
     ends = {"start": place.start, "end": place.end}
     return {
         "edits": [
@@ -465,7 +466,7 @@ def _is_below(kind: str, wanted: str) -> bool:
 
 def workspace_edit(rewrite: Rewrite, client: Client, encoding: Encoding, label: str) -> types.WorkspaceEdit:
     """The edits of one version of one document, with their annotation where the client shows it."""
-    ranges = [(_range(rewrite.snapshot.text, edit, encoding), edit.new_text) for edit in rewrite.edits]
+    ranges = [(_range(rewrite.snapshot.source, edit, encoding), edit.new_text) for edit in rewrite.edits]
     uri = rewrite.snapshot.uri
     if not client.versioned_edits:
         edits = [types.TextEdit(range=place, new_text=text) for place, text in ranges]
@@ -485,7 +486,7 @@ def workspace_edit(rewrite: Rewrite, client: Client, encoding: Encoding, label: 
     )
 
 
-def _range(text: str, edit: Edit, encoding: Encoding) -> types.Range:
+def _range(text: Text, edit: Edit, encoding: Encoding) -> types.Range:
     return types.Range(
         start=_lsp_position(position_at(text, edit.start, encoding)),
         end=_lsp_position(position_at(text, edit.end, encoding)),
@@ -507,9 +508,9 @@ def menu_answer(
 
 
 def _menu_item(suggestion: Suggestion, encoding: Encoding, client: Client, number: int) -> types.CompletionItem:
-    edit, text = suggestion.edit, suggestion.snapshot.text
-    word = _LAST_WORD.search(text, max(0, edit.start - _MAX_WORD_CHARS), edit.start)
-    start = word.start() if word else edit.start
+    edit, text = suggestion.edit, suggestion.snapshot.source
+    word = _LAST_WORD.search(text[max(0, edit.start - _MAX_WORD_CHARS) : edit.start])
+    start = edit.start - len(word[0]) if word else edit.start
     whole = text[start : edit.start] + edit.new_text
     first, newline, _ = whole.lstrip().partition("\n")
     label = first.rstrip() + (" …" if newline else "")

@@ -15,6 +15,7 @@ from lsprotocol import types
 from pygls.protocol import default_converter
 
 from dgemma_lsp import protocol, settings, transport
+from dgemma_lsp.cleanup import is_undoing
 from dgemma_lsp.documents import Documents, TextChange, parsed
 from dgemma_lsp.edits import Edit, NoSuggestion, Rewrite, Snapshot, Suggestion, rebase
 from dgemma_lsp.exclusions import Exclusions, size_rule
@@ -104,13 +105,17 @@ class DgemmaServer(transport.StrictServer):
 
     def kept_out(self, snapshot: Snapshot) -> NoSuggestion | None:
         """Why a document is not to be looked at, whatever the model may know."""
-        notebook = self.notebooks.notebook_of(snapshot.uri)
-        rule = self.exclusions.rule(notebook or snapshot.uri) or size_rule(snapshot.text, snapshot.offset)
+        rule = self._rule(snapshot)
         if rule is not None:
             self.rules[snapshot.uri] = rule
             return NoSuggestion.EXCLUDED
         self.rules.pop(snapshot.uri, None)
         return closed(snapshot, self.languages, self.settings)
+
+    def _rule(self, snapshot: Snapshot) -> str | None:
+        """The rule that excludes a document."""
+        notebook = self.notebooks.notebook_of(snapshot.uri)
+        return self.exclusions.rule(notebook or snapshot.uri) or size_rule(snapshot.source, snapshot.offset)
 
     async def answer(
         self, snapshot: Snapshot, *, invoked: bool, typed: bool = True, selected: Edit | None = None
@@ -123,6 +128,8 @@ class DgemmaServer(transport.StrictServer):
         using, uri = self.settings, snapshot.uri
         reason = self.kept_out(snapshot)
         known = self.memory.find(snapshot) if reason is None and selected is None and not invoked else None
+        if isinstance(known, Suggestion) and is_undoing(known.edit.new_text, snapshot.deleted):
+            known = NoSuggestion.UNDOES
         if reason is None and known is None and typed and not invoked and using.trigger == "manual":
             reason = NoSuggestion.MANUAL
         if reason is not None or known is not None:
@@ -149,9 +156,10 @@ class DgemmaServer(transport.StrictServer):
         """The work for one answer: the model sees the whole notebook, and what the menu would insert."""
         chosen = snapshot
         if selected is not None:
-            cursor = selected.start + len(selected.new_text)
-            chosen = replace(snapshot, text=selected.apply(snapshot.text), offset=cursor, tree=None)
+            chosen = _after(snapshot, selected)
+        chosen = replace(chosen, others=tuple(other for other in chosen.others if self._rule(other) is None))
         seen = self.notebooks.seen(chosen, self.documents)
+        names = self.notebooks.notebook_of(snapshot.uri) is None
 
         def placed(edit: Edit) -> Edit | None:
             inside = seen.edit_of(chosen, edit)
@@ -165,7 +173,7 @@ class DgemmaServer(transport.StrictServer):
             if invoked:
                 answers = candidates(at_cursor, infiller, using, CANDIDATES)
             else:
-                answers = suggest(at_cursor, infiller, using, invoked=False)
+                answers = suggest(at_cursor, infiller, using, invoked=False, names=names)
             for answer in answers:
                 if isinstance(answer, NoSuggestion):
                     yield answer
@@ -179,9 +187,8 @@ class DgemmaServer(transport.StrictServer):
         """While the user looks at a suggestion, work out what could follow once it is accepted."""
         if self.look_ahead_s is None:
             return
-        edit, asked = suggestion.edit, suggestion.snapshot
-        cursor = edit.start + len(edit.new_text)
-        accepted = replace(asked, text=edit.apply(asked.text), offset=cursor, version=None, tree=None)
+        asked = suggestion.snapshot
+        accepted = replace(_after(asked, suggestion.edit), version=None)
 
         async def work(delay_s: float) -> None:
             started, budget_s = time.perf_counter(), using.time_budget_ms / 1000
@@ -264,9 +271,9 @@ class DgemmaServer(transport.StrictServer):
         if not self.settings.next_edit or document is None:
             self.documents.change(uri, version, changes)
             return
-        before = document.text
+        before = document.source
         self.documents.change(uri, version, changes)
-        self.renames.note(uri, before, document.text)
+        self.renames.note(uri, before, document.source)
 
     def forget(self, uri: str) -> None:
         """Forget a document and settle what it waits for."""
@@ -284,10 +291,10 @@ class DgemmaServer(transport.StrictServer):
         document = self.documents.get(asked.uri)
         if document is None:
             return NoSuggestion.STALE
-        if document.text == asked.text:
+        if document.source == asked.source:
             return suggestion
-        cursor = asked.offset + len(document.text) - len(asked.text)
-        newer = Snapshot(asked.uri, document.version, document.language, document.text, cursor)
+        cursor = asked.offset + len(document.source) - len(asked.source)
+        newer = Snapshot(asked.uri, document.version, document.language, document.source, cursor)
         return rebase(suggestion, newer) or NoSuggestion.STALE
 
     def _forget_what_is_uncertain(self, method: str, params: object) -> None:
@@ -300,6 +307,12 @@ class DgemmaServer(transport.StrictServer):
             notebook = protocol.changed_uri(params)
             for cell in self.notebooks.close(notebook) if notebook is not None else []:
                 self.forget(cell)
+
+
+def _after(snapshot: Snapshot, edit: Edit) -> Snapshot:
+    """The document after an edit at the cursor, which stands behind it."""
+    source = snapshot.source.replaced(edit.start, edit.end, edit.new_text)
+    return replace(snapshot, source=source, offset=edit.start + len(edit.new_text), tree=None, deleted="")
 
 
 def _converter() -> Converter:

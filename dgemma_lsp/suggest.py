@@ -10,14 +10,23 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from typing import Protocol
 
 from dgemma_lsp import cleanup, context
+from dgemma_lsp.documents import PARSED_CHARS
 from dgemma_lsp.edits import Edit, NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.fill_kind import fill_kind
 from dgemma_lsp.settings import Settings
 from dgemma_model import syntax
+from dgemma_model.excerpt import ExcerptBudget
+from dgemma_model.python_names import unresolved
 from dgemma_model.request import Draft, FillRequest
-from dgemma_model.syntax import CursorKind
+
+_SHORTER = 2
+"""How many times an unfinished draft that does not parse is cut shorter."""
+_NOTEBOOK_CELL = "vscode-notebook-cell:"
+"""Names in such a document come from other cells, which the client need not have shown."""
 
 
 class InfillerLike(Protocol):
@@ -39,35 +48,61 @@ class InfillerLike(Protocol):
     def threshold(self) -> float:
         """Mean log-probability per token, in nats, under which nothing is shown unasked."""
 
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens of context it reads."""
+
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         """A draft after each denoising step; the last one is `done`."""
 
 
 def suggest(
-    snapshot: Snapshot, infiller: InfillerLike, settings: Settings, *, invoked: bool, variant: int = 0
+    snapshot: Snapshot,
+    infiller: InfillerLike,
+    settings: Settings,
+    *,
+    invoked: bool,
+    variant: int = 0,
+    names: bool = True,
 ) -> Generator[Suggestion | NoSuggestion, None, None]:
     """The best answer so far after each denoising step; the last one is the answer.
 
     `invoked` says that the user asked: then comments, strings and doubts are no obstacle. A `variant` other than 0
-    asks the model in another way, for another candidate. Raises what `infiller` raises.
+    asks the model in another way, for another candidate. Without `names`, those in a suggestion may come from
+    elsewhere. Raises what `infiller` raises.
     """
-    if (reason := _gate(snapshot, infiller, settings, invoked=invoked)) is not None:
+    if (reason := closed(snapshot, infiller.languages, settings)) is not None:
         yield reason
         return
     watch = _Stopwatch()
-    one_line = snapshot.tree is None or not syntax.block_expected(snapshot.tree, snapshot.offset)
-    place = cleanup.place_at(snapshot.text, snapshot.offset, one_line=one_line)
+    kind = fill_kind(
+        snapshot.tree,
+        snapshot.source,
+        snapshot.offset,
+        comments=invoked or settings.in_comments,
+        strings=invoked or settings.in_strings,
+    )
+    if isinstance(kind, NoSuggestion):
+        yield kind
+        return
+    place = cleanup.place_at(snapshot.source, snapshot.offset, one_line=kind.one_line, deleted=snapshot.deleted)
+    budget = ExcerptBudget.within(infiller.prompt_tokens)
     verify = False if variant else None  # a verified fill is the same, whatever its seed
-    request = FillRequest(context.excerpt(snapshot), one_line=place.one_line, verify=verify, seed=variant)
-    parses = _syntax_check(snapshot)
+    excerpt = context.excerpt(snapshot, budget=budget)
+    request = FillRequest(excerpt, one_line=place.one_line, verify=verify, seed=variant)
+    objection = _objections(snapshot, names=names and not invoked)
     watch.lap("context_ms")
 
     @lru_cache(maxsize=1)  # a step may well change nothing
     def insertable(text: str, complete: bool) -> Edit | NoSuggestion:
         edit = cleanup.clean(text, place, complete=complete, automatic=not invoked)
-        if isinstance(edit, Edit) and not parses(edit):
-            return NoSuggestion.UNPARSEABLE
-        return edit
+        if isinstance(edit, NoSuggestion) or (reason := objection(edit)) is None:
+            return edit
+        for part in () if complete else islice(cleanup.shorter(cleanup.drop_ragged_end(text)), _SHORTER):
+            edit = cleanup.clean(part, place, complete=True, automatic=not invoked)
+            if isinstance(edit, Edit) and objection(edit) is None:
+                return edit
+        return reason
 
     best: Suggestion | NoSuggestion = NoSuggestion.EMPTY
     for draft in infiller.fill(request):
@@ -110,22 +145,6 @@ def candidates(
 _HOPELESS = (NoSuggestion.DISABLED, NoSuggestion.LANGUAGE, NoSuggestion.IN_WORD)
 
 
-def _gate(snapshot: Snapshot, infiller: InfillerLike, settings: Settings, *, invoked: bool) -> NoSuggestion | None:
-    """Why the model need not be asked at all."""
-    if (reason := closed(snapshot, infiller.languages, settings)) is not None:
-        return reason
-    if syntax.inside_word(snapshot.text, snapshot.offset):
-        return NoSuggestion.IN_WORD
-    if invoked or snapshot.tree is None:
-        return None
-    match syntax.kind_at(snapshot.tree, snapshot.offset):
-        case CursorKind.COMMENT if not settings.in_comments:
-            return NoSuggestion.IN_COMMENT
-        case CursorKind.STRING if not settings.in_strings:
-            return NoSuggestion.IN_STRING
-    return None
-
-
 def closed(snapshot: Snapshot, languages: frozenset[str] | None, settings: Settings) -> NoSuggestion | None:
     """Why nothing is done in this document at all; `languages` are those that the checkpoint knows, None for all."""
     if not settings.enabled or snapshot.language in settings.disabled_languages:
@@ -136,18 +155,31 @@ def closed(snapshot: Snapshot, languages: frozenset[str] | None, settings: Setti
     return None
 
 
-def _syntax_check(snapshot: Snapshot) -> Callable[[Edit], bool]:
-    """A test whether the text parses well enough after an edit at the cursor.
+def _objections(snapshot: Snapshot, *, names: bool) -> Callable[[Edit], NoSuggestion | None]:
+    """What the syntax has against an edit at the cursor.
 
-    It may have as many errors as it has now, for it may well be broken there, but no more than with just any
-    name at the cursor. Without a tree every edit passes.
+    The text may have as many errors as it has now, for it may well be broken there, but no more than with just any
+    expression at the cursor. With `names`, those in the edit must mean something, where
+    all of the text can be looked through. Without a tree every edit passes.
     """
     tree = snapshot.tree
     if tree is None:
-        return lambda edit: True
-    named = syntax.spliced(tree, snapshot.offset, snapshot.offset, "_")
+        return lambda edit: None
+    named = syntax.spliced(tree, snapshot.offset, snapshot.offset, tree.row.stand_in)
     tolerated = min(syntax.error_count(tree), syntax.error_count(named))
-    return lambda edit: syntax.error_count(syntax.spliced(tree, edit.start, edit.end, edit.new_text)) <= tolerated
+    is_whole = tree.start == 0 and len(snapshot.source) <= PARSED_CHARS
+    names = names and is_whole and not snapshot.uri.startswith(_NOTEBOOK_CELL)
+
+    def objection(edit: Edit) -> NoSuggestion | None:
+        edited = syntax.spliced(tree, edit.start, edit.end, edit.new_text)
+        if syntax.error_count(edited) > tolerated:
+            return NoSuggestion.UNPARSEABLE
+        end = edit.start + len(edit.new_text)
+        if names and unresolved(edited, edit.start, end, snapshot.source.pieces()):
+            return NoSuggestion.UNRESOLVED
+        return None
+
+    return objection
 
 
 class _Stopwatch:

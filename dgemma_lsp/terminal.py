@@ -27,7 +27,7 @@ from dgemma_lsp import context
 from dgemma_lsp.edits import NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.settings import Settings
 from dgemma_lsp.suggest import suggest
-from dgemma_model import syntax
+from dgemma_model import languages, syntax
 from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest, InfillError
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 BATCH_TOKENS = 256
 """Longest fill of a batch task, in tokens."""
 
-LANGUAGE_OF_SUFFIX = {".py": "python", ".pyi": "python"}
 CONTEXT_LINES = 4
 HASHED_BYTES = 2**30
 """Larger checkpoints are not read through only to name them."""
@@ -84,6 +83,11 @@ class Watched:
     def languages(self) -> frozenset[str] | None:
         """See `InfillerLike`."""
         return self.infiller.languages
+
+    @property
+    def prompt_tokens(self) -> int:
+        """See `InfillerLike`."""
+        return self.infiller.prompt_tokens
 
     @property
     def threshold(self) -> float:
@@ -172,7 +176,7 @@ def snapshot_at(place: str) -> Snapshot:
     if not 1 <= column <= length + 1:
         raise UserError(f"line {line} of {name} has columns 1 to {length + 1}, there is no column {column}")
     offset = sum(len(text) + 1 for text in lines[: line - 1]) + column - 1
-    language = LANGUAGE_OF_SUFFIX.get(path.suffix, path.suffix.lstrip(".") or "plaintext")
+    language = languages.language_of(path)
     return Snapshot(path.resolve().as_uri(), None, language, text, offset, syntax.parse(language, text))
 
 
@@ -290,7 +294,7 @@ def check(checkpoint: str | None, device: str | None) -> bool:
         ("torch", _torch_version),
         ("processor", _processor),
         ("memory", _memory),
-        ("grammars", lambda: ", ".join(sorted(syntax.LANGUAGES))),
+        ("grammars", _grammars),
         ("checkpoint", lambda: _checkpoint_line(checkpoint)),
         ("a fill", lambda: _trial_fill(checkpoint, device)),
     ]
@@ -325,6 +329,13 @@ def _memory() -> str:
     page = os.sysconf("SC_PAGE_SIZE")
     total, free = (os.sysconf(name) * page / 2**30 for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
     return f"{total:.1f} GiB, {free:.1f} GiB free"
+
+
+def _grammars() -> str:
+    rows = {row: syntax.has_grammar(row) for row in languages.ROWS}
+    if missing := sorted({row.package for row, there in rows.items() if not there}):
+        raise UserError(f"these languages are plain text until you pip install {' '.join(missing)}")
+    return ", ".join(sorted(row.name for row in rows))
 
 
 def _checkpoint_line(checkpoint: str | None) -> str:

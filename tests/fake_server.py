@@ -4,7 +4,7 @@ Custom requests, for tests only: `test/text` reads a document back, `test/say` s
 for each seed; and holds it at each step), `test/reached` answers when the model stands at a held step, `test/release`
 lets it go on, `test/counts` says how many fills began and how many steps were taken, `test/seen` what the model was
 shown last. The environment variable FAKE_LOAD makes loading `fail`, or `wait` for `test/release`; with FAKE_AHEAD the
-server thinks ahead, as it really does.
+server thinks ahead, as it really does; FAKE_PROMPT says how many tokens the model reads.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class FakeInfiller:
     device = "none"
     languages = None
     threshold = -1.0
+    prompt_tokens = int(os.environ.get("FAKE_PROMPT", "512"))
 
     def __init__(self) -> None:
         self.text: str | list[str] = "value"

@@ -21,6 +21,7 @@ class Case(NamedTuple):
     file: str
     model: str
     result: str
+    deleted: str = ""
 
 
 def read_cases() -> dict[str, Case]:
@@ -29,7 +30,7 @@ def read_cases() -> dict[str, Case]:
         heading, body = section.split("\n", 1)
         _, _, options = heading.rstrip(")").partition(" (")
         parts = dict(re.findall(r"^```(\w+)\n(.*?)\n?^```$", body, re.MULTILINE | re.DOTALL))
-        assert parts.keys() == {"file", "model", "result"}, heading
+        assert parts.keys() - {"deleted"} == {"file", "model", "result"}, heading
         assert heading not in cases, heading
         texts = {part: unmarked(text) for part, text in parts.items()}
         cases[heading] = Case(frozenset(filter(None, options.split(", "))), **texts)
@@ -41,10 +42,10 @@ def unmarked(text: str) -> str:
 
 
 def cleaned(
-    file: str, model: str, *, block: bool = False, complete: bool = True, automatic: bool = True
+    file: str, model: str, *, block: bool = False, complete: bool = True, automatic: bool = True, deleted: str = ""
 ) -> Edit | NoSuggestion:
     offset = file.index("▮")
-    place = place_at(file.replace("▮", "", 1), offset, one_line=not block)
+    place = place_at(file.replace("▮", "", 1), offset, one_line=not block, deleted=deleted)
     return clean(model, place, complete=complete, automatic=automatic)
 
 
@@ -56,6 +57,7 @@ def check(case: Case) -> None:
         block="block" in case.options,
         complete="incomplete" not in case.options,
         automatic="invoked" not in case.options,
+        deleted=case.deleted,
     )
     if isinstance(edit, NoSuggestion):
         assert edit.name == case.result

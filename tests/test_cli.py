@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from dgemma_lsp import cli, terminal
 from dgemma_lsp.edits import Edit, Snapshot, Suggestion
 from dgemma_model.checkpoint import embedded_directory
+from dgemma_model.fused import FusedNetwork
 from dgemma_model.infill import Infiller
-from dgemma_model.network import Network
 from dgemma_model.request import Draft, DraftToken, FillRequest
 
 HOLED = (
@@ -182,12 +182,12 @@ def test_places_count_lines_and_characters_from_one(tmp_path: Path, content: str
     assert (snapshot.language, snapshot.uri) == ("python", path.as_uri())
 
 
-@pytest.mark.parametrize(("name", "language"), [("a.pyi", "python"), ("a.rs", "rs"), ("Makefile", "plaintext")])
+@pytest.mark.parametrize(("name", "language"), [("a.pyi", "python"), ("a.rs", "rust"), ("Makefile", "plaintext")])
 def test_a_language_is_told_by_the_ending(tmp_path: Path, name: str, language: str) -> None:
     (tmp_path / name).write_text("x")
     snapshot = terminal.snapshot_at(f"{tmp_path}/{name}:1:1")
     assert snapshot.language == language
-    assert (snapshot.tree is not None) == (language == "python")
+    assert (snapshot.tree is not None) == (language != "plaintext")
 
 
 # --------------------------------------------------------------------- a fill
@@ -230,7 +230,7 @@ def test_a_device_that_fails_is_a_message(file: Path, tmp_path: Path, monkeypatc
     def failing(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access")
 
-    monkeypatch.setattr(Network, "encode", failing)
+    monkeypatch.setattr(FusedNetwork, "encode", failing)
     assert_says(invoke("fill", f"{file}:4:9", "--checkpoint", tiny_checkpoint()), "illegal memory access")
     (tmp_path / "tasks.jsonl").write_text('{"id": 1, "prefix": "x = ", "suffix": ""}\n')
     result = invoke("fill", "--batch", tmp_path / "tasks.jsonl", "--checkpoint", tiny_checkpoint())

@@ -24,7 +24,7 @@ INLINE = "textDocument/inlineCompletion"
 class FakeInfiller:
     """Says one thing."""
 
-    name, device, threshold, languages = "fake", "none", -1.0, None
+    name, device, threshold, languages, prompt_tokens = "fake", "none", -1.0, None, 512
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dgemma_lsp import context
-from dgemma_lsp.documents import parsed
+from dgemma_lsp.documents import Documents, Position, TextChange, parsed
 from dgemma_lsp.edits import Snapshot
+from dgemma_model.excerpt import ExcerptBudget
 from dgemma_model.request import Excerpt
+
+MORE = ExcerptBudget(prefix_chars=400, suffix_chars=100, further_chars=600)
+FAR = "filler = 0\n" * 60
+LINES = "\n        other = 0" * 8
+SHOP = f"""import os
+from prices import rate
+
+
+class Shop(Base):
+    def total(self, items: list[Item]) -> int:
+        return 0
+
+{FAR.replace("filler", "    filler")}
+    def report(self, items):
+        first = total(items)
+{"        other = 0" + LINES}
+        compute(▮)
+        return 1
+
+
+{FAR}
+def rate_of(item):
+    return 2
+"""
 
 
 def excerpt_of(marked: str, language: str = "python") -> Excerpt:
@@ -56,3 +83,54 @@ def test_several_holes() -> None:
     snapshot = parsed(Snapshot("file:///a", 1, "python", text, 0))
     assert context.excerpt(snapshot, [(4, 4), (9, 9)]) == Excerpt("a = ", "\nc = 3\n", ("\nb = ",), "python", "a")
     assert context.excerpt(snapshot, [(0, 3)]).suffix == " \nb = \nc = 3\n"
+
+
+def further(marked: str, budget: ExcerptBudget = MORE) -> str:
+    """What stands before the text next to the cursor."""
+    offset = marked.index("▮")
+    snapshot = parsed(Snapshot("file:///a", 1, "python", marked.replace("▮", ""), offset))
+    with_more = context.excerpt(snapshot, budget=budget).prefix
+    plain = context.excerpt(snapshot, budget=ExcerptBudget(budget.prefix_chars, budget.suffix_chars)).prefix
+    assert with_more.endswith(plain)
+    return with_more.removesuffix(plain)
+
+
+def test_the_embedded_checkpoint_sees_only_what_is_next_to_the_cursor() -> None:
+    assert further(SHOP, ExcerptBudget.within(512)) == ""
+
+
+def test_imports_headers_and_signatures_that_were_cut_off_come_first() -> None:
+    assert further(SHOP) == (
+        "def total(self, items: list[Item]) -> int:\nfrom prices import rate\nimport os\nclass Shop(Base):\n"
+    )
+
+
+def test_what_does_not_fit_is_left_out_the_least_relevant_first() -> None:
+    small = ExcerptBudget(prefix_chars=400, suffix_chars=100, further_chars=30)
+    assert further(SHOP, small) == "import os\nclass Shop(Base):\n"
+
+
+def test_what_is_in_sight_is_not_said_twice() -> None:
+    assert further("import os\n\n\ndef f():\n    return 1\n\n\nx = f▮\n") == ""
+
+
+def test_other_open_files_say_what_is_used_and_where_the_user_was_busy() -> None:
+    documents = Documents()
+    documents.open("file:///a.py", "python", 1, "import shop\n\nx = total_of(items)\ny = \n")
+    documents.open("file:///shop.py", "python", 1, f"def total_of(items):\n    return 1\n\n{FAR}last = 1\n")
+    documents.open("file:///b.go", "go", 1, "package b\n\nfunc total_of(x int) {}\n")
+    line = 3 + FAR.count("\n")
+    documents.change("file:///shop.py", 2, [TextChange("busy = 1\n", (Position(line, 0), Position(line, 0)))])
+    documents.change("file:///a.py", 2, [TextChange("1", (Position(3, 4), Position(3, 4)))])
+    snapshot = documents.snapshot("file:///a.py", Position(3, 5))
+    assert snapshot is not None
+    prefix = context.excerpt(parsed(snapshot), budget=MORE).prefix
+    assert "busy = 1\nlast = 1\n" in prefix
+    assert "func" not in prefix
+
+
+@pytest.mark.parametrize("typed", ["x", "items", "items, key=rate_of, rate"])
+def test_typing_only_appends(typed: str) -> None:
+    before = further(SHOP)
+    for count in range(1, len(typed) + 1):
+        assert further(SHOP.replace("▮", typed[:count] + "▮")) == before

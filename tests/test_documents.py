@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma_lsp.documents import (
-    MAX_PARSED_CHARS,
+    PARSED_CHARS,
     Document,
     Documents,
     Encoding,
@@ -17,8 +17,8 @@ from dgemma_lsp.documents import (
     TextChange,
     parsed,
     position_at,
-    split_lines,
 )
+from dgemma_model import syntax
 
 URI = "file:///a.py"
 
@@ -51,7 +51,6 @@ def test_ten_thousand_random_edits_leave_the_reference_text(encoding: Encoding) 
         start_and_end = edit.start and edit.end and (Position(*edit.start), Position(*edit.end))
         document.change(TextChange(edit.text, start_and_end), encoding)
         assert document.text == expected, f"edit {number}: {edit}"
-        assert split_lines(document.text) == document._lines, f"edit {number} left a line break split"
 
 
 @given(texts, st.data(), encodings)
@@ -70,21 +69,6 @@ def test_a_position_leads_back_to_its_offset(text: str, data: st.DataObject, enc
     position = position_at(text, offset, encoding)
     assert position == reference_text.position_of(text, offset, encoding)
     assert Document(URI, "python", 1, text).offset_at(position, encoding) == offset
-
-
-@pytest.mark.parametrize(
-    ("text", "lines"),
-    [
-        ("", [""]),
-        ("a", ["a"]),
-        ("a\n", ["a\n", ""]),
-        ("a\r\nb\rc\n", ["a\r\n", "b\r", "c\n", ""]),
-        ("a\fb\vc\x1cd\x85e\u2028f\u2029g", ["a\fb\vc\x1cd\x85e\u2028f\u2029g"]),
-        ("\r\r\n\n\r", ["\r", "\r\n", "\n", "\r", ""]),
-    ],
-)
-def test_only_three_line_breaks(text: str, lines: list[str]) -> None:
-    assert split_lines(text) == lines
 
 
 @pytest.mark.parametrize(
@@ -187,11 +171,84 @@ def test_a_tree_is_of_exactly_the_text(text: str) -> None:
     assert tree.data.decode("utf-8", "surrogatepass") == text
 
 
-def test_no_tree_for_plain_text_or_for_very_large_documents() -> None:
-    documents = opened("x" * (MAX_PARSED_CHARS + 1))
+def test_no_tree_for_plain_text() -> None:
+    documents = Documents()
     documents.open("file:///a.txt", "plaintext", 1, "words")
-    for uri in (URI, "file:///a.txt"):
-        snapshot = documents.snapshot(uri, Position(0, 0))
+    snapshot = documents.snapshot("file:///a.txt", Position(0, 0))
+    assert snapshot is not None
+    assert parsed(snapshot).tree is None
+
+
+LONG = "".join(f"class C{n}:\n    def f(self):\n        x = {n}\n        return x + 1\n\n" for n in range(3000))
+
+
+def test_a_long_document_is_parsed_around_the_cursor() -> None:
+    documents = opened(LONG)
+    snapshot = documents.snapshot(URI, Position(6003, 12))
+    assert snapshot is not None and len(LONG) > PARSED_CHARS
+    tree = parsed(snapshot).tree
+    assert tree is not None and len(tree.data) < PARSED_CHARS
+    seen = tree.data.decode()
+    assert LONG[tree.start :].startswith(seen) and seen.startswith("class ")
+    assert LONG[tree.start + len(seen) :].startswith("class ")
+    assert syntax.error_count(tree) == 0
+    around = LONG.index("class C1200:")
+    assert syntax.scope_starts(tree, snapshot.offset) == [around, LONG.index("    def f", around)]
+
+
+def test_trees_are_brought_up_to_date() -> None:
+    documents = opened(LONG)
+    line, character = 6003, 16
+    for char in " + f(x)\n        y = [":
+        documents.change(URI, 2, [replacing((line, character), (line, character), char)])
+        line, character = (line + 1, 0) if char == "\n" else (line, character + 1)
+        snapshot = documents.snapshot(URI, Position(line, character))
         assert snapshot is not None
-        assert parsed(snapshot) == snapshot
-        assert parsed(snapshot).tree is None
+        tree = parsed(snapshot).tree
+        fresh = tree and syntax.parse("python", tree.data.decode(), tree.start)
+        assert tree is not None and fresh is not None
+        assert snapshot.source[tree.start : tree.start + len(tree.data)] == tree.data.decode()
+        assert list(syntax.named_nodes(tree)) == list(syntax.named_nodes(fresh))
+
+
+def deleted_after(text: str, *changes: TextChange, cursor: tuple[int, int]) -> str:
+    documents = opened(text)
+    documents.change(URI, 2, changes)
+    snapshot = documents.snapshot(URI, Position(*cursor))
+    assert snapshot is not None
+    return snapshot.deleted
+
+
+def test_a_snapshot_knows_what_was_just_deleted() -> None:
+    backspace = [replacing((0, at - 1), (0, at), "") for at in (7, 6, 5)]
+    delete = [replacing((0, 4), (0, 5), "")] * 3
+    assert deleted_after("x = abc", replacing((0, 4), (0, 7), ""), cursor=(0, 4)) == "abc"
+    assert deleted_after("x = abc", *backspace, cursor=(0, 4)) == "abc"
+    assert deleted_after("x = abc", *delete, cursor=(0, 4)) == "abc"
+
+
+def test_what_was_deleted_is_forgotten_where_something_else_was_done() -> None:
+    deletion = replacing((0, 4), (0, 7), "")
+    assert deleted_after("x = abc", deletion, cursor=(0, 3)) == ""
+    assert deleted_after("x = abc", deletion, replacing((0, 4), (0, 4), "d"), cursor=(0, 5)) == ""
+    assert deleted_after("x = abc\ny", replacing((1, 0), (1, 1), ""), deletion, cursor=(0, 4)) == "abc"
+    assert deleted_after("x = abc", deletion, TextChange("x = "), cursor=(0, 4)) == ""
+
+
+def test_a_snapshot_knows_the_other_documents_of_its_language() -> None:
+    documents = opened("x = 1\n")
+    for name, language in (("b.py", "python"), ("c.go", "go"), ("d.py", "python")):
+        documents.open(f"file:///{name}", language, 1, "y = 2\n" * 400)
+    documents.change("file:///b.py", 2, [replacing((3, 0), (3, 0), "z")])
+    snapshot = documents.snapshot(URI, Position(0, 0))
+    assert snapshot is not None
+    assert [(other.uri, other.offset) for other in snapshot.others] == [("file:///b.py", 19), ("file:///d.py", 0)]
+
+
+def test_a_snapshot_knows_where_else_the_user_was_busy() -> None:
+    documents = opened("x = 1\n" * 2000)
+    places = [(10, 0), (1500, 0), (1501, 2), (600, 0)]
+    documents.change(URI, 2, [replacing(place, place, "y\n") for place in places])
+    snapshot = documents.snapshot(URI, Position(601, 0))
+    assert snapshot is not None
+    assert [snapshot.source.line_at(at) for at in snapshot.edited_at] == [1503, 11]

@@ -67,8 +67,23 @@ def test_the_outermost_scope_that_fits_is_taken() -> None:
     assert left_edge("0\n" * 50, 75, scopes=(0, 36, 38)) == 36
 
 
+def test_a_suffix_of_whole_blocks_ends_where_the_outermost_text_follows() -> None:
+    whole = ExcerptBudget(prefix_chars=40, suffix_chars=40, whole_blocks=True)
+    text = "\n        first = 1\n    second\nthird = 33\n    fourth\n"
+    assert cut(text, [(0, 0)], whole).suffix == "\n        first = 1\n    second\n"
+    assert cut("one\n" * 20, [(0, 0)], whole).suffix == "one\n" * 6
+    assert cut("short\n", [(0, 0)], whole).suffix == "short\n"
+
+
+def test_a_checkpoint_that_reads_more_sees_more() -> None:
+    assert ExcerptBudget.within(512) == ExcerptBudget()
+    large = ExcerptBudget.within(4096)
+    assert large.prefix_chars > 5000 and large.suffix_chars > 2500 and large.further_chars > 2500
+    assert large.prefix_chars + large.suffix_chars + large.further_chars <= 3 * 4096
+
+
 lines = st.text(alphabet="ab \n", max_size=300)
-budgets = st.builds(ExcerptBudget, st.integers(8, 80), st.integers(4, 40))
+budgets = st.builds(ExcerptBudget, st.integers(8, 80), st.integers(4, 40), whole_blocks=st.booleans())
 
 
 @st.composite

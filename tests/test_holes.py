@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -183,5 +184,6 @@ def test_the_law_above_is_seldom_excused() -> None:
         hole = cutter.cut(draw_kind(rng), rng)
         if hole is not None:
             all_of_them += 1
-            same += cutter.excerpt(hole, ExcerptBudget()) == context.excerpt(opened(LONG, hole))
+            served = replace(context.excerpt(opened(LONG, hole)), file_name="")  # which its prompts do not have
+            same += cutter.excerpt(hole, ExcerptBudget()) == served
     assert same / all_of_them > 0.9

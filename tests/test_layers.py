@@ -27,9 +27,10 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_lsp.worker"},
     {"dgemma_lsp.actions"},
     {"dgemma_lsp.suggest"},
-    {"dgemma_lsp.context", "dgemma_lsp.cleanup", "dgemma_lsp.trees", "dgemma_lsp.notebooks"},
+    {"dgemma_lsp.context", "dgemma_lsp.cleanup", "dgemma_lsp.fill_kind", "dgemma_lsp.trees", "dgemma_lsp.notebooks"},
     {"dgemma_lsp.documents", "dgemma_lsp.memory", "dgemma_lsp.next_edit"},
     {"dgemma_lsp.edits", "dgemma_lsp.settings", "dgemma_lsp.exclusions"},
+    {"dgemma_lsp.text"},
     {"dgemma_model.train.several_holes"},
     {"dgemma_model.train.evaluate", "dgemma_model.train.export"},
     {"dgemma_model.evaluation.execution"},
@@ -47,17 +48,16 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_model.network"},
     {"dgemma_model.tokenizer", "dgemma_model.config", "dgemma_model.copying", "dgemma_model.hub"},
     {"dgemma_model.excerpt", "dgemma_model.anytime", "dgemma_model.targets", "dgemma_model.names"},
+    {"dgemma_model.python_names"},
+    {"dgemma_model.outline"},
     {"dgemma_model.syntax"},
-    {"dgemma_model.request"},
+    {"dgemma_model.request", "dgemma_model.languages"},
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 PLAIN = {
-    "dgemma_model.excerpt",
-    "dgemma_model.targets",
-    "dgemma_model.names",
-    "dgemma_model.syntax",
-    "dgemma_model.request",
+    f"dgemma_model.{name}"
+    for name in ("excerpt", "targets", "names", "outline", "python_names", "syntax", "languages", "request")
 }
 """What every editor module may import of the model."""
 LOADERS = {"dgemma_lsp.server", "dgemma_lsp.terminal", "dgemma_lsp.bench"}
@@ -80,8 +80,7 @@ HOMES = {
     "jinja2": {"dgemma_model.chat"},
     "pygls": HANDLERS | {"dgemma_lsp.transport"},
     "lsprotocol": HANDLERS | {"dgemma_lsp.transport", "dgemma_lsp.protocol"},
-    "tree_sitter": {"dgemma_model.syntax", "dgemma_model.targets", "dgemma_model.names"},
-    "tree_sitter_python": {"dgemma_model.syntax"},
+    "tree_sitter": {f"dgemma_model.{name}" for name in ("syntax", "outline", "python_names", "targets", "names")},
     "threading": {"dgemma_lsp.worker", "dgemma_lsp.transport", "dgemma_model.train.data"},  # model, stdin, batches
     "pathspec": {"dgemma_lsp.exclusions"},
     "typer": {"dgemma_lsp.cli"},

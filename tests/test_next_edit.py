@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import Wire, insertion
 
-from dgemma_lsp.documents import parsed
+from dgemma_lsp.documents import parsed, parsed_whole
 from dgemma_lsp.edits import Snapshot
 from dgemma_lsp.next_edit import Renames
+from dgemma_lsp.text import Text
 from dgemma_model import syntax
 from dgemma_model.names import left_behind
 
@@ -67,7 +68,7 @@ def test_in_doubt_nothing(text: str) -> None:
 def typed(*texts: str) -> Renames:
     renames = Renames()
     for before, after in pairwise(texts):
-        renames.note(URI, before, after)
+        renames.note(URI, Text(before), Text(after))
     return renames
 
 
@@ -85,15 +86,27 @@ def test_a_word_that_is_typed_anew_letter_by_letter() -> None:
     assert after_next(renames, steps[-1]) == "def f(total):\n    return total + count\n"
 
 
+def test_a_word_far_down_in_a_long_file() -> None:
+    before, renames = Text("# a line\n" * 5_000 + START + "# a line\n" * 5_000), Renames()
+    at = 9 * 5_000 + START.index("count")
+    for end, letter in ((at + 5, ""), *((at + number, letter) for number, letter in enumerate("total"))):
+        after = before.replaced(at if not letter else end, end, letter)
+        renames.note(URI, before, after)
+        before = after
+    edit = renames.next_edit(parsed_whole(Snapshot(URI, 1, "python", before, at)))
+    assert edit is not None
+    assert str(before)[: edit.start].endswith("(total):\n    return ") and edit.new_text == "total"
+
+
 def test_one_place_after_the_other_until_all_is_done() -> None:
     first = START.replace("(count)", "(total)")
     renames = typed(START, first)
     second = after_next(renames, first)
     assert second is not None
-    renames.note(URI, first, second)
+    renames.note(URI, Text(first), Text(second))
     third = after_next(renames, second, cursor=second.index("return"))
     assert third == "def f(total):\n    return total + total\n"
-    renames.note(URI, second, third)
+    renames.note(URI, Text(second), Text(third))
     assert after_next(renames, third) is None
 
 

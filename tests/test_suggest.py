@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from dgemma_lsp.documents import MAX_PARSED_CHARS, parsed
+from dgemma_lsp.documents import parsed
 from dgemma_lsp.edits import Edit, NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.settings import Settings
 from dgemma_lsp.suggest import candidates, suggest
@@ -16,7 +16,7 @@ from dgemma_model.request import Draft, FillRequest
 class FakeInfiller:
     """Yields the drafts it was made with, and remembers what it was asked."""
 
-    name, device, threshold = "fake", "none", -1.0
+    name, device, threshold, prompt_tokens = "fake", "none", -1.0, 512
 
     def __init__(self, *drafts: Draft, languages: frozenset[str] | None = None) -> None:
         self.drafts, self.languages = drafts, languages
@@ -161,7 +161,6 @@ def test_a_text_broken_elsewhere_does_not_matter() -> None:
 
 def test_texts_without_a_tree_are_not_parsed() -> None:
     check("x = ▮", "a b (", "x = a b (▮", language="plaintext")
-    check("x = ▮\n" + "#" * MAX_PARSED_CHARS, "a b (", "x = a b (▮\n" + "#" * MAX_PARSED_CHARS)
 
 
 def test_an_unsure_model_is_quiet_unless_asked() -> None:
@@ -196,7 +195,8 @@ def test_the_latest_reason_counts() -> None:
 def test_an_unfinished_draft_is_cut_to_what_can_be_inserted() -> None:
     block = "def f(x):\n    ▮\n"
     assert steps(block, [draft("y = x\n    retu", 1)]) == ["def f(x):\n    y = x▮\n"]
-    assert steps("x = ▮", [draft("f(a) + othe", 1)]) == ["UNPARSEABLE"]
+    assert steps("x = ▮", [draft("f(a) + othe", 1)]) == ["x = f(a)▮"]
+    assert steps("x = ▮", [draft("f((a + othe", 1)]) == ["UNPARSEABLE"]
 
 
 def test_the_same_text_twice_may_become_sure() -> None:

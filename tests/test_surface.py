@@ -210,6 +210,28 @@ def test_the_status_is_told_to_who_wants_it() -> None:
             assert told == (["loading", "ready"] if wanted else [])
 
 
+def test_an_excluded_file_is_not_shown_beside_another_one(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("private.py\n")
+    with Wire(env={"FAKE_PROMPT": "4096"}) as wire:
+        wire.initialize(workspaceFolders=[{"uri": tmp_path.as_uri(), "name": "it"}])
+        wire.wait_until_loaded()
+        wire.open((tmp_path / "private.py").as_uri(), "def hidden_name(secret):\n    pass\n")
+        wire.open((tmp_path / "public.py").as_uri(), "def open_name(known):\n    pass\n")
+        wire.open((tmp_path / "a.py").as_uri(), "x = \nopen_name(hidden_name())\n")
+        assert wire.request(INLINE, inline((tmp_path / "a.py").as_uri(), 0, 4))
+        assert wire.request("test/seen", {})["prefix"] == "def open_name(known):\nx = "
+
+
+def test_what_was_just_deleted_is_not_remembered_either(own_wire: Wire) -> None:
+    own_wire.open(URI, "x = ")
+    assert own_wire.request(INLINE, inline(URI, 0, 4))
+    own_wire.change(URI, 2, insertion(0, 4, "value"))
+    deletion = {"range": {"start": {"line": 0, "character": 4}, "end": {"line": 0, "character": 9}}, "text": ""}
+    own_wire.change(URI, 3, deletion)
+    assert own_wire.request(INLINE, inline(URI, 0, 4)) == []
+    assert (silence(own_wire) or {})["name"] == "UNDOES"
+
+
 NOTEBOOK = "file:///project/analysis.ipynb"
 
 
@@ -241,6 +263,28 @@ def test_the_cells_of_a_notebook_are_one_context(own_wire: Wire) -> None:
     (item,) = own_wire.request(INLINE, inline(cell(2), 0, 7))
     assert item["range"]["start"] == {"line": 0, "character": 7}
     assert own_wire.request("test/seen", {}) == {"prefix": "import os\npath = ", "suffix": "\nprint(path)\n"}
+
+
+def test_the_cells_are_shown_once_to_who_reads_more() -> None:
+    with Wire(env={"FAKE_PROMPT": "4096"}) as wire:
+        wire.initialize()
+        wire.wait_until_loaded()
+        open_notebook(wire, "def f(known):\n    pass\n", "path = ", "f(path)\n")
+        assert wire.request(INLINE, inline(cell(1), 0, 7))
+        assert wire.request("test/seen", {})["prefix"] == "def f(known):\n    pass\npath = "
+
+
+@pytest.mark.parametrize("scheme", ["vscode-notebook-cell:", "file://"])
+def test_names_in_a_cell_may_come_from_elsewhere(own_wire: Wire, scheme: str) -> None:
+    own_wire.request("test/say", {"text": "nowhere"})
+    own_wire.open(URI, "import os\nx = ")
+    assert own_wire.request(INLINE, inline(URI, 1, 4)) == []
+    assert (silence(own_wire) or {})["name"] == "UNRESOLVED"
+    uri = f"{scheme}/project/other.ipynb#1"
+    document = {"uri": f"{NOTEBOOK}2", "notebookType": "x", "version": 1, "cells": [{"kind": 2, "document": uri}]}
+    item = {"uri": uri, "languageId": "python", "version": 1, "text": "import os\nx = "}
+    own_wire.notify("notebookDocument/didOpen", {"notebookDocument": document, "cellTextDocuments": [item]})
+    assert own_wire.request(INLINE, inline(uri, 1, 4))
 
 
 def test_a_notebook_changes(own_wire: Wire) -> None:

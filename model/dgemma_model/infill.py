@@ -69,6 +69,7 @@ class Infiller:
         self.device = str(device)
         self.languages = frozenset(self._policy.languages) if self._policy.languages is not None else None
         self.threshold = self._policy.threshold
+        self.prompt_tokens = min(self._policy.prompt_tokens, network.config.max_position_embeddings // 2)
 
     @classmethod
     def load(cls, checkpoint: str | None = None, device: str | None = None) -> Infiller:
@@ -224,12 +225,10 @@ class Infiller:
     @contextmanager
     def _lent(self, excerpt: Excerpt) -> Iterator[tuple[CachedPrompt, Prompt]]:
         """The excerpt's prompt, and what is cached of it. What fails on the device becomes an `InfillError`."""
-        context = self._checkpoint.network.config.max_position_embeddings
-        room = min(self._policy.prompt_tokens, context // 2)
         if self._chat is None:
-            prompt = encode_prompt(excerpt, self._tokenizer, room)
+            prompt = encode_prompt(excerpt, self._tokenizer, self.prompt_tokens)
         else:
-            prompt = self._chat.encode_prompt(excerpt, room)
+            prompt = self._chat.encode_prompt(excerpt, self.prompt_tokens)
         try:
             with self._caches.lent(prompt.ids) as cached:
                 yield cached, prompt

@@ -7,7 +7,17 @@ day live in another process, without a tensor in sight.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
+
+
+class Readable(Protocol):
+    """A text that can be read in parts; `str` is one."""
+
+    def __len__(self) -> int:
+        """Code points."""
+
+    def __getitem__(self, part: slice, /) -> str:
+        """A part of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,79 +1,44 @@
-"""tree-sitter, and nothing else's: languages, trees, scopes, error counts. No torch.
+"""tree-sitter, and nothing else's: trees, scopes, error counts, in every language that has a row. No torch.
 
-Offsets given and returned are code points of the text; tree-sitter's own, UTF-8 bytes, stay inside this file
-(`named_nodes` apart).
+Offsets given and returned are code points of the document; tree-sitter's own, UTF-8 bytes, stay inside this file
+and `outline` (`named_nodes` apart).
 """
 
 from __future__ import annotations
 
+import importlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 
 import tree_sitter
-import tree_sitter_python
 
+from dgemma_model import languages
+from dgemma_model.languages import Language
+from dgemma_model.request import Readable
 
-@dataclass(frozen=True, slots=True)
-class Grammar:
-    """What has to be known of a language: its grammar, and what that calls the things asked about below."""
+logger = logging.getLogger(__name__)
 
-    language: tree_sitter.Language
-    comments: frozenset[str]
-    """Node kinds of comments; they run to the end of their line."""
-    strings: frozenset[str]
-    """Node kinds of string literals."""
-    string_start: str
-    """Kind of the token that opens a string; all that is left of a string that is never closed."""
-    interpolations: frozenset[str]
-    """Node kinds of code inside a string."""
-    scopes: frozenset[str]
-    """Node kinds worth keeping whole: functions and classes."""
-    scope_wrappers: frozenset[str]
-    """Node kinds of a scope together with what belongs to it: decorators."""
-    scope_prefixes: frozenset[str]
-    """Node kinds that may stand before such a scope: decorators again, each on its own."""
-    scope_keywords: frozenset[str]
-    """Tokens that open a scope; all that is left of one whose header does not parse."""
-    block_opener: str
-    """The last token of a header that a block follows."""
-    block_keywords: frozenset[str]
-    """First tokens of such headers."""
-
-
-GRAMMARS: dict[str, Grammar] = {
-    "python": Grammar(
-        language=tree_sitter.Language(tree_sitter_python.language()),
-        comments=frozenset({"comment"}),
-        strings=frozenset({"string"}),
-        string_start="string_start",
-        interpolations=frozenset({"interpolation"}),
-        scopes=frozenset({"function_definition", "class_definition"}),
-        scope_wrappers=frozenset({"decorated_definition"}),
-        scope_prefixes=frozenset({"decorator"}),
-        scope_keywords=frozenset({"def", "class"}),
-        block_opener=":",
-        block_keywords=frozenset(
-            {"async", "case", "class", "def", "elif", "else", "except", "finally"}
-            | {"for", "if", "match", "try", "while", "with"}
-        ),
-    )
-}
-"""One row per language, by the identifier that LSP clients send."""
-
-LANGUAGES: dict[str, tree_sitter.Language] = {name: row.language for name, row in GRAMMARS.items()}
-"""Language identifier as LSP clients send it, to its grammar."""
-
+_LONG_STRINGS = (b'"""', b"'''", b"`")
+"""Quotes of strings that run over line breaks."""
+_COMMENT_ENDS = (b"*/", b"-->", b"]]", b"\n=end", b"\n")
+"""What closes a comment; any other runs to the end of its line."""
+_CLOSERS = frozenset({"end", "}", ")", "]"})
 _CONTINUATION = bytes(range(0x80, 0xC0))
 
 
 @dataclass(frozen=True, slots=True)
 class SyntaxTree:
-    """The tree of one text, and the text's bytes (UTF-8; lone surrogates as `surrogatepass` writes them)."""
+    """The tree of a document, or of a stretch of it, and that text's bytes (UTF-8; lone surrogates as
+    `surrogatepass` writes them)."""
 
-    language: str
+    row: Language
     data: bytes
     tree: tree_sitter.Tree
+    start: int = 0
+    """Where in the document the stretch begins, in code points."""
 
 
 class CursorKind(Enum):
@@ -84,26 +49,86 @@ class CursorKind(Enum):
     STRING = "string"
 
 
-def parse(language: str, text: str) -> SyntaxTree | None:
-    """The tree of `text`, or None for a language without a grammar."""
-    grammar = LANGUAGES.get(language)
-    if grammar is None:
+@cache
+def grammar_of(row: Language) -> tree_sitter.Language | None:
+    """The grammar, loaded when it is first needed; None, and a line in the log, where it cannot be."""
+    try:
+        return tree_sitter.Language(getattr(importlib.import_module(row.module), row.function)())
+    except (ImportError, OSError, AttributeError, ValueError) as error:
+        logger.warning("no syntax trees for %s, its grammar %s cannot be used: %s", row.name, row.package, error)
+        return None
+
+
+def has_grammar(row: Language) -> bool:
+    """Whether the language's grammar is there and works. Loads it."""
+    return grammar_of(row) is not None
+
+
+def parse(language: str, text: str, start: int = 0, *, like: SyntaxTree | None = None) -> SyntaxTree | None:
+    """The tree of `text`, which begins `start` code points into its document; None for a language without a grammar.
+
+    `like` is the tree of a similar text: what the two have in common at both ends is not parsed again.
+    """
+    row = languages.row_of(language)
+    grammar = grammar_of(row) if row else None
+    if row is None or grammar is None:
         return None
     data = text.encode("utf-8", "surrogatepass")
-    return SyntaxTree(language, data, tree_sitter.Parser(grammar).parse(data))
+    if like is None or like.row is not row:
+        return SyntaxTree(row, data, tree_sitter.Parser(grammar).parse(data), start)
+    if like.data == data and like.start == start:
+        return like
+    head = _common_length(like.data, data)
+    tail = _common_length(like.data[head:][::-1], data[head:][::-1])
+    return _reparsed(like, head, len(like.data) - tail, data, len(data) - tail, start)
+
+
+class LastTree:
+    """Remembers the tree last made of a document, so that the next one costs what has changed. One thread at a time
+    may use it; the trees it gives never change."""
+
+    def __init__(self) -> None:
+        self._tree: SyntaxTree | None = None
+
+    def update(self, language: str, text: str, start: int) -> SyntaxTree | None:
+        """As `parse`."""
+        last = self._tree if self._tree is not None and self._tree.start == start else None
+        self._tree = parse(language, text, start, like=last)
+        return self._tree
 
 
 def spliced(tree: SyntaxTree, start: int, end: int, new_text: str) -> SyntaxTree:
-    """The tree after `text[start:end]` has become `new_text`; reuses what the edit does not touch."""
-    first, last = _byte_offset(tree.data, start), _byte_offset(tree.data, end)
+    """The tree after the document's `[start:end]` has become `new_text`; reuses what the edit does not touch."""
+    first, last = byte_offset(tree, start), byte_offset(tree, end)
     new = new_text.encode("utf-8", "surrogatepass")
     data = tree.data[:first] + new + tree.data[last:]
-    edited = tree.tree.copy()
+    return _reparsed(tree, first, last, data, first + len(new), tree.start)
+
+
+def _reparsed(old: SyntaxTree, first: int, last: int, data: bytes, new_last: int, start: int) -> SyntaxTree:
+    """The tree of `data`, which has the bytes `[first:new_last]` where the old one's text has `[first:last]`."""
+    grammar = grammar_of(old.row)
+    assert grammar is not None  # there is a tree
+    edited = old.tree.copy()
     edited.edit(
-        first, last, first + len(new),
-        _point(tree.data, first), _point(tree.data, last), _point(data, first + len(new)),
+        first, last, new_last,
+        _point(old.data, first), _point(old.data, last), _point(data, new_last),
     )  # fmt: skip
-    return SyntaxTree(tree.language, data, tree_sitter.Parser(LANGUAGES[tree.language]).parse(data, edited))
+    return SyntaxTree(old.row, data, tree_sitter.Parser(grammar).parse(data, edited), start)
+
+
+def _common_length(a: bytes, b: bytes) -> int:
+    """How many bytes at their beginnings are the same."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def named_nodes(tree: SyntaxTree) -> Iterator[tuple[str, int, int]]:
@@ -129,19 +154,26 @@ def error_count(tree: SyntaxTree) -> int:
 
 def kind_at(tree: SyntaxTree, offset: int) -> CursorKind:
     """What the cursor at `offset` stands in; code inside an f-string is code."""
-    grammar = GRAMMARS[tree.language]
-    byte = _byte_offset(tree.data, offset)
+    row = tree.row
+    byte = byte_offset(tree, offset)
     for node in _upwards(_node_before(tree, byte)):
-        if node.type in grammar.comments and node.start_byte < byte:
+        if node.type in row.comments and node.start_byte < byte and not _is_over(node, byte):
             return CursorKind.COMMENT
-        if node.type in grammar.interpolations and byte < node.end_byte:
+        if node.type in row.interpolations and byte < node.end_byte:
             return CursorKind.CODE
-        if node.type in grammar.strings and _between_quotes(node, byte):
+        if node.type in row.strings and _between_quotes(node, byte):
             return CursorKind.STRING
     return CursorKind.STRING if _after_unclosed_quote(tree, byte) else CursorKind.CODE
 
 
-def inside_word(text: str, offset: int) -> bool:
+def inside_identifier(tree: SyntaxTree, offset: int) -> bool:
+    """Whether a name of the language goes on to both sides of `offset`: in CSS, `-` is part of one."""
+    byte = byte_offset(tree, offset)
+    node = _node_before(tree, byte)
+    return node is not None and node.type in tree.row.identifiers and node.start_byte < byte < node.end_byte
+
+
+def inside_word(text: Readable, offset: int) -> bool:
     """Whether a word goes on to the left and to the right of the cursor, in any language."""
     neighbours = text[max(offset - 1, 0) : offset + 1]
     return offset > 0 and len(neighbours) == 2 and all(c.isalnum() or c == "_" for c in neighbours)
@@ -154,18 +186,18 @@ def scope_starts(tree: SyntaxTree, offset: int) -> list[int]:
     indentation of the cursor's line tells whether it is still inside: a block ends where indentation does.
     """
     data = tree.data
-    byte = _byte_offset(data, offset)
+    byte = byte_offset(tree, offset)
     line = _line_start(data, byte)
     column = min(_indent(data, line), byte - line)
-    around: list[tuple[int, int]] = []  # (indentation, line start)
+    around: list[tuple[int, int, bool]] = []  # indentation, line start, whether the tree is certain
     for node in reversed(list(_upwards(_code_before(tree, byte)))):
-        for opener in _scope_openers(node, byte, GRAMMARS[tree.language]):
+        for opener in _scope_openers(node, byte, tree.row):
             start = _line_start(data, opener.start_byte)
-            indent = _indent(data, start)
-            if start < line and (indent < column or opener.end_byte > byte):
-                around = [outer for outer in around if outer[0] < indent]
-                around.append((indent, start))
-    return [_code_points(data, start) for _, start in around]
+            indent, holds = _indent(data, start), opener.end_byte > byte or tree.row.is_flat
+            if start < line and (indent < column or holds) and start not in (known for _, known, _ in around):
+                around = [outer for outer in around if outer[0] < indent or outer[2]]
+                around.append((indent, start, holds))
+    return [code_point(tree, start) for _, start, _ in around]
 
 
 def block_expected(tree: SyntaxTree, offset: int) -> bool:
@@ -173,24 +205,43 @@ def block_expected(tree: SyntaxTree, offset: int) -> bool:
 
     False where something follows on the line, and where the block has lines already.
     """
-    grammar = GRAMMARS[tree.language]
     data = tree.data
-    byte = _byte_offset(data, offset)
+    byte = byte_offset(tree, offset)
     if data[byte : _line_end(data, byte)].strip():
         return False
     opener = _code_before(tree, byte)
-    if opener is not None and opener.parent is not None and opener.parent.type in grammar.strings:
-        opener = _code_before(tree, opener.parent.start_byte)  # what stands before a docstring
-    if opener is None or opener.parent is None or opener.type != grammar.block_opener:
+    string = opener.parent if opener is not None and tree.row.docstrings else None
+    if string is not None and string.type in tree.row.strings:
+        opener = _code_before(tree, string.start_byte)  # what stands before a docstring
+    if opener is None or opener.parent is None:
         return False
     if _code_before(tree, _line_end(data, opener.end_byte)) != opener:
         return False
-    header = opener.parent.start_byte
-    if opener.parent.is_error:
-        header = _line_start(data, opener.start_byte)
-    indent = _indent(data, _line_start(data, header))
-    keyword = tree.tree.root_node.descendant_for_byte_range(header, header)
-    return keyword is not None and keyword.type in grammar.block_keywords and _next_indent(data, byte) <= indent
+    header = _header_start(tree, opener)
+    return header is not None and _next_indent(data, byte) <= _indent(data, _line_start(data, header))
+
+
+def _header_start(tree: SyntaxTree, last: tree_sitter.Node) -> int | None:
+    """Where the header begins that ends in the token `last`, in bytes; None if that ends no header."""
+    row, parent = tree.row, last.parent
+    assert parent is not None
+    if row.block_openers:
+        if last.type not in row.block_openers:
+            return None
+    elif last.type in _CLOSERS and parent.type not in row.blocks and not parent.type.endswith("parameters"):
+        return None
+    if parent.type in row.blocks:
+        return (parent.parent or parent).start_byte
+    line = _line_start(tree.data, last.start_byte)
+    line += _indent(tree.data, line)
+    header = parent.start_byte if row.block_openers and not parent.is_error else line
+    for start in (header, line):
+        keyword = tree.tree.root_node.descendant_for_byte_range(start, start)
+        if keyword is not None and keyword.type in row.block_keywords:
+            return start
+    if parent.is_error and last.type == "{" and tree.data[line : last.start_byte].rstrip().endswith((b")", b"=>")):
+        return line
+    return None
 
 
 def _damage(tree: SyntaxTree) -> Iterator[tree_sitter.Node]:
@@ -229,56 +280,63 @@ def _code_before(tree: SyntaxTree, byte: int) -> tree_sitter.Node | None:
     """The last token before `byte` that is no comment, or None at the beginning of the text."""
     while byte := len(tree.data[:byte].rstrip()):
         node = _node_before(tree, byte)
-        if node is None or node.type not in GRAMMARS[tree.language].comments:
+        if node is None or node.type not in tree.row.comments:
             return node
         byte = node.start_byte
     return None
 
 
 def _between_quotes(string: tree_sitter.Node, byte: int) -> bool:
-    first, last = string.children[0], string.children[-1]
-    return first.end_byte <= byte <= last.start_byte
+    """Whether `byte` is inside a string: after its opening token and before its closing one, if it has such."""
+    if string.child_count < 2 or string.children[0].is_named != string.children[-1].is_named:
+        return string.start_byte < byte < string.end_byte
+    return string.children[0].end_byte <= byte <= string.children[-1].start_byte
+
+
+def _is_over(comment: tree_sitter.Node, byte: int) -> bool:
+    return byte >= comment.end_byte and (comment.text or b"").endswith(_COMMENT_ENDS)
 
 
 def _after_unclosed_quote(tree: SyntaxTree, byte: int) -> bool:
     """Whether a string was opened before `byte` and never closed: its text parses as code, or not at all."""
-    kind = GRAMMARS[tree.language].string_start
     for error in _damage(tree):
         if error.start_byte >= byte:
             break
         for quote in error.children:
-            if quote.type == kind and quote.end_byte <= byte:
-                text = quote.text or b""
-                if text.endswith((b'"""', b"'''")) or b"\n" not in tree.data[quote.end_byte : byte]:
-                    return True
+            is_open = quote.type in tree.row.string_starts and quote.end_byte <= byte
+            goes_on = (quote.text or b"").endswith(_LONG_STRINGS) or b"\n" not in tree.data[quote.end_byte : byte]
+            if is_open and goes_on:
+                return True
     return False
 
 
-def _scope_openers(node: tree_sitter.Node, byte: int, grammar: Grammar) -> Iterator[tree_sitter.Node]:
+def _scope_openers(node: tree_sitter.Node, byte: int, row: Language) -> Iterator[tree_sitter.Node]:
     """`node` if it is a scope; if it is damage, what before `byte` would have opened one."""
-    if node.type in grammar.scopes:
-        wrapped = node.parent is not None and node.parent.type in grammar.scope_wrappers
+    if node.type in row.scopes:
+        wrapped = node.parent is not None and node.parent.type in row.scope_wrappers
         yield node.parent if wrapped and node.parent is not None else node
     elif node.is_error:
         wrapper: tree_sitter.Node | None = None
         for child in node.children:
             if child.start_byte >= byte:
                 return
-            if child.type in grammar.scope_keywords:
+            if child.type in row.scope_keywords:
                 yield wrapper or child
-            wrapper = (wrapper or child) if child.type in grammar.scope_prefixes else None
+            wrapper = (wrapper or child) if child.type in row.scope_prefixes else None
 
 
-def _byte_offset(data: bytes, offset: int) -> int:
-    """The UTF-8 byte at which code point number `offset` begins."""
-    if data.isascii():
-        return offset
-    return len(data.decode("utf-8", "surrogatepass")[:offset].encode("utf-8", "surrogatepass"))
+def byte_offset(tree: SyntaxTree, offset: int) -> int:
+    """The UTF-8 byte at which the document's code point number `offset` begins; the nearest end if it is outside."""
+    within = max(offset - tree.start, 0)
+    if tree.data.isascii():
+        return min(within, len(tree.data))
+    return len(tree.data.decode("utf-8", "surrogatepass")[:within].encode("utf-8", "surrogatepass"))
 
 
-def _code_points(data: bytes, byte: int) -> int:
-    """How many code points begin before `byte`."""
-    return byte if data.isascii() else len(data[:byte].translate(None, _CONTINUATION))
+def code_point(tree: SyntaxTree, byte: int) -> int:
+    """The document's code point that begins at `byte`."""
+    count = byte if tree.data.isascii() else len(tree.data[:byte].translate(None, _CONTINUATION))
+    return tree.start + count
 
 
 def _point(data: bytes, byte: int) -> tuple[int, int]:

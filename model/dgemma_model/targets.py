@@ -269,7 +269,7 @@ def _placeholder(tree: SyntaxTree, found: re.Match[bytes]) -> Placeholder | None
         return None
     if found[0] in (b"TODO", b"FIXME"):
         return _todo(tree, node) if "comment" in node.type else None
-    if tree.language != "python" or "comment" in node.type or "string" in node.type:
+    if tree.row.name != "python" or "comment" in node.type or "string" in node.type:
         return None
     if found[0] == b":":
         return _empty_body(tree, node)
