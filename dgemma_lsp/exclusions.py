@@ -55,10 +55,11 @@ def size_rule(text: Readable, offset: int) -> str | None:
     if len(text) > MAX_CHARS:
         return f"longer than {MAX_CHARS:,} characters"
     before = text[max(offset - MAX_LINE_CHARS - 1, 0) : offset]
-    before = _LINE_BREAK.split(before)[-1]
-    after = _LINE_BREAK.split(text[offset : offset + MAX_LINE_CHARS + 1], 1)[0]
-    is_long = len(before) + len(after) > MAX_LINE_CHARS
-    return f"a line longer than {MAX_LINE_CHARS:,} characters" if is_long else None
+    after = text[offset : offset + MAX_LINE_CHARS + 1]
+    start = max(before.rfind("\n"), before.rfind("\r")) + 1
+    line_break = _LINE_BREAK.search(after)
+    length = len(before) - start + (line_break.start() if line_break else len(after))
+    return f"a line longer than {MAX_LINE_CHARS:,} characters" if length > MAX_LINE_CHARS else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from dgemma_lsp.exclusions import Exclusions
 from dgemma_lsp.session import DgemmaServer, LoadInfiller
 from dgemma_lsp.settings import Settings
 from dgemma_lsp.suggest import InfillerLike
+from dgemma_model.excerpt import ExcerptBudget
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ async def initialized(server: DgemmaServer, params: types.InitializedParams) -> 
     else:
         infiller, seconds = loading.result(), time.perf_counter() - started
         server.languages = infiller.languages
+        server.shows_others = ExcerptBudget.within(infiller.prompt_tokens).further_chars > 0
         server.become("ready", f"{infiller.name} on {infiller.device}")
         logger.info("model=%s device=%s load_ms=%.0f", infiller.name, infiller.device, 1000 * seconds)
     if showing is not None:

@@ -56,6 +56,8 @@ class DgemmaServer(transport.StrictServer):
         self.settings = self.configured = defaults
         self.languages: frozenset[str] | None = None
         """What the checkpoint knows, once it is loaded."""
+        self.shows_others = False
+        """Whether the model reads enough to be shown other documents, too."""
         self.complaints: list[str] = []
         self.client = protocol.Client()
         self.documents = Documents()
@@ -157,7 +159,8 @@ class DgemmaServer(transport.StrictServer):
         chosen = snapshot
         if selected is not None:
             chosen = _after(snapshot, selected)
-        chosen = replace(chosen, others=tuple(other for other in chosen.others if self._rule(other) is None))
+        others = chosen.others if self.shows_others else ()
+        chosen = replace(chosen, others=tuple(other for other in others if self._rule(other) is None))
         seen = self.notebooks.seen(chosen, self.documents)
         names = self.notebooks.notebook_of(snapshot.uri) is None
 
