@@ -128,6 +128,24 @@ def test_typing_only_appends_for_a_while_where_the_prefix_is_cut() -> None:
     assert 15 < cuts <= 24  # 240 tokens were typed, and a cut makes room for ten
 
 
+@pytest.mark.parametrize(
+    ("prefix", "is_settled"),
+    [
+        ("x = 1\n    ", True),
+        ("def f():\n    ", True),  # deeper than the header: that is the body's
+        ("    def f():\n    ", False),  # an editor that only repeats the indentation
+        ("    g(\n    ", False),
+        ("    g(\n        a,\n        ", True),
+        ("if x:\n", False),
+        ("x = ", False),
+        ("    ", False),
+        ("", False),
+    ],
+)
+def test_an_indentation_that_may_well_be_meant_is_settled(prefix: str, is_settled: bool) -> None:
+    assert encode_prompt(Excerpt(prefix, "\n"), TOKENIZER, ENOUGH).is_indent_settled is is_settled
+
+
 # ------------------------------------------------------------- several holes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from itertools import pairwise
@@ -71,6 +72,11 @@ def written_by_the_causal_head(
             if (not left and (data or i == TOKENIZER.end_id))
             or (left and data and (data.startswith(left) or left.startswith(data)))
         ]
+        if prompt.is_indent_settled and left:
+            allowed = [i for i in allowed if not TOKENIZER.token_bytes[i][len(left) :][:1].isspace()]
+        if one_line and not left:  # all that ends a line is one outcome
+            ends = [i for i in allowed if i == TOKENIZER.end_id or TOKENIZER.token_bytes[i].startswith(b"\n")]
+            scores[TOKENIZER.end_id] = math.log(sum(math.exp(scores[i]) for i in ends))
         token = max(allowed, key=lambda i: scores[i])
         if token == TOKENIZER.end_id:
             ended = True

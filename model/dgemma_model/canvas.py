@@ -33,6 +33,8 @@ class Prompt:
     """What follows the text: the marker of the hole."""
     forced: bytes
     """UTF-8 text that the healed canvas has to begin with; not part of the fill."""
+    is_indent_settled: bool = False
+    """`forced` is an indentation that the fill does not make deeper."""
 
     @property
     def ids(self) -> list[int]:
@@ -50,7 +52,19 @@ def encode_prompt(excerpt: Excerpt, tokenizer: Tokenizer, max_tokens: int) -> Pr
     grid = min(CUT_GRID, max_tokens // 8)
     prefix = prefix[-(-excess // grid) * grid :]
     text = [tokenizer.suffix_id, *suffix, tokenizer.prefix_id, *prefix]
-    return Prompt(text, [tokenizer.middle_id], healed.encode("utf-8", "replace"))
+    return Prompt(text, [tokenizer.middle_id], healed.encode("utf-8", "replace"), _is_indent_settled(kept, healed))
+
+
+def _is_indent_settled(kept: str, healed: str) -> bool:
+    """Whether the cursor stands at an indentation that the code may well have: the line before it opens nothing, or is
+    indented less already. Whoever put the cursor there meant that indentation."""
+    if healed.strip() or not healed.endswith((" ", "\t")) or not ("\n" in healed or kept.endswith("\n")):
+        return False
+    above = kept.rstrip()
+    line = above.rpartition("\n")[2]
+    indent = len(healed.rpartition("\n")[2])
+    opens = above.endswith((":", "(", "[", "{", "\\"))
+    return bool(above) and (not opens or len(line) - len(line.lstrip()) < indent)
 
 
 def encode_fill(excerpt: Excerpt, middle: str, tokenizer: Tokenizer) -> list[int]:

@@ -11,11 +11,12 @@ from dgemma_model.tokenizer import Tokenizer
 class Constraint:
     """Keeps a canvas in line with the healed text that must come first, position by position.
 
-    `first` is the position on the canvas at which that text begins.
+    `first` is the position on the canvas at which that text begins; for `is_indent_settled` see `Prompt`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, forced: bytes, first: int = 0) -> None:
+    def __init__(self, tokenizer: Tokenizer, forced: bytes, first: int = 0, *, is_indent_settled: bool = False) -> None:
         self._tokenizer, self._forced, self._first = tokenizer, forced, first
+        self._is_indent_settled = is_indent_settled
         self._never = sorted(tokenizer.special_ids - {tokenizer.end_id})
 
     def apply(self, logits: Tensor) -> Tensor:
@@ -25,12 +26,22 @@ class Constraint:
         for row in logits if self._forced else ():
             remaining, position = self._forced, self._first
             while remaining and position < len(row):
-                token = best_allowed(row[position], self._tokenizer.ids_starting(remaining))
+                allowed = ids_in_line(self._tokenizer, remaining, is_indent_settled=self._is_indent_settled)
+                token = best_allowed(row[position], allowed)
                 row[position] = -torch.inf
                 row[position, token] = 0.0
                 remaining = remaining[len(self._tokenizer.token_bytes[token]) :]
                 position += 1
         return logits
+
+
+def ids_in_line(tokenizer: Tokenizer, forced: bytes, *, is_indent_settled: bool) -> list[int]:
+    """The ids that may come while `forced` is still to be said: those that begin it, or go beyond it, but not with
+    more blanks where it is an indentation that is settled."""
+    ids = tokenizer.ids_starting(forced)
+    if not is_indent_settled:
+        return ids
+    return [i for i in ids if not tokenizer.token_bytes[i][len(forced) :][:1].isspace()] or ids
 
 
 def best_allowed(logits: Tensor, allowed: list[int]) -> int:

@@ -150,7 +150,7 @@ class DenoisedFill:
         fixed = torch.tensor([layout.ids], device=kept.device).expand(shape)
         canvas = torch.where(pinned, fixed, noise.draw(shape, sampling.generator))
         forced = remaining_forced(self._prompt.forced, self._written[0].tolist() if rows else [], self._tokenizer)
-        constrain = Constraint(self._tokenizer, forced).apply
+        constrain = Constraint(self._tokenizer, forced, is_indent_settled=self._prompt.is_indent_settled).apply
         config = sampling.config
         rule = AnyOf((NothingLeft(), StableAndConfident(config.stability_threshold, config.confidence_threshold)))
         steps: list[CanvasStep] = []
@@ -190,7 +190,8 @@ class DenoisedFill:
             written, best = self._written[0].tolist(), self._best[0].tolist()
             upto = best.index(end) + 1 if end in best else len(best)
             (logits,) = next_token_logits(self._cached, [*self._prompt.ids, *written], [best[: upto - 1]])
-            spoken = Constraint(self._tokenizer, remaining_forced(self._prompt.forced, written, self._tokenizer)).apply
+            forced = remaining_forced(self._prompt.forced, written, self._tokenizer)
+            spoken = Constraint(self._tokenizer, forced, is_indent_settled=self._prompt.is_indent_settled).apply
             self._passes += 1
             yield replace(self._latest, step=self._passes)
             kept = self._best.clone()

@@ -187,7 +187,7 @@ class Infiller:
         with self._lent(request.excerpt) as (cached, prompt):
             for _ in cached.read_all_of(prompt.ids):
                 yield Draft(("",) * count, 0, tokens=((),) * count)
-            constrain = Constraint(self._tokenizer, prompt.forced).apply
+            constrain = Constraint(self._tokenizer, prompt.forced, is_indent_settled=prompt.is_indent_settled).apply
             yield from search.fill(request, prompt, cached.cache, sampling.generator, constrain)
 
     def _fill_one_by_one(self, request: FillRequest) -> Iterator[Draft]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dgemma_model.canvas import Prompt, read_fill
 from dgemma_model.checkpoint import Checkpoint
-from dgemma_model.constraint import Constraint
+from dgemma_model.constraint import Constraint, best_allowed, ids_in_line
 from dgemma_model.copying import WEIGHT_BY_MATCH, PromptCopies
 from dgemma_model.prompt_cache import CachedPrompt
 from dgemma_model.request import Draft, Drafting, DraftToken, FillRequest
@@ -87,6 +87,7 @@ class Written:
         self.ids: list[int] = []
         self.forced = prompt.forced
         """Healed bytes still to be said."""
+        self.is_indent_settled = prompt.is_indent_settled
         self.written = 0
         """Number of tokens that were not forced, end-of-text included."""
         self.copies = PromptCopies(prompt.text)
@@ -96,6 +97,7 @@ class Written:
         self._one_line = one_line
         self._copy_weight = copy_weight
         self._never = sorted(tokenizer.special_ids - {tokenizer.end_id})
+        self._line_ends = [tokenizer.end_id, *tokenizer.ids_starting(b"\n")] if one_line else [tokenizer.end_id]
         self._log_probability = 0.0
         self._ended = False
         self._has_newline = False
@@ -128,11 +130,19 @@ class Written:
         return len(drafted)
 
     def _choose(self, spoken: Tensor, best: int, best_value: float) -> tuple[int, float]:
-        """The next token and its log-probability: the head's distribution [V], mixed with what the prompt suggests."""
+        """The next token and its log-probability: the head's distribution [V], mixed with what the prompt suggests.
+
+        All that ends a line is one outcome, end-of-text, where only one line is wanted.
+        """
+        end, ends, ending = self._tokenizer.end_id, set[int](), -math.inf
         if self.forced:
-            allowed = torch.tensor(self._tokenizer.ids_starting(self.forced), device=spoken.device)
-            at = int(spoken[allowed].argmax())
-            best, best_value = int(allowed[at]), float(spoken[allowed[at]])
+            best = best_allowed(spoken, self._allowed())
+            best_value = float(spoken[best])
+        elif self._one_line:
+            ends = set(self._line_ends)
+            ending = float(spoken[self._line_ends].logsumexp(0))
+            if best in ends or ending > best_value:
+                best, best_value = end, ending
         length, copied = self.copies.predict() if self._copy_weight else (0, {})
         share = self._copy_weight * WEIGHT_BY_MATCH[length]
         if not share:
@@ -141,15 +151,19 @@ class Written:
         for token, count in copied.items():
             if token in self._tokenizer.special_ids and token != self._tokenizer.end_id:
                 continue
-            if self.forced and not self._may_begin(token):
+            if self.forced and token not in self._allowed():
                 continue
-            mixed[token] = math.exp(float(spoken[token])) * (1 - share) + share * count
+            if token in ends:
+                token, own = end, ending
+            else:
+                own = float(spoken[token])
+            mixed.setdefault(token, math.exp(own) * (1 - share))
+            mixed[token] += share * count
         token = max(mixed, key=mixed.__getitem__)
         return token, math.log(mixed[token]) if mixed[token] else -math.inf
 
-    def _may_begin(self, token: int) -> bool:
-        data = self._tokenizer.token_bytes[token]
-        return data.startswith(self.forced) or self.forced.startswith(data)
+    def _allowed(self) -> list[int]:
+        return ids_in_line(self._tokenizer, self.forced, is_indent_settled=self.is_indent_settled)
 
     def _write(self, token: int, log_probability: float) -> None:
         data = self._tokenizer.token_bytes[token]
@@ -205,7 +219,7 @@ class _DenoisedDrafts:
         canvas[0, 0] = text.ids[-1]
         pinned = torch.zeros_like(canvas, dtype=torch.bool)
         pinned[0, 0] = True
-        constraint = Constraint(tokenizer, text.forced, first=1)
+        constraint = Constraint(tokenizer, text.forced, first=1, is_indent_settled=text.is_indent_settled)
         config = replace(self.sampling.config, max_denoising_steps=steps if asked_steps is None else asked_steps)
         self._gain = self._misses = 0
         network, cache = self.checkpoint.network, self.cached.cache
