@@ -30,25 +30,30 @@ class Memory:
     """Suggestions and silences of the past minutes, the newest first to be found."""
 
     def __init__(self) -> None:
-        self._entries: deque[tuple[Snapshot, Suggestion | NoSuggestion]] = deque()
+        self._entries: deque[tuple[Snapshot, Suggestion | NoSuggestion, bool]] = deque()
         self._chars = 0
 
-    def remember(self, snapshot: Snapshot, answer: Suggestion | NoSuggestion) -> None:
-        """Keep what was found for a snapshot, where it would be found again."""
-        if isinstance(answer, NoSuggestion) and answer not in _SETTLED:
+    def remember(self, snapshot: Snapshot, answer: Suggestion | NoSuggestion, *, invoked: bool = False) -> None:
+        """Keep what was found for a snapshot, where it would be found again.
+
+        What was `invoked` was asked for with fewer scruples: it is only followed by who types along it.
+        """
+        if isinstance(answer, NoSuggestion) and (invoked or answer not in _SETTLED):
             return
         snapshot = Snapshot(snapshot.uri, snapshot.version, snapshot.language, snapshot.source, snapshot.offset)
         if isinstance(answer, Suggestion):
             answer = replace(answer, snapshot=snapshot, others=())
-        self._entries.appendleft((snapshot, answer))
+        self._entries.appendleft((snapshot, answer, invoked))
         self._chars += len(snapshot.source)
         while len(self._entries) > _MAX_ENTRIES or (self._chars > _MAX_CHARS and len(self._entries) > 1):
             self._chars -= len(self._entries.pop()[0].source)
 
     def find(self, snapshot: Snapshot) -> Suggestion | NoSuggestion | None:
         """What is left of a suggestion along which the user has typed since, or the silence at the same place."""
-        for asked, answer in self._entries:
+        for asked, answer, invoked in self._entries:
             if asked.uri != snapshot.uri or not _is_near(asked, snapshot):
+                continue
+            if invoked and asked.offset == snapshot.offset:
                 continue
             if isinstance(answer, Suggestion):
                 if _is_typed_along(answer, snapshot) and (rest := rebase(answer, snapshot)) is not None:
@@ -60,7 +65,7 @@ class Memory:
     def forget(self, uri: str | None = None) -> None:
         """Forget a document, or everything."""
         self._entries = deque(entry for entry in self._entries if uri is not None and entry[0].uri != uri)
-        self._chars = sum(len(snapshot.source) for snapshot, _ in self._entries)
+        self._chars = sum(len(snapshot.source) for snapshot, *_ in self._entries)
 
 
 def _is_near(asked: Snapshot, snapshot: Snapshot) -> bool:

@@ -145,8 +145,8 @@ class DgemmaServer(transport.StrictServer):
             delay_s=delay_s,
             budget_s=using.time_budget_ms / 1000 * (CANDIDATES if invoked else 1),
         )
-        if selected is None and not invoked:
-            self.memory.remember(snapshot, answer)
+        if selected is None:
+            self.memory.remember(snapshot, answer, invoked=invoked)
         answer = self._brought_up_to_date(answer) if isinstance(answer, Suggestion) else answer
         if isinstance(answer, Suggestion) and using.trigger == "automatic":
             self._look_ahead(answer, using)

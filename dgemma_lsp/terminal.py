@@ -265,13 +265,11 @@ def _fill_task(
         started = time.perf_counter()
         text = prefix + suffix
         snapshot = Snapshot("", None, language, text, len(prefix), syntax.parse(language, text))
-        # Plain denoising knows where a hole ends; the causal head, which verifies, seldom does (LOG.md).
         request = FillRequest(
             context.excerpt(snapshot),
             max_tokens=BATCH_TOKENS,
             max_denoising_steps=steps,
             budget_ms=budget_ms,
-            verify=False,
         )
         *_, draft = infiller.fill(request)
     except (ValueError, RecursionError, InfillError) as error:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dgemma_model import checkpoint, denoised, verified
 from dgemma_model.canvas import encode_prompt, read_fill
+from dgemma_model.causal import NEARBY_LINE_NATS
 from dgemma_model.copying import most_similar_line
 from dgemma_model.infill import Infiller
 from dgemma_model.network import Cache
@@ -472,7 +473,7 @@ def test_a_line_is_the_likelier_of_what_was_written_and_the_most_similar_line() 
         written = last(INFILLER, excerpt, copy_weight=0.0, **knobs)
         copied = most_similar_line(excerpt.prefix, excerpt.suffix)
         chosen = last(INFILLER, excerpt, copy_weight=1e-9, **knobs)  # copies change nothing of what is written
-        likelier = total(excerpt, copied) > total(excerpt, written.text)
+        likelier = total(excerpt, copied) + NEARBY_LINE_NATS > total(excerpt, written.text)
         assert chosen.text == (copied if likelier else written.text)
         assert chosen.done
         taken.append(likelier)

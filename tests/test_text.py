@@ -40,7 +40,8 @@ def check(text: Text, plain: str) -> None:
     for offset in range(len(plain) + 1):
         inside = plain[offset - 1 : offset + 1] == "\r\n" and offset > 0
         assert inside or text.line_at(offset) == sum(start <= offset for start in starts) - 1
-    assert all(len(piece.text) < 40 for piece in text._pieces)
+    longest = max(map(len, plain.splitlines() or [""]))  # a piece ends where a line does
+    assert all(len(piece.text) < 40 + 2 * longest for piece in text._pieces)
     assert not any(piece.text.endswith("\r") for piece in text._pieces[:-1] if plain.count("\r") == plain.count("\r\n"))
 
 

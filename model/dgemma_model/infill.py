@@ -155,9 +155,11 @@ class Infiller:
                     draft = replace(draft, step=step + other.step)
                     yield draft
                 others += denoised.texts()
+            nearby = ""
             if request.one_line and (self._policy.copy_weight if request.copy_weight is None else request.copy_weight):
-                others.append(most_similar_line(excerpt.prefix, excerpt.suffix))
-            yield replace(ranked(cached, prompt, draft, others, request, self._tokenizer), done=True)
+                nearby = most_similar_line(excerpt.prefix, excerpt.suffix)
+            draft = ranked(cached, prompt, draft, others, request, self._tokenizer, nearby_line=nearby)
+            yield replace(draft, done=True)
 
     def _fill_denoised(self, request: FillRequest) -> Iterator[Draft]:
         count = request.excerpt.hole_count
