@@ -98,6 +98,7 @@ class Written:
         self._copy_weight = copy_weight
         self._never = sorted(tokenizer.special_ids - {tokenizer.end_id})
         self._line_ends = [tokenizer.end_id, *tokenizer.ids_starting(b"\n")] if one_line else [tokenizer.end_id]
+        self._line_end_set = frozenset(self._line_ends)
         self._log_probability = 0.0
         self._ended = False
         self._has_newline = False
@@ -134,12 +135,12 @@ class Written:
 
         All that ends a line is one outcome, end-of-text, where only one line is wanted.
         """
-        end, ends, ending = self._tokenizer.end_id, set[int](), -math.inf
+        end, ends, ending = self._tokenizer.end_id, frozenset[int](), -math.inf
         if self.forced:
             best = best_allowed(spoken, self._allowed())
             best_value = float(spoken[best])
         elif self._one_line:
-            ends = set(self._line_ends)
+            ends = self._line_end_set
             ending = float(spoken[self._line_ends].logsumexp(0))
             if best in ends or ending > best_value:
                 best, best_value = end, ending
