@@ -43,42 +43,49 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
     print(json.dumps(report))
 
 
-def table(report: dict[str, Any]) -> Table:
-    """The report for people: ours, token by token, and `transformers` in each dtype with how many times slower."""
-    others = report.get("transformers", {})
-    shown = Table("median / p95 ms", "ours", *(["token by token"] if "fills" in report else ["floor"]), *others)
+COLUMNS = {
+    "ours": "ours",
+    "token_by_token": "token by token",
+    "float32": "transformers, float32",
+    "bfloat16": "transformers, bfloat16",
+}
 
-    def row(name: str, ours: dict[str, float], second: str, *path: str) -> None:
+
+def table(report: dict[str, Any]) -> Table:
+    """The report for people: ours, and the others with how many times slower they are."""
+    is_shape = "copy_gb_per_s" in report
+    columns = {"ours": "ours", "floor_ms": "floor"} if is_shape else COLUMNS
+    shown = Table("median / p95 ms", *columns.values())
+
+    def row(name: str, measured: dict[str, Any]) -> None:
+        ours = measured["ours"]["median_ms"]
         cells = []
-        for theirs in others.values():
-            found: Any = theirs if path else {}
-            for key in path:
-                found = found.get(key, {})
-            cells.append(f"{_times(found)} ({found['median_ms'] / ours['median_ms']:.1f}x)" if found else "")
-        shown.add_row(name, _times(ours), second, *cells)
+        for column in columns:
+            match measured.get(column):
+                case {"median_ms": median, "p95_ms": p95}:
+                    ratio = "" if column == "ours" else f" ({median / ours:.1f}x)"
+                    cells.append(f"{median:.2f} / {p95:.2f}{ratio}")
+                case None:
+                    cells.append("")
+                case floor:
+                    cells.append(f"{floor}")
+        shown.add_row(name, *cells)
 
     if "encoder_cold" in report:
-        row(f"encoder, {report['prompt_tokens']} tokens", report["encoder_cold"], "", "encoder_cold")
-        for tokens, times in report["encoder_reuse"].items():
-            row(f"encoder, {tokens} more", times, "")
-    for canvas, times in report["decoder_step"].items():
-        floor = f"{times['floor_ms']}" if "floor_ms" in times else ""
-        row(f"decoder step, canvas {canvas}", times, floor, "decoder_step", canvas)
-    for tokens, times in report.get("fills", {}).items():
-        slower = times["token_by_token"]
-        ratio = slower["median_ms"] / times["ours"]["median_ms"]
-        name = f"fill of {tokens}, {times['ours']['steps']} steps"
-        row(name, times["ours"], f"{_times(slower)} ({ratio:.1f}x)", "fills", tokens)
+        row(f"encoder, {report['prompt_tokens']} tokens", report["encoder_cold"])
+        for tokens, measured in report["encoder_reuse"].items():
+            row(f"encoder, {tokens} more", measured)
+    for canvas, measured in report["decoder_step"].items():
+        row(f"decoder step, canvas {canvas}", measured)
+    for key, what in (("fills", "prompt included"), ("fills_cached", "prompt cached")):
+        for tokens, measured in report.get(key, {}).items():
+            row(f"fill of {tokens}, {measured['steps']} steps, {what}", measured)
     if "warm_fill" in report:
         outside = 100 * report["warm_fill"]["share_outside_network"]
-        row(f"one line, one more keystroke ({outside:.0f} % outside the network)", report["warm_fill"], "")
-        row("a ping while the server fills", report["ping_during_fills"], "")
+        row(f"one line, one more keystroke ({outside:.0f} % outside the network)", {"ours": report["warm_fill"]})
+        row("a ping while the server fills", {"ours": report["ping_during_fills"]})
     shown.caption = f"{report['peak_memory_mb']} MB at most"
     return shown
-
-
-def _times(times: dict[str, float]) -> str:
-    return f"{times['median_ms']:.2f} / {times['p95_ms']:.2f}"
 
 
 async def ping_during_fills(seconds: float, checkpoint: str | None, device: str | None) -> dict[str, float]:

@@ -32,12 +32,14 @@ def test_the_last_line_is_one_document_with_every_measurement(small: Path) -> No
     *shown, last = done.stdout.strip().splitlines()
     report = json.loads(last)
     assert any("decoder step, canvas 8" in line for line in shown)
-    for who in (report, report["transformers"]["float32"], report["transformers"]["bfloat16"]):
-        assert who["encoder_cold"].keys() == TIMES | {"us_per_token"}
-        assert who["decoder_step"].keys() == {"4", "8"}
-        assert who["fills"].keys() == {"8"}
-    assert report["fills"]["8"]["token_by_token"].keys() == TIMES
-    assert report["fills"]["8"]["ours"]["tokens_per_step"] * report["fills"]["8"]["ours"]["steps"] == 8
+    everyone = {"ours", "float32", "bfloat16"}
+    assert report["encoder_cold"].keys() == everyone
+    assert all(times.keys() == TIMES | {"us_per_token"} for times in report["encoder_cold"].values())
+    assert report["decoder_step"].keys() == {"4", "8"}
+    assert all(measured.keys() == everyone for measured in report["decoder_step"].values())
+    for key, measured in (("fills", everyone | {"token_by_token"}), ("fills_cached", {"ours", "token_by_token"})):
+        assert report[key]["8"].keys() == measured | {"steps", "tokens_per_step"}
+        assert report[key]["8"]["tokens_per_step"] * report[key]["8"]["steps"] == 8
     assert report["encoder_reuse"].keys() == {"1", "8"}
     assert 0 < report["warm_fill"]["share_outside_network"] < 1
     assert report["ping_during_fills"]["pings"] > 0
@@ -71,3 +73,10 @@ def test_a_shape_that_fits_is_measured_beside_its_floor() -> None:
 
     report = bench.measure_shape(tiny_config(), torch.device("cuda"), 2)
     assert all(times["floor_ms"] > 0 for times in report["decoder_step"].values())
+
+
+def test_ways_are_measured_in_turns() -> None:
+    seen: list[str] = []
+    times = bench.side_by_side({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 3)
+    assert "".join(seen) == "baabbaab"
+    assert times.keys() == {"a", "b"} and all(found.keys() == TIMES for found in times.values())

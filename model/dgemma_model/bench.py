@@ -1,4 +1,4 @@
-"""What `dgemma-lsp bench` measures of the model, ours and others side by side in one process, over the same weights.
+"""What `dgemma-lsp bench` measures of the model, ours and others in turns in one process, over the same weights.
 
 Prompts are places in a module of the standard library, so that it runs wherever Python does. All times are medians
 and 95th percentiles of wall time in milliseconds.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import logging
 import resource
 import statistics
@@ -72,59 +73,173 @@ def excerpts(count: int) -> list[Excerpt]:
     return [cut(text, [(start, start)], ExcerptBudget()) for start in starts]
 
 
+Work = Callable[[], object]
+
+
+def side_by_side(work: dict[str, Work], repeats: int, burst: int = 1) -> dict[str, Times]:
+    """Times of each of several ways to do the same thing, taken in turns so that whatever else the machine does falls
+    on all of them; the first round does not count.
+
+    A turn is `burst` runs on end, timed together: what runs many times on end in use, as denoising steps do, finds its
+    weights in the processor's cache, and would not when it came after another one's.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for index in range(repeats + 1):
+        for name in list(work) if index % 2 else reversed(list(work)):
+            seconds[name].append(once(partial(_burst, work[name], burst)) / burst)
+    return {name: summary(taken[1:]) for name, taken in seconds.items()}
+
+
+def _burst(work: Work, runs: int) -> None:
+    for _ in range(runs):
+        work()
+
+
+class _Ours:
+    """The network as it is served."""
+
+    def __init__(self, loaded: checkpoints.Checkpoint, products: torch.dtype, prompt: Tensor) -> None:
+        self._loaded, self._prompt = loaded, prompt
+        self.network, self.cache = loaded.fused(products).network, Cache()
+        self.network.encode(prompt, self.cache)
+
+    def encode(self, prompt: Tensor) -> object:
+        """The prompt, with the scores of the token behind it."""
+        return self.network.logits(self.network.encode(prompt, Cache())[:, -1:])
+
+    def encode_more(self, tokens: int) -> object:
+        """So many tokens behind the cached prompt."""
+        self.cache.crop(self._prompt.shape[1])
+        found = self.network.logits(self.network.encode(self._prompt[:, :tokens], self.cache)[:, -1:])
+        self.cache.crop(self._prompt.shape[1])
+        return found
+
+    def step(self, canvas: Tensor, logits: Tensor) -> object:
+        """A denoising step behind the cached prompt, given the scores of the step before."""
+        network = self.network
+        return network.logits(network.decode(canvas, self.cache, expected=network.mean_embedding(logits.softmax(-1))))
+
+    def fill(self, prompt: Tensor, tokens: int) -> None:
+        """Encode a prompt and denoise a canvas behind it."""
+        cache = Cache()
+        self.network.encode(prompt, cache)
+        self._denoise(cache, tokens)
+
+    def fill_cached(self, tokens: int) -> None:
+        """Denoise a canvas behind the cached prompt."""
+        self._denoise(self.cache, tokens)
+
+    def write(self, prompt: Tensor, tokens: int) -> None:
+        """Encode a prompt and write behind it token by token, greedily, with the cache."""
+        self._write(Cache(), prompt, tokens)
+
+    def write_cached(self, tokens: int) -> None:
+        """Write token by token behind the cached prompt, whose last token is read again."""
+        self.cache.crop(self._prompt.shape[1] - 1)
+        self._write(self.cache, self._prompt[:, -1:], tokens)
+        self.cache.crop(self._prompt.shape[1])
+
+    def _write(self, cache: Cache, new: Tensor, tokens: int) -> None:
+        for _ in range(tokens):
+            new = self.network.logits(self.network.encode(new, cache)[:, -1:]).argmax(-1)
+            new.item()
+
+    def _denoise(self, cache: Cache, tokens: int) -> None:
+        canvas = noise_of(self._loaded, tokens)
+        generator = torch.Generator(canvas.device).manual_seed(0)
+        config = SamplerConfig(max_denoising_steps=STEPS)
+        pinned = torch.zeros_like(canvas, dtype=torch.bool)
+        for step in denoise(self.network, cache, canvas, pinned, config, _noise(self._loaded), generator):
+            step.best.tolist()
+
+
+class _Transformers:
+    """The same weights in `transformers`."""
+
+    def __init__(self, loaded: checkpoints.Checkpoint, dtype: torch.dtype, prompt: Tensor) -> None:
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        from transformers import DiffusionGemmaForBlockDiffusion, DynamicCache
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+        self._model: Any = DiffusionGemmaForBlockDiffusion.from_pretrained(loaded.directory, dtype=dtype)
+        self._model.eval().to(prompt.device)
+        self._cache = DynamicCache(config=self._model.config.get_text_config(decoder=True))
+        self._model.model.encoder(input_ids=prompt, past_key_values=self._cache)
+
+    def encode(self, prompt: Tensor) -> object:
+        """The prompt."""
+        return self._model.model.encoder(input_ids=prompt)
+
+    def step(self, canvas: Tensor, logits: Tensor) -> object:
+        """A denoising step behind the cached prompt, given the scores of the step before."""
+        return self._model(decoder_input_ids=canvas, past_key_values=self._cache, self_conditioning_logits=logits)
+
+    def fill(self, prompt: Tensor, tokens: int) -> object:
+        """`generate()`: encode a prompt and denoise a canvas behind it."""
+        self._model.config.canvas_length = tokens
+        return self._model.generate(
+            prompt,
+            max_new_tokens=tokens,
+            max_denoising_steps=STEPS,
+            stability_threshold=None,
+            confidence_threshold=None,
+            disable_compile=True,
+        )
+
+
 @torch.inference_mode()
 def compare(directory: Path | None, device: torch.device, repeats: int) -> dict[str, Any]:
     """Encoder, decoder step and fills: ours, token by token with the same weights, and `transformers` where it is
-    installed."""
+    installed, in float32 (on CPUs) and bfloat16; all in turns."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     loaded = checkpoints.load(directory or checkpoints.embedded_directory(), device, dtype)
     products = fastest_products(device)
-    network = loaded.fused(products).network
     limit = loaded.config.policy.prompt_tokens
     prompts = [
         torch.tensor([encode_prompt(excerpt, loaded.tokenizer, limit).ids], device=device)
         for excerpt in excerpts(repeats)
     ]
-    prompt, cache = prompts[0], Cache()
-    network.encode(prompt, cache)
-    length, vocabulary = prompt.shape[1], network.config.vocab_size
-    new = prompt[:, :8]
-
-    def reused(tokens: int) -> None:
-        cache.crop(length)
-        network.logits(network.encode(new[:, :tokens], cache)[:, -1:])
-        cache.crop(length)
-
-    def step(tokens: int) -> Callable[[], object]:
-        canvas, logits = noise_of(loaded, tokens), torch.randn(1, tokens, vocabulary, device=device)
-        return lambda: network.logits(
-            network.decode(canvas, cache, expected=network.mean_embedding(logits.softmax(-1)))
-        )
-
-    cold = timed(lambda: network.logits(network.encode(prompt, Cache())[:, -1:]), repeats)
+    prompt, vocabulary = prompts[0], loaded.config.network.vocab_size
+    ours = _Ours(loaded, products, prompt)
+    theirs: dict[str, _Transformers] = {}
+    if importlib.util.find_spec("transformers"):
+        dtypes = (torch.bfloat16,) if device.type == "cuda" else (torch.float32, torch.bfloat16)
+        theirs = {str(kind).removeprefix("torch."): _Transformers(loaded, kind, prompt) for kind in dtypes}
     report: dict[str, Any] = {
         "device": str(device),
         "threads": torch.get_num_threads(),
         "products": str(products).removeprefix("torch."),
-        "prompt_tokens": length,
-        "encoder_cold": summary(cold) | {"us_per_token": round(1e6 * statistics.median(cold) / length, 1)},
-        "encoder_reuse": {str(tokens): summary(timed(partial(reused, tokens), repeats)) for tokens in (1, 8)},
-        "decoder_step": {str(canvas): summary(timed(step(canvas), repeats)) for canvas in CANVASES},
-        "fills": {},
+        "prompt_tokens": prompt.shape[1],
     }
+
+    everyone: dict[str, _Ours | _Transformers] = {"ours": ours, **theirs}
+    report["encoder_cold"] = side_by_side({k: partial(v.encode, prompt) for k, v in everyone.items()}, repeats)
+    for times in report["encoder_cold"].values():
+        times["us_per_token"] = round(1000 * times["median_ms"] / prompt.shape[1], 1)
+    reuse = {str(tokens): partial(ours.encode_more, tokens) for tokens in (1, 8)}
+    report["encoder_reuse"] = {tokens: {"ours": times} for tokens, times in side_by_side(reuse, repeats, STEPS).items()}
+    report["decoder_step"] = {}
+    for tokens in CANVASES:
+        state = noise_of(loaded, tokens), torch.randn(1, tokens, vocabulary, device=device)
+        work: dict[str, Work] = {k: partial(v.step, *state) for k, v in everyone.items()}
+        report["decoder_step"][str(tokens)] = side_by_side(work, repeats, STEPS)
+    report["fills"], report["fills_cached"] = {}, {}
     for tokens in FILLS:
-        ours, causal = (
-            [once(partial(fill, prompt, tokens)) for prompt in (prompt, *prompts)][1:]
-            for fill in (partial(our_fill, loaded, network), partial(causal_fill, network))
-        )
-        report["fills"][str(tokens)] = {
-            "ours": summary(ours) | {"steps": STEPS, "tokens_per_step": tokens / STEPS},
-            "token_by_token": summary(causal),
-        }
+        work = {k: _in_turn(v.fill, prompts, tokens) for k, v in everyone.items()}
+        work["token_by_token"] = _in_turn(ours.write, prompts, tokens)
+        facts = {"steps": STEPS, "tokens_per_step": tokens / STEPS}
+        report["fills"][str(tokens)] = facts | side_by_side(work, repeats)
+        work = {"ours": partial(ours.fill_cached, tokens), "token_by_token": partial(ours.write_cached, tokens)}
+        report["fills_cached"][str(tokens)] = facts | side_by_side(work, repeats)
     report["peak_memory_mb"] = peak_memory_mb(device)
-    if importlib.util.find_spec("transformers"):
-        report["transformers"] = reference(loaded, prompts, repeats)
     return report
+
+
+def _in_turn(fill: Callable[[Tensor, int], object], prompts: list[Tensor], tokens: int) -> Work:
+    """A fill behind another one of the prompts each time."""
+    following = itertools.cycle(prompts)
+    return lambda: fill(next(following), tokens)
 
 
 def noise_of(loaded: checkpoints.Checkpoint, tokens: int) -> Tensor:
@@ -138,26 +253,6 @@ def _noise(loaded: checkpoints.Checkpoint) -> Noise:
     return Noise(loaded.config.network.vocab_size, mask)
 
 
-def our_fill(loaded: checkpoints.Checkpoint, network: Network | FusedNetwork, prompt: Tensor, tokens: int) -> None:
-    """Encode a prompt and denoise a canvas behind it."""
-    cache, canvas = Cache(), noise_of(loaded, tokens)
-    network.encode(prompt, cache)
-    generator = torch.Generator(prompt.device).manual_seed(0)
-    config = SamplerConfig(max_denoising_steps=STEPS)
-    for step in denoise(
-        network, cache, canvas, torch.zeros_like(canvas, dtype=torch.bool), config, _noise(loaded), generator
-    ):
-        step.best.tolist()
-
-
-def causal_fill(network: Network | FusedNetwork, prompt: Tensor, tokens: int) -> None:
-    """Encode a prompt and write behind it token by token, greedily, with the cache."""
-    cache, new = Cache(), prompt
-    for _ in range(tokens):
-        new = network.logits(network.encode(new, cache)[:, -1:]).argmax(-1)
-        new.item()
-
-
 def once(work: Callable[[], object]) -> float:
     """Seconds of one run."""
     _finish_gpu()
@@ -165,57 +260,6 @@ def once(work: Callable[[], object]) -> float:
     work()
     _finish_gpu()
     return time.perf_counter() - started
-
-
-def reference(loaded: checkpoints.Checkpoint, prompts: list[Tensor], repeats: int) -> dict[str, Any]:
-    """The same in `transformers`: encoder, decoder step and `generate()`, in float32 and as the weights are stored."""
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    from transformers import DiffusionGemmaForBlockDiffusion, DynamicCache
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    device, vocabulary = prompts[0].device, loaded.config.network.vocab_size
-    report: dict[str, Any] = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        if device.type == "cuda" and dtype == torch.float32:
-            continue
-        theirs: Any = DiffusionGemmaForBlockDiffusion.from_pretrained(loaded.directory, dtype=dtype)
-        theirs.eval().to(device)
-        cache = DynamicCache(config=theirs.config.get_text_config(decoder=True))
-        theirs.model.encoder(input_ids=prompts[0], past_key_values=cache)
-        step = {
-            tokens: partial(
-                theirs,
-                decoder_input_ids=noise_of(loaded, tokens),
-                past_key_values=cache,
-                self_conditioning_logits=torch.randn(1, tokens, vocabulary, device=device),
-            )
-            for tokens in CANVASES
-        }
-        cold = timed(partial(theirs.model.encoder, input_ids=prompts[0]), repeats)
-        report[str(dtype).removeprefix("torch.")] = {
-            "encoder_cold": summary(cold)
-            | {"us_per_token": round(1e6 * statistics.median(cold) / prompts[0].shape[1], 1)},
-            "decoder_step": {str(tokens): summary(timed(run, repeats)) for tokens, run in step.items()},
-            "fills": {
-                str(tokens): summary([once(partial(their_fill, theirs, p, tokens)) for p in (prompts[0], *prompts)][1:])
-                for tokens in FILLS
-            },
-        }
-    return report
-
-
-def their_fill(theirs: Any, prompt: Tensor, tokens: int) -> None:
-    """What `our_fill` does, by `generate()`."""
-    theirs.config.canvas_length = tokens
-    theirs.generate(
-        prompt,
-        max_new_tokens=tokens,
-        max_denoising_steps=STEPS,
-        stability_threshold=None,
-        confidence_threshold=None,
-        disable_compile=True,
-    )
 
 
 def peak_memory_mb(device: torch.device) -> int:
@@ -335,7 +379,7 @@ def measure_shape(config: NetworkConfig, device: torch.device, repeats: int) -> 
         times = timed(partial(shape_step, network, ids, cache, signal), repeats)
         touched = 1 - (1 - config.top_k_experts / config.num_experts) ** canvas  # share of experts, routed at random
         floor = 1000 * (wanted - expert_bytes * (1 - touched)) / bandwidth
-        report["decoder_step"][str(canvas)] = summary(times) | {"floor_ms": round(floor, 3)}
+        report["decoder_step"][str(canvas)] = {"ours": summary(times), "floor_ms": round(floor, 3)}
     return report | {"peak_memory_mb": peak_memory_mb(device)}
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -30,6 +31,9 @@ GRAPHS = 4
 """Decoder steps that are kept recorded on a GPU."""
 QUERY_CHUNK = 128
 """Prompt tokens that look back together: a chunk skips the keys behind it and those before its window."""
+FEW_QUERIES = 16
+"""So many queries, at most, go to torch's fused attention on CPUs: it costs less to begin with, and multiplies more
+slowly (LOG.md)."""
 
 
 def fastest_products(device: torch.device) -> torch.dtype:
@@ -372,7 +376,7 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | N
     batch, heads, tokens, size = queries.shape
     kv_heads = keys.shape[1]
     asked = queries.reshape(batch, kv_heads, -1, size)
-    if queries.device.type == "cpu":
+    if queries.device.type == "cpu" and tokens > FEW_QUERIES:
         scores = asked.flatten(0, 1) @ keys.flatten(0, 1).transpose(1, 2)
         if allowed is not None:
             scores.view(batch, kv_heads, -1, keys.shape[2]).masked_fill_(~allowed, -torch.inf)
@@ -384,9 +388,17 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | N
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, window: int) -> Tensor:
     """Attention with a scale of one of the last T tokens, queries [B, H, T, C], each to itself and the `window` - 1
-    before it; keys and values [B, K, N, C] -> [B, H, T, C]. Written out, for CPUs."""
+    before it; keys and values [B, K, N, C] -> [B, H, T, C]. For CPUs."""
     batch, heads, tokens, size = queries.shape
     kv_heads, before = keys.shape[1], keys.shape[2] - tokens
+    if tokens <= FEW_QUERIES:
+        first = max(0, before - window + 1)
+        asked = queries.reshape(batch, kv_heads, -1, size)
+        seen = None if tokens == 1 else _seen(tokens, before - first, window, heads // kv_heads, queries.dtype)
+        found = F.scaled_dot_product_attention(
+            asked, keys[:, :, first:], values[:, :, first:], attn_mask=seen, scale=1.0
+        )
+        return found.view(batch, heads, tokens, size)
     outputs = []
     for chunk in torch.split(queries, QUERY_CHUNK, dim=2):
         rows = chunk.shape[2]
@@ -404,3 +416,12 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, window: int)
         outputs.append(out.view(batch, heads, rows, size))
         before = end
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+
+@lru_cache(maxsize=8)
+def _seen(tokens: int, before: int, window: int, repeats: int, dtype: torch.dtype) -> Tensor:
+    """What to add to the scores of the last `tokens` of `before + tokens`, [repeats * tokens, before + tokens]: zero
+    where a token looks, itself and the `window - 1` before it, and -inf elsewhere. The layers of a pass share it."""
+    rows, columns = torch.arange(before, before + tokens)[:, None], torch.arange(before + tokens)
+    hidden = (columns > rows) | (columns <= rows - window)
+    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf).repeat(repeats, 1)
