@@ -14,7 +14,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -76,7 +76,7 @@ def excerpts(count: int) -> list[Excerpt]:
 Work = Callable[[], object]
 
 
-def side_by_side(work: dict[str, Work], repeats: int, burst: int = 1) -> dict[str, Times]:
+def side_by_side(work: Mapping[str, Work], repeats: int, burst: int = 1) -> dict[str, Times]:
     """Times of each of several ways to do the same thing, taken in turns so that whatever else the machine does falls
     on all of them; the first round does not count.
 
@@ -162,8 +162,8 @@ class _Transformers:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # type: ignore[no-untyped-call]
-        self._model: Any = DiffusionGemmaForBlockDiffusion.from_pretrained(loaded.directory, dtype=dtype)
-        self._model.eval().to(prompt.device)
+        model: Any = DiffusionGemmaForBlockDiffusion.from_pretrained(loaded.directory, dtype=dtype)
+        self._model = model.eval().to(prompt.device)
         self._cache = DynamicCache(config=self._model.config.get_text_config(decoder=True))
         self._model.model.encoder(input_ids=prompt, past_key_values=self._cache)
 
@@ -279,7 +279,7 @@ class _Clocked:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._network, name)
-        if name not in ("encode", "decode", "logits", "mean_embedding"):
+        if name not in ("encode", "decode", "logits", "mean_embedding", "embed"):
             return found
 
         def clocked(*args: Any, **kwargs: Any) -> Any:

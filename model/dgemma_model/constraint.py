@@ -9,22 +9,21 @@ from dgemma_model.tokenizer import Tokenizer
 
 
 class Constraint:
-    """Keeps a canvas in line with the healed text that must come first, position by position.
+    """Keeps what is to be written in line with the healed text that must come first, position by position; for
+    `is_indent_settled` see `Prompt`."""
 
-    `first` is the position on the canvas at which that text begins; for `is_indent_settled` see `Prompt`.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, forced: bytes, first: int = 0, *, is_indent_settled: bool = False) -> None:
-        self._tokenizer, self._forced, self._first = tokenizer, forced, first
+    def __init__(self, tokenizer: Tokenizer, forced: bytes, *, is_indent_settled: bool = False) -> None:
+        self._tokenizer, self._forced = tokenizer, forced
         self._is_indent_settled = is_indent_settled
         self._never = sorted(tokenizer.special_ids - {tokenizer.end_id})
 
     def apply(self, logits: Tensor) -> Tensor:
-        """[B, L, V] -> the same with -inf for special tokens, and certainty along the healed text."""
+        """[B, L, V], the first of which begins the fill -> the same with -inf for special tokens, and certainty along
+        the healed text."""
         logits[..., self._never] = -torch.inf
         logits[..., self._tokenizer.vocab_size :] = -torch.inf  # a network may know more ids than its tokenizer
         for row in logits if self._forced else ():
-            remaining, position = self._forced, self._first
+            remaining, position = self._forced, 0
             while remaining and position < len(row):
                 allowed = ids_in_line(self._tokenizer, remaining, is_indent_settled=self._is_indent_settled)
                 token = best_allowed(row[position], allowed)

@@ -217,7 +217,7 @@ class FusedNetwork:
         angles = self._angles(start, tokens, positions)
         own_way = valid is None and ids.device.type == "cpu"
         full, sliding = (None, None) if own_way else self._network.causal_masks(start, tokens, valid, ids.device)
-        x = self._embed(ids)
+        x = self.embed(ids)
         for index, (layer, kind) in enumerate(zip(self._layers, self.config.layers, strict=True)):
             queries, keys, values = layer.project(x, *angles[kind.layer_type])
             keys, values = cache.write(index, keys, values)
@@ -241,7 +241,7 @@ class FusedNetwork:
         if canvas.device.type == "cuda" and positions is None and cache.padding is None:
             return self._graphed(canvas, cache, expected)
         angles = self._angles(cache.length, length, positions)
-        x = self._mix(self._embed(canvas), expected)
+        x = self._mix(self.embed(canvas), expected)
         window_start = max(0, cache.length - (self.config.sliding_window - 1))
         for index, (layer, kind) in enumerate(zip(self._layers, self.config.layers, strict=True)):
             queries, keys, values = layer.project(x, *angles[kind.layer_type])
@@ -276,7 +276,8 @@ class FusedNetwork:
             .mul_(self._embedding_scale)
         )
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Tensor) -> Tensor:
+        """See `Network.embed`."""
         return F.embedding(ids, self._network.embed_tokens.weight).mul_(self._embedding_scale)
 
     def _mix(self, embedded: Tensor, expected: Tensor | None) -> Tensor:
@@ -357,7 +358,7 @@ class StaticStep:
     def _run(self) -> Tensor:
         network = self._network
         angles = {kind: (cos[:, :, self._places], sin[:, :, self._places]) for kind, (cos, sin) in self._tables.items()}
-        x = network._mix(network._embed(self._canvas), self._expected)
+        x = network._mix(network.embed(self._canvas), self._expected)
         for layer, kind, (keys, values) in zip(network._layers, network.config.layers, self._buffers, strict=True):
             queries, new_keys, new_values = layer.project(x, *angles[kind.layer_type])
             keys.index_copy_(2, self._places, new_keys)

@@ -411,7 +411,7 @@ class Network(nn.Module):
             positions = torch.arange(start, start + tokens, device=ids.device)[None]
         valid = joined_padding(cache.padding, padding, ids, start)
         full, sliding = self.causal_masks(start, tokens, valid, ids.device)
-        x = self._embed(ids)
+        x = self.embed(ids)
         angles = self.angles(positions, x.dtype)
         for index, (layer, kind) in enumerate(zip(self.decoder_layers(), self.config.layers, strict=True)):
             queries, keys, values = layer.self_attn.project(layer.input_layernorm(x), *angles[kind.layer_type])
@@ -442,7 +442,7 @@ class Network(nn.Module):
         length = canvas.shape[1]
         if positions is None:
             positions = torch.arange(cache.length, cache.length + length, device=canvas.device)[None]
-        x = self.self_conditioning.mix(self._embed(canvas), expected)
+        x = self.self_conditioning.mix(self.embed(canvas), expected)
         angles = self.angles(positions, x.dtype)
         window_start = max(0, cache.length - (self.config.sliding_window - 1))
         for index, (layer, kind) in enumerate(zip(self.decoder_layers(), self.config.layers, strict=True)):
@@ -475,7 +475,8 @@ class Network(nn.Module):
         """The layers, first to last."""
         return cast(list[Layer], list(self.layers))
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Tensor) -> Tensor:
+        """The scaled embeddings of `ids` [...], [..., D]."""
         embedded = self.embed_tokens(ids)
         embedded = embedded * self.embedding_scale(embedded)
         return cast(

@@ -114,9 +114,7 @@ def _read(logits: Tensor, uniform: Tensor) -> Reading:
     return Reading(best[:, 0], confidence[:, 0], entropy, sampled[:, 0])
 
 
-def accept_and_renoise(
-    canvas: Tensor, sampled: Tensor, entropy: Tensor, noise: Tensor, entropy_bound: float
-) -> tuple[Tensor, Tensor]:
+def accept_and_renoise(sampled: Tensor, entropy: Tensor, noise: Tensor, entropy_bound: float) -> tuple[Tensor, Tensor]:
     """Accept the positions of lowest entropy while the entropy summed over those before each is within
     `entropy_bound` (nats).
 
@@ -146,27 +144,34 @@ def denoise(
 ) -> Iterator[CanvasStep]:
     """Denoise `canvas` [B, L] behind the cached prompt for at most `max_denoising_steps` steps; stop reading to stop.
 
-    Positions where `pinned` [B, L] is True keep their token: in the canvas, and as a certainty in the logits, so that
-    they cost no entropy and self-conditioning sees them. `constrain` maps [B, L, V] logits to logits, with -inf for
-    what must not be said; it may change them in place. There is one float32 tensor of that size, whatever the
-    vocabulary. Nothing waits for a GPU but the first look at `pinned`.
+    Positions where `pinned` [B, L] is True keep their token: they are certain, cost no entropy, and self-conditioning
+    sees them as they are. Scores are computed only where some row is to be denoised: `constrain` maps the logits of
+    these positions, [B, F, V], to logits, with -inf for what must not be said; it may change them in place. There is
+    one float32 tensor of that size, whatever the vocabulary. Nothing waits for a GPU but the first look at `pinned`.
     """
-    fixed, any_pinned = canvas, bool(pinned.any())
+    fixed, free = canvas, (~pinned.all(dim=0)).nonzero()[:, 0]
+    if not len(free):
+        free = free.new_zeros(1)  # a canvas of given text is read like any other
+    held, held_ids = pinned[:, free], canvas[:, free]
+    any_held = bool(held.any())
     expected: Tensor | None = None
     for index in range(1, config.max_denoising_steps + 1):
-        logits = constrain(network.logits(network.decode(canvas, cache, expected=expected)))
+        hidden = network.decode(canvas, cache, expected=expected)
+        logits = constrain(network.logits(hidden if len(free) == canvas.shape[1] else hidden[:, free]))
         logits = logits.div_(temperature(config, config.max_denoising_steps - index + 1))
-        if any_pinned:
-            certain = torch.where(pinned, 0.0, logits.gather(-1, fixed[..., None])[..., 0])
-            logits = logits.masked_fill_(pinned[..., None], -torch.inf).scatter_(
-                -1, fixed[..., None], certain[..., None]
+        if any_held:
+            certain = torch.where(held, 0.0, logits.gather(-1, held_ids[..., None])[..., 0])
+            logits = logits.masked_fill_(held[..., None], -torch.inf).scatter_(
+                -1, held_ids[..., None], certain[..., None]
             )
-        uniform = torch.rand(2, canvas.numel(), generator=generator, device=canvas.device)
-        reading = read_logits(logits.flatten(0, 1), uniform)
-        best, confidence, entropy, sampled = (
-            tensor.view(canvas.shape) for tensor in (reading.best, reading.confidence, reading.entropy, reading.sampled)
-        )
+        uniform = torch.rand(2, *canvas.shape, generator=generator, device=canvas.device)[..., free]
+        reading = read_logits(logits.flatten(0, 1), uniform.flatten(1))
+        best, sampled = (fixed.index_copy(1, free, ids.view(held.shape)) for ids in (reading.best, reading.sampled))
+        entropy = torch.zeros(canvas.shape, device=canvas.device)
+        entropy = entropy.index_copy_(1, free, reading.entropy.view(held.shape))
+        confidence = torch.ones_like(entropy).index_copy_(1, free, reading.confidence.view(held.shape))
         fresh = torch.where(pinned, fixed, noise.draw(tuple(canvas.shape), generator))
-        canvas, accepted = accept_and_renoise(canvas, sampled, entropy, fresh, config.entropy_bound)
+        canvas, accepted = accept_and_renoise(sampled, entropy, fresh, config.entropy_bound)
         yield CanvasStep(index, best, canvas, accepted, entropy, confidence)
-        expected = network.mean_embedding(logits)
+        mean = network.mean_embedding(logits)
+        expected = mean if len(free) == canvas.shape[1] else network.embed(fixed).index_copy_(1, free, mean)

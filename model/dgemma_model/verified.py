@@ -220,7 +220,7 @@ class _DenoisedDrafts:
         canvas[0, 0] = text.ids[-1]
         pinned = torch.zeros_like(canvas, dtype=torch.bool)
         pinned[0, 0] = True
-        constraint = Constraint(tokenizer, text.forced, first=1, is_indent_settled=text.is_indent_settled)
+        constraint = Constraint(tokenizer, text.forced, is_indent_settled=text.is_indent_settled)
         config = replace(self.sampling.config, max_denoising_steps=steps if asked_steps is None else asked_steps)
         self._gain = self._misses = 0
         network, cache = self.checkpoint.network, self.cached.cache
