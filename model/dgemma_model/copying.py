@@ -1,5 +1,5 @@
-"""A memory of the prompt: what followed the last few tokens before, and the line most like the one that is missing.
-No torch.
+"""A memory of the prompt and of text elsewhere: what followed the last few tokens before, and the line most like the
+one that is missing. No torch.
 
 Code repeats itself, and a small model is slow to learn to copy. Its next-token distribution is therefore mixed with
 the counts of a cache n-gram model over the prompt and the fill so far (Kuhn & De Mori 1990; for code Hellendoorn &
@@ -9,8 +9,10 @@ Devanbu 2017), the more the longer the match.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
+
+from dgemma_model.elsewhere import Piece
 
 WEIGHT_BY_MATCH = (0.0, 0.02, 0.08, 0.18, 0.3, 0.4, 0.5, 0.55, 0.6)
 """Share of the copied distribution for a match of so many tokens; the last one also for longer matches (LOG.md)."""
@@ -21,10 +23,12 @@ LONGEST_COPY = 12
 
 
 class PromptCopies:
-    """The prompt's tokens and those written since, with where each id stands."""
+    """The prompt's tokens and those written since, with where each id stands; and pieces of text `elsewhere`, the
+    nearest last."""
 
-    def __init__(self, ids: list[int]) -> None:
+    def __init__(self, ids: list[int], elsewhere: Sequence[Piece] = ()) -> None:
         self._ids: list[int] = []
+        self._elsewhere = elsewhere
         self._places: dict[int, list[int]] = {}
         for token in ids:
             self.append(token)
@@ -37,37 +41,47 @@ class PromptCopies:
     def continuation(self) -> tuple[int, list[int]]:
         """The length of the longest earlier match of the last tokens, at most `LONGEST_MATCH`, and up to twice as many
         tokens (at most `LONGEST_COPY`) that followed the latest such match; (0, []) without any."""
-        longest, at = 0, 0
-        for place, length in self._matches():
+        longest, ids, at = 0, self._ids, 0
+        for there, place, length in self._matches():
             if length >= longest:
-                longest, at = length, place
-        return longest, self._ids[at + 1 : at + 1 + min(2 * longest, LONGEST_COPY)] if longest else []
+                longest, ids, at = length, there, place
+        return longest, ids[at + 1 : at + 1 + min(2 * longest, LONGEST_COPY)] if longest else []
 
     def predict(self) -> tuple[int, dict[int, float]]:
         """The length of the longest earlier match of the last tokens, at most `LONGEST_MATCH`, and the
         share of each id among those that followed matches of that length; (0, {}) without any."""
         longest, followers = 0, Counter[int]()
-        for place, length in self._matches():
+        for ids, place, length in self._matches():
             if length > longest:
                 longest, followers = length, Counter()
             if length == longest:
-                followers[self._ids[place + 1]] += 1
+                followers[ids[place + 1]] += 1
         total = followers.total()
         return longest, {token: count / total for token, count in followers.items()}
 
-    def _matches(self) -> Iterator[tuple[int, int]]:
-        """Every earlier place of the last token, with how many tokens up to it equal the last ones."""
+    def _matches(self) -> Iterator[tuple[list[int], int, int]]:
+        """Every earlier place of the last token, elsewhere of the last two, as (ids, place in them, how many tokens up
+        to it equal the last ones); the nearest last."""
         last = len(self._ids) - 1
-        for place in self._places.get(self._ids[last], ())[:-1] if self._ids else ():
-            length = 1
-            while length < LONGEST_MATCH and length <= place and self._ids[place - length] == self._ids[last - length]:
-                length += 1
-            yield place, length
+        if last < 0:
+            return
+        for piece in self._elsewhere if last else ():
+            for place in piece.places(*self._ids[-2:]):
+                if place + 1 < len(piece.ids):
+                    yield piece.ids, place, self._match_length(piece.ids, place, known=2)
+        for place in self._places[self._ids[last]][:-1]:
+            yield self._ids, place, self._match_length(self._ids, place, known=1)
+
+    def _match_length(self, ids: list[int], place: int, known: int) -> int:
+        last, length = len(self._ids) - 1, known
+        while length < LONGEST_MATCH and length <= min(place, last) and ids[place - length] == self._ids[last - length]:
+            length += 1
+        return length
 
 
-def most_similar_line(prefix: str, suffix: str) -> str:
-    """The rest of the cursor's line as a nearby line would have it: the one whose neighbours are most like the
-    cursor's.
+def most_similar_line(prefix: str, suffix: str, elsewhere: Sequence[Piece] = ()) -> str:
+    """The rest of the cursor's line as a line near it or `elsewhere` would have it: the one whose neighbours are most
+    like the cursor's.
 
     Only lines that begin as the cursor's line does count. Empty where there is none.
     """
@@ -76,6 +90,12 @@ def most_similar_line(prefix: str, suffix: str) -> str:
     above = next((line for line in reversed(before[:-1]) if line.strip()), "").strip()
     below = next((line for line in after[1:] if line.strip()), "").strip()
     best, best_score = "", -1.0
+    for piece in elsewhere:
+        for over, content, under in piece.lines_between(above, below):
+            if content.startswith(begun) and len(content) > len(begun):
+                score = _similarity(over, above) + _similarity(under, below)
+                if score >= best_score:
+                    best, best_score = content[len(begun) :], score
     for lines in (before[:-1], after[1:]):
         for at, line in enumerate(lines):
             content = line.strip()

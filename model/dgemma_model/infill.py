@@ -29,6 +29,7 @@ from dgemma_model.checkpoint import Checkpoint, CheckpointError
 from dgemma_model.constraint import Constraint
 from dgemma_model.copying import most_similar_line
 from dgemma_model.denoised import LINE_TOKENS, DenoisedFill
+from dgemma_model.elsewhere import Elsewhere
 from dgemma_model.fused import fastest_products
 from dgemma_model.prompt_cache import CachedPrompt, PromptCaches
 from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
@@ -37,6 +38,10 @@ from dgemma_model.widths import WidthSearch
 
 CACHE_BYTES = {"cpu": 128 * 2**20, "cuda": 2 * 2**30}
 """Budget for the keys and values of prompts, by kind of device; a prompt of the embedded checkpoint takes 3 MiB."""
+
+
+NEW_CHARS = 16_000
+"""Text elsewhere that a fill reads when it sees it for the first time, in code points: some 20 ms."""
 
 
 class Infiller:
@@ -64,6 +69,7 @@ class Infiller:
         )
         budget = cache_bytes if cache_bytes is not None else CACHE_BYTES.get(device.type, CACHE_BYTES["cuda"])
         self._caches = PromptCaches(network, budget)
+        self._elsewhere = Elsewhere(self._tokenizer)
         self._chat = checkpoint.chat
         self.name = self._policy.name or hub.name_of(checkpoint.directory)
         self.device = str(device)
@@ -124,6 +130,10 @@ class Infiller:
         """How many tokens `text` takes in a prompt."""
         return len(self._tokenizer.encode(text))
 
+    def remember(self, texts: Sequence[str]) -> None:
+        """Read `FillRequest.elsewhere` ahead, all of it; a fill itself reads only a little that is new."""
+        self._elsewhere.read(texts)
+
     # ------------------------------------------------------------------ fills
 
     def _fill(self, request: FillRequest) -> Iterator[Draft]:
@@ -141,11 +151,13 @@ class Infiller:
 
     def _fill_verified(self, request: FillRequest) -> Iterator[Draft]:
         excerpt, sampling = request.excerpt, self._sampling(request)
+        copies = bool(self._policy.copy_weight if request.copy_weight is None else request.copy_weight)
+        elsewhere = self._elsewhere.read(request.elsewhere, NEW_CHARS) if copies else []
         draft = Draft(("",), 0, tokens=((),))
         with self._lent(excerpt) as (cached, prompt):
             for _ in cached.read_most_of(prompt.ids):
                 yield draft
-            for draft in verified.fill(self._checkpoint, cached, prompt, request, sampling):
+            for draft in verified.fill(self._checkpoint, cached, prompt, request, sampling, elsewhere):
                 yield draft
             others, step = list[str](), draft.step
             if request.candidates > 1:
@@ -156,8 +168,8 @@ class Infiller:
                     yield draft
                 others += denoised.texts()
             nearby = ""
-            if request.one_line and (self._policy.copy_weight if request.copy_weight is None else request.copy_weight):
-                nearby = most_similar_line(excerpt.prefix, excerpt.suffix)
+            if request.one_line and copies:
+                nearby = most_similar_line(excerpt.prefix, excerpt.suffix, elsewhere)
             draft = ranked(cached, prompt, draft, others, request, self._tokenizer, nearby_line=nearby)
             yield replace(draft, done=True)
 

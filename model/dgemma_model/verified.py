@@ -12,7 +12,7 @@ token is taken at the first disagreement (Leviathan et al., arXiv 2211.17192, wi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -22,6 +22,7 @@ from dgemma_model.canvas import Prompt, read_fill
 from dgemma_model.checkpoint import Checkpoint
 from dgemma_model.constraint import Constraint, best_allowed, ids_in_line
 from dgemma_model.copying import WEIGHT_BY_MATCH, PromptCopies
+from dgemma_model.elsewhere import Piece
 from dgemma_model.prompt_cache import CachedPrompt
 from dgemma_model.request import Draft, Drafting, DraftToken, FillRequest
 from dgemma_model.sampler import Sampling, denoise
@@ -43,11 +44,14 @@ def fill(
     prompt: Prompt,
     request: FillRequest,
     sampling: Sampling,
+    elsewhere: Sequence[Piece] = (),
 ) -> Iterator[Draft]:
-    """Yield a draft after each pass; the last one is whole. `cached` holds a beginning of the prompt."""
+    """Yield a draft after each pass; the last one is whole. `cached` holds a beginning of the prompt; copies come from
+    `elsewhere`, too."""
     tokenizer, policy = checkpoint.tokenizer, checkpoint.config.policy
     text = Written(
         tokenizer,
+        PromptCopies(prompt.text, elsewhere),
         prompt,
         policy.copy_weight if request.copy_weight is None else request.copy_weight,
         limit=min(request.max_tokens, cached.room(prompt.ids) - len(prompt.forced)),
@@ -81,7 +85,16 @@ def fill(
 class Written:
     """What the causal head has written so far."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Prompt, copy_weight: float, *, limit: int, one_line: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        copies: PromptCopies,
+        prompt: Prompt,
+        copy_weight: float,
+        *,
+        limit: int,
+        one_line: bool,
+    ) -> None:
         self.limit = limit
         """Most tokens that are not forced, end-of-text included."""
         self.ids: list[int] = []
@@ -90,7 +103,7 @@ class Written:
         self.is_indent_settled = prompt.is_indent_settled
         self.written = 0
         """Number of tokens that were not forced, end-of-text included."""
-        self.copies = PromptCopies(prompt.text)
+        self.copies = copies
         self.shown: tuple[DraftToken, ...] = ()
         self._tokenizer = tokenizer
         self._all_forced = prompt.forced

@@ -71,6 +71,7 @@ def main() -> None:
         name="embedded",
         noise=args.noise,
         verify=True,
+        together=False,
         draft_steps=args.draft_steps,
         copy_weight=args.copy_weight,
         canvas_lengths=(16, 32, 64),
