@@ -13,9 +13,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dgemma_lsp import keystrokes
 from dgemma_lsp.terminal import UserError
 
 PING_SECONDS = 10.0
+KEYSTROKES = {
+    "100,000 lines of Python": ("python", 100_000, 200, keystrokes.EMBEDDED_TOKENS),
+    "the same, with context from elsewhere": ("python", 100_000, 200, keystrokes.LARGE_TOKENS),
+    "10,000 lines of Python": ("python", 10_000, 200, keystrokes.EMBEDDED_TOKENS),
+    "10,000 lines of JavaScript": ("javascript", 10_000, 200, keystrokes.EMBEDDED_TOKENS),
+    "10,000 lines of C": ("c", 10_000, 200, keystrokes.EMBEDDED_TOKENS),
+}
+"""Language, lines, keys pressed, and how many tokens the checkpoint reads."""
 
 
 def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repeats: int) -> None:
@@ -37,6 +46,10 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
             report = measurements.compare(directory, place, repeats)
             report["warm_fill"] = measurements.warm_fills(directory, place, repeats)
             report["ping_during_fills"] = asyncio.run(ping_during_fills(PING_SECONDS, checkpoint, device))
+            report["keystroke"] = {
+                name: keystrokes.measure(language, lines, keys, tokens)
+                for name, (language, lines, keys, tokens) in KEYSTROKES.items()
+            }
     except (measurements.BenchError, CheckpointError) as error:
         raise UserError(str(error)) from error
     Console(width=120).print(table(report))
@@ -84,6 +97,8 @@ def table(report: dict[str, Any]) -> Table:
         outside = 100 * report["warm_fill"]["share_outside_network"]
         row(f"one line, one more keystroke ({outside:.0f} % outside the network)", {"ours": report["warm_fill"]})
         row("a ping while the server fills", {"ours": report["ping_during_fills"]})
+        for name, measured in report["keystroke"].items():
+            row(f"the server's own work per keystroke: {name}", {"ours": measured["stages"]["all"]})
     shown.caption = f"{report['peak_memory_mb']} MB at most"
     return shown
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -80,8 +81,8 @@ def pieces(snapshot: Snapshot, shown: tuple[int, int], scopes: Sequence[int], bu
     for start in reversed(scopes):
         if start < left:
             yield Piece("header", outline.signature_at(tree, start))
-    head = tree if tree.start == 0 else syntax.parse(snapshot.language, source[:_HEAD_CHARS])
-    for start, end in outline.imports(head) if head else ():
+    is_head = tree.start == 0
+    for start, end in outline.imports(tree) if is_head else _imports_of(snapshot.language, source[:_HEAD_CHARS]):
         if end <= left:
             yield Piece("import", source[start:end].rstrip("\r\n"))
     used = _names_used(source, left, snapshot.offset, right, budget.prefix_chars // 4)
@@ -99,6 +100,13 @@ def pieces(snapshot: Snapshot, shown: tuple[int, int], scopes: Sequence[int], bu
     for other in snapshot.others:
         if other.offset:
             yield Piece("edit", _lines_around(other.source, other.offset))
+
+
+@lru_cache(maxsize=8)
+def _imports_of(language: str, head: str) -> list[tuple[int, int]]:
+    """Those at the head of a document, which few keystrokes change."""
+    tree = syntax.parse(language, head)
+    return outline.imports(tree) if tree is not None else []
 
 
 def _names_used(source: Text, left: int, cursor: int, right: int, grid: int) -> frozenset[str]:

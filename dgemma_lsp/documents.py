@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 Encoding = Literal["utf-8", "utf-16", "utf-32"]
 
-PARSED_CHARS = 100_000
+PARSED_CHARS = 36_000
 """Longer documents are parsed around the cursor only: to parse costs time in proportion, even with little to do."""
-_AROUND_CHARS = 16_384
+_AROUND_CHARS = 12_288
 """How much of such a document is parsed at least, before the cursor and after it."""
 MAX_PARSED_CHARS = 1_000_000
 """Longer documents are never parsed as a whole: that takes a fifth of a second and more."""

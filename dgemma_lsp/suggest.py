@@ -14,7 +14,6 @@ from itertools import islice
 from typing import Protocol
 
 from dgemma_lsp import cleanup, context
-from dgemma_lsp.documents import PARSED_CHARS
 from dgemma_lsp.edits import Edit, NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.fill_kind import fill_kind
 from dgemma_lsp.settings import Settings
@@ -25,6 +24,8 @@ from dgemma_model.request import Draft, FillRequest
 
 _SHORTER = 2
 """How many times an unfinished draft that does not parse is cut shorter."""
+_NAMES_CHARS = 100_000
+"""Names are looked for in texts up to this long."""
 _NOTEBOOK_CELL = "vscode-notebook-cell:"
 """Names in such a document come from other cells, which the client need not have shown."""
 
@@ -162,13 +163,14 @@ def _objections(snapshot: Snapshot, *, names: bool) -> Callable[[Edit], NoSugges
     expression at the cursor. With `names`, those in the edit must mean something, where
     all of the text can be looked through. Without a tree every edit passes.
     """
-    tree = snapshot.tree
-    if tree is None:
+    if snapshot.tree is None:
         return lambda edit: None
-    named = syntax.spliced(tree, snapshot.offset, snapshot.offset, tree.row.stand_in)
-    tolerated = min(syntax.error_count(tree), syntax.error_count(named))
-    is_whole = tree.start == 0 and len(snapshot.source) <= PARSED_CHARS
-    names = names and is_whole and not snapshot.uri.startswith(_NOTEBOOK_CELL)
+    tree = syntax.nearby(snapshot.tree, snapshot.offset)
+    tolerated = syntax.error_count(tree)
+    if tolerated:
+        named = syntax.spliced(tree, snapshot.offset, snapshot.offset, tree.row.stand_in)
+        tolerated = min(tolerated, syntax.error_count(named))
+    names = names and len(snapshot.source) <= _NAMES_CHARS and not snapshot.uri.startswith(_NOTEBOOK_CELL)
 
     def objection(edit: Edit) -> NoSuggestion | None:
         edited = syntax.spliced(tree, edit.start, edit.end, edit.new_text)

@@ -11,8 +11,9 @@ from model_fixtures import tiny_checkpoint
 from typer.testing import CliRunner
 
 from dgemma_lsp import bench as command
+from dgemma_lsp import keystrokes
 from dgemma_lsp.cli import app
-from dgemma_model import bench
+from dgemma_model import bench, syntax
 
 TIMES = {"median_ms", "p95_ms"}
 
@@ -23,6 +24,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(bench, "CANVASES", (4, 8))
     monkeypatch.setattr(bench, "FILLS", (8,))
     monkeypatch.setattr(command, "PING_SECONDS", 0.2)
+    monkeypatch.setattr(command, "KEYSTROKES", {"some lines": ("python", 50, 12, 512)})
     return tiny_checkpoint()
 
 
@@ -43,7 +45,23 @@ def test_the_last_line_is_one_document_with_every_measurement(small: Path) -> No
     assert report["encoder_reuse"].keys() == {"1", "8"}
     assert 0 < report["warm_fill"]["share_outside_network"] < 1
     assert report["ping_during_fills"]["pings"] > 0
+    assert report["keystroke"]["some lines"]["stages"]["all"].keys() == TIMES | {"max_ms"}
     assert report["peak_memory_mb"] > 0
+
+
+@pytest.mark.parametrize("language", keystrokes.SAMPLES)
+def test_keystrokes_in_a_long_file_are_answered_without_a_copy_of_it(language: str) -> None:
+    shorter, longer = (keystrokes.measure(language, lines, 40) for lines in (10_000, 60_000))
+    assert longer["stages"].keys() >= {"change", "parse", "suggest", "rebase", "all"}  # `rebase`: something was shown
+    assert 0 < longer["memory_mb"] < shorter["memory_mb"] + 0.2 * (longer["text_mb"] - shorter["text_mb"])
+
+
+def test_the_line_that_is_typed_parses_where_it_is_typed() -> None:
+    for language, sample in keystrokes.SAMPLES.items():
+        lines = sample.unit.format(number=1).split("\n")
+        for line in range(sample.at, sample.at + 3):
+            whole = syntax.parse(language, "\n".join([*lines[:line], sample.typed, *lines[line:]]))
+            assert whole is not None and syntax.error_count(whole) == 0, (language, line)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure on")

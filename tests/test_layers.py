@@ -20,7 +20,7 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_lsp.__main__"},
     {"dgemma_lsp.cli"},
     {"dgemma_lsp.bench"},
-    {"dgemma_lsp.server", "dgemma_lsp.terminal"},
+    {"dgemma_lsp.server", "dgemma_lsp.terminal", "dgemma_lsp.keystrokes"},
     {"dgemma_lsp.completions", "dgemma_lsp.editing"},
     {"dgemma_lsp.session"},
     {"dgemma_lsp.transport", "dgemma_lsp.protocol"},

@@ -281,3 +281,41 @@ def test_large_files_are_no_burden() -> None:
     assert not syntax.block_expected(tree, len(text))
     assert syntax.error_count(syntax.spliced(tree, len(text), len(text), "x)")) == 0
     assert time.perf_counter() - began < 1.0  # a tenth of that on an idle machine
+
+
+FAR = {
+    "python": "class A:\n" + "".join(f"    def f{n}(self):\n        return {n}\n\n" for n in range(400)),
+    "javascript": "class A {\n" + "".join(f"  f{n}() {{\n    return {n};\n  }}\n" for n in range(400)) + "}\n",
+    "c": "".join(f"struct s{n} {{\n    int x;\n}};\nint f{n}(int x) {{\n    return {n};\n}}\n" for n in range(300)),
+    "java": "class A {\n" + "".join(f"  int f{n}() {{\n    return {n};\n  }}\n" for n in range(400)) + "}\n",
+    "go": "package a\n\n" + "".join(f"func f{n}() int {{\n\treturn {n}\n}}\n" for n in range(400)),
+}
+
+
+@given(
+    language=st.sampled_from(sorted(FAR)),
+    place=st.floats(0, 1),
+    before=st.sampled_from(["", "é", "(", '"', "{", "x = ["]),
+    edit=st.sampled_from(["", " + 1", "(", ")", "f(1)", '"', "}", "\n", "x", "return", '"""', "{ f(); }"]),
+)
+def test_an_edit_is_judged_nearby_as_in_the_whole(language: str, place: float, before: str, edit: str) -> None:
+    """By what it adds to the errors, from none to some and back."""
+    lines = FAR[language].splitlines(keepends=True)
+    line = next(n for n in range(int(place * (len(lines) - 8)), len(lines)) if "return" in lines[n])
+    start = sum(map(len, lines[:line])) + len(lines[line].rstrip("\n;"))
+    text = FAR[language][:start] + before + FAR[language][start:]
+    at = start + len(before)
+    whole = syntax.parse(language, text)
+    assert whole is not None
+    near = syntax.nearby(whole, at)
+    assert len(near.data) < 0.6 * len(whole.data)
+    errors = [
+        (syntax.error_count(tree), syntax.error_count(syntax.spliced(tree, at, at, edit))) for tree in (whole, near)
+    ]
+    assert len({(now == 0, then == 0, then > now) for now, then in errors}) == 1, errors
+
+
+def test_nothing_is_left_out_of_what_is_short_or_broken_all_over() -> None:
+    assert syntax.nearby(short := tree_of(NESTED), 30) is short
+    broken = tree_of("def f(:\n    return (\n\n" * 400)
+    assert syntax.nearby(broken, 5000) is broken

@@ -14,6 +14,10 @@ from dgemma_model.syntax import SyntaxTree, byte_offset, code_point, grammar_of
 _SIGNATURE_CHARS = 300
 _DEPTH = 4
 """How deep definitions are looked for; deeper ones are no business of other files."""
+_KNOWN_NODES = 1024
+_KNOWN_BYTES = 4096
+"""So many nodes, each this long at most, are remembered with the signatures in them."""
+_known: dict[tuple[str, str, bytes], list[tuple[str, str, int]]] = {}
 _NAME_FIELDS = ("name", "declarator", "field", "method")
 _INNER = ("function", "method", "constructor")
 """Parts of the kinds of scopes whose inside is nobody else's business."""
@@ -38,7 +42,22 @@ def imports(tree: SyntaxTree) -> list[tuple[int, int]]:
 @lru_cache(maxsize=16)
 def signatures(tree: SyntaxTree) -> tuple[Signature, ...]:
     """Every definition that other code could use, in the order of the text."""
-    return tuple(_signatures(tree, tree.tree.root_node, _DEPTH))
+    return tuple(found for node in tree.tree.root_node.named_children for found in _outermost(tree, node))
+
+
+def _outermost(tree: SyntaxTree, node: tree_sitter.Node) -> Iterator[Signature]:
+    """The signatures in a child of the root: from key to key nearly all of them are as they were."""
+    key = (tree.row.name, node.type, tree.data[node.start_byte : node.end_byte])
+    start = code_point(tree, node.start_byte)
+    known = _known.get(key)
+    if known is None:
+        known = [(one.name, one.text, one.start - start) for one in _signatures(tree, node, _DEPTH)]
+        if len(key[2]) <= _KNOWN_BYTES:
+            if len(_known) >= _KNOWN_NODES:
+                _known.clear()
+            _known[key] = known
+    for name, text, at in known:
+        yield Signature(name, text, start + at)
 
 
 def signature_at(tree: SyntaxTree, start: int) -> str:
@@ -72,14 +91,15 @@ def _identifiers(row: Language) -> tree_sitter.Query | None:
     return tree_sitter.Query(grammar, "".join(f"({kind}) @name " for kind in sorted(row.identifiers)))
 
 
-def _signatures(tree: SyntaxTree, parent: tree_sitter.Node, depth: int) -> Iterator[Signature]:
-    for node in parent.named_children:
-        is_scope, is_signature = node.type in tree.row.scopes, node.type in tree.row.signatures
-        name = _name(tree, node, depth=_DEPTH if is_signature else 0) if is_scope or is_signature else ""
-        if name:
-            yield Signature(name, _header(tree, node), code_point(tree, node.start_byte))
-        if depth and not is_signature and not (is_scope and any(part in node.type for part in _INNER)):
-            yield from _signatures(tree, node, depth - 1)
+def _signatures(tree: SyntaxTree, node: tree_sitter.Node, depth: int) -> Iterator[Signature]:
+    """Those of `node` itself and of what is in it."""
+    is_scope, is_signature = node.type in tree.row.scopes, node.type in tree.row.signatures
+    name = _name(tree, node, depth=_DEPTH if is_signature else 0) if is_scope or is_signature else ""
+    if name:
+        yield Signature(name, _header(tree, node), code_point(tree, node.start_byte))
+    if depth and not is_signature and not (is_scope and any(part in node.type for part in _INNER)):
+        for child in node.named_children:
+            yield from _signatures(tree, child, depth - 1)
 
 
 def _name(tree: SyntaxTree, node: tree_sitter.Node, depth: int) -> str:

@@ -105,6 +105,41 @@ def spliced(tree: SyntaxTree, start: int, end: int, new_text: str) -> SyntaxTree
     return _reparsed(tree, first, last, data, first + len(new), tree.start)
 
 
+def nearby(tree: SyntaxTree, offset: int, reach: int = 1024) -> SyntaxTree:
+    """A smaller tree, in which edits near `offset` can be judged as in the whole one: without the functions and classes
+    that are sound and more than `reach` bytes away.
+
+    What an edit costs in a large tree depends on the text: in many a Python file next to nothing can be reused.
+    Offsets within `reach` mean the same in both trees.
+    """
+    byte = byte_offset(tree, offset)
+    grammar = grammar_of(tree.row)
+    left_out = sorted(_far_scopes(tree, byte - reach, byte + reach)) if len(tree.data) > 4 * reach else []
+    if not left_out or grammar is None:
+        return tree
+    kept = zip([0, *(end for _, end in left_out)], [*(start for start, _ in left_out), len(tree.data)], strict=True)
+    data = b"".join(tree.data[start:end] for start, end in kept)
+    start = tree.start + sum(code_point(tree, b) - code_point(tree, a) for a, b in left_out if b <= byte)
+    smaller = SyntaxTree(tree.row, data, tree_sitter.Parser(grammar).parse(data), start)
+    return tree if error_count(smaller) > error_count(tree) else smaller
+
+
+def _far_scopes(tree: SyntaxTree, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """The bytes of sound scopes that begin and end with lines and lie outside `[first:last]`; none inside another."""
+    kinds = tree.row.scopes | tree.row.scope_wrappers
+    around = [tree.tree.root_node]
+    while around:
+        for node in around.pop().children:
+            start, end = node.start_byte, node.end_byte
+            if end >= first and start <= last:
+                if start < first or end > last:
+                    around.append(node)
+            elif node.type in kinds and not node.has_error:
+                line, line_end = _line_start(tree.data, start), _line_end(tree.data, end)
+                if not tree.data[line:start].strip() and not tree.data[end:line_end].strip():
+                    yield start, end
+
+
 def _reparsed(old: SyntaxTree, first: int, last: int, data: bytes, new_last: int, start: int) -> SyntaxTree:
     """The tree of `data`, which has the bytes `[first:new_last]` where the old one's text has `[first:last]`."""
     grammar = grammar_of(old.row)
