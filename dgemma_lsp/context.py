@@ -26,6 +26,8 @@ BUDGET = ExcerptBudget()
 
 _HEAD_CHARS = 8_192
 """Where imports are looked for in a document that is not parsed as a whole."""
+_REACH = 60_000
+"""How far from the cursor a document may be copied from, in code points."""
 _EDIT_LINES = 3
 """Lines shown before and after the place of an edit."""
 _NAME = re.compile(r"[^\W\d]\w{2,}")
@@ -60,6 +62,32 @@ def excerpt(
         language=seen.language,
         file_name=PurePosixPath(unquote(urlsplit(snapshot.uri).path)).name,
     )
+
+
+def elsewhere(snapshot: Snapshot, seen: Excerpt) -> tuple[str, ...]:
+    """What the model may copy from beside what it has `seen` at the cursor: files near the document, other open
+    documents, and the rest of this one; the nearest last. The same strings as long as the text stays the same, so that
+    each is read once."""
+    left, right = snapshot.offset - len(seen.prefix), snapshot.offset + len(seen.suffix)
+    before, after = list[str](), list[str]()
+    start = 0
+    for piece in snapshot.source.pieces():
+        end = start + len(piece)
+        if start < left and end > left - _REACH:
+            before.append(piece[: left - start])
+        if end > right and start < right + _REACH:
+            after.append(piece[max(right - start, 0) :])
+        start = end
+    others = (piece for other in reversed(snapshot.others) for piece in _pieces_around(other))
+    return (*snapshot.nearby, *map(_line_feeds, (*others, *reversed(after), *before)))
+
+
+def _pieces_around(other: Snapshot) -> Iterator[str]:
+    start = 0
+    for piece in other.source.pieces():
+        if start < other.offset + _REACH and start + len(piece) > other.offset - _REACH:
+            yield piece
+        start += len(piece)
 
 
 def chosen(candidates: Iterator[Piece], limit: int) -> list[Piece]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, NamedTuple
@@ -132,6 +132,11 @@ class Documents:
     def close(self, uri: str) -> None:
         """Forget a document; one that is not open is none to forget."""
         self._open.pop(uri, None)
+
+    @property
+    def uris(self) -> Collection[str]:
+        """Of all that are open."""
+        return self._open.keys()
 
     def get(self, uri: str) -> Document | None:
         """The document as it is now, or None if it is not open."""

@@ -35,6 +35,8 @@ class Snapshot:
     """Where else in the document the user was busy, the latest first."""
     others: tuple[Snapshot, ...] = field(default=(), compare=False, repr=False)
     """The other open documents of the language, the last edited first; their cursor is where that was."""
+    nearby: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """Pieces of files on disk that are near the document, the nearest last."""
 
     def __init__(
         self,
@@ -48,12 +50,13 @@ class Snapshot:
         deleted: str = "",
         edited_at: tuple[int, ...] = (),
         others: tuple[Snapshot, ...] = (),
+        nearby: tuple[str, ...] = (),
     ) -> None:
         for name, value in (
             *(("uri", uri), ("version", version), ("language", language), ("offset", offset), ("tree", tree)),
             ("source", Text(source) if isinstance(source, str) else source),
             ("last_tree", last_tree or LastTree()),
-            *(("deleted", deleted), ("edited_at", edited_at), ("others", others)),
+            *(("deleted", deleted), ("edited_at", edited_at), ("others", others), ("nearby", nearby)),
         ):
             object.__setattr__(self, name, value)
 

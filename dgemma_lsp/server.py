@@ -17,6 +17,7 @@ from dgemma_lsp.exclusions import Exclusions
 from dgemma_lsp.session import DgemmaServer, LoadInfiller
 from dgemma_lsp.settings import Settings
 from dgemma_lsp.suggest import InfillerLike
+from dgemma_lsp.workspace import Workspace
 from dgemma_model.excerpt import ExcerptBudget
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ def initialize(server: DgemmaServer, params: types.InitializeParams) -> None:
 
 def _take_folders(server: DgemmaServer) -> None:
     workspace = server.workspace
-    server.exclusions = Exclusions(filter(None, [workspace.root_uri, *workspace.folders]))
+    folders = [*filter(None, [workspace.root_uri, *workspace.folders])]
+    server.exclusions, server.files = Exclusions(folders), Workspace(folders)
 
 
 async def initialized(server: DgemmaServer, params: types.InitializedParams) -> None:
@@ -62,7 +64,7 @@ async def initialized(server: DgemmaServer, params: types.InitializedParams) -> 
     else:
         infiller, seconds = loading.result(), time.perf_counter() - started
         server.languages = infiller.languages
-        server.shows_others = ExcerptBudget.within(infiller.prompt_tokens).further_chars > 0
+        server.shows_others = infiller.copies or ExcerptBudget.within(infiller.prompt_tokens).further_chars > 0
         server.become("ready", f"{infiller.name} on {infiller.device}")
         logger.info("model=%s device=%s load_ms=%.0f", infiller.name, infiller.device, 1000 * seconds)
     if showing is not None:

@@ -26,6 +26,7 @@ from dgemma_lsp.settings import Settings
 from dgemma_lsp.suggest import InfillerLike, candidates, closed, suggest
 from dgemma_lsp.trees import Trees
 from dgemma_lsp.worker import Answer, Lane, Steps, Worker
+from dgemma_lsp.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class DgemmaServer(transport.StrictServer):
         self.languages: frozenset[str] | None = None
         """What the checkpoint knows, once it is loaded."""
         self.shows_others = False
-        """Whether the model reads enough to be shown other documents, too."""
+        """Whether the model makes use of other documents, too."""
         self.complaints: list[str] = []
         self.client = protocol.Client()
         self.documents = Documents()
@@ -66,6 +67,7 @@ class DgemmaServer(transport.StrictServer):
         self.worker: Worker[InfillerLike] = Worker()
         self.notebooks = Notebooks()
         self.exclusions = Exclusions()
+        self.files = Workspace()
         self.memory = Memory()
         self.rhythm = Rhythm()
         self.statistics = Statistics()
@@ -114,6 +116,14 @@ class DgemmaServer(transport.StrictServer):
         self.rules.pop(snapshot.uri, None)
         return closed(snapshot, self.languages, self.settings)
 
+    def without_hidden(self, snapshot: Snapshot) -> Snapshot:
+        """With those other documents and files only that the model may be shown, and makes use of."""
+        if not self.shows_others:
+            return replace(snapshot, others=())
+        others = tuple(other for other in snapshot.others if self._rule(other) is None)
+        nearby = self.files.near(snapshot.uri, self.documents.uris) if self.settings.nearby_files else ()
+        return replace(snapshot, others=others, nearby=nearby)
+
     def _rule(self, snapshot: Snapshot) -> str | None:
         """The rule that excludes a document."""
         notebook = self.notebooks.notebook_of(snapshot.uri)
@@ -159,8 +169,7 @@ class DgemmaServer(transport.StrictServer):
         chosen = snapshot
         if selected is not None:
             chosen = _after(snapshot, selected)
-        others = chosen.others if self.shows_others else ()
-        chosen = replace(chosen, others=tuple(other for other in others if self._rule(other) is None))
+        chosen = self.without_hidden(chosen)
         seen = self.notebooks.seen(chosen, self.documents)
         names = self.notebooks.notebook_of(snapshot.uri) is None
 

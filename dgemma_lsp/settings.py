@@ -20,6 +20,7 @@ class Settings:
     in_comments: bool = False
     in_strings: bool = False
     next_edit: bool = False
+    nearby_files: bool = True
     debounce_ms: int = 60
     time_budget_ms: int = 400
     checkpoint: str | None = None
@@ -188,6 +189,10 @@ OPTIONS: dict[str, Option] = {
     "next_edit": _switch(
         "suggest further places to change after an edit, to editors that ask for it; off until more is known of"
         " how often it is right"
+    ),
+    "nearby_files": _switch(
+        "copy from files near the open one, too, not only from open documents; ignored and secret-looking ones are"
+        " never read"
     ),
     "debounce_ms": _duration(
         "how long a keystroke waits at least for the next one before the model is asked; for a fast typist, up to"

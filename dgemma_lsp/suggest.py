@@ -53,6 +53,10 @@ class InfillerLike(Protocol):
     def prompt_tokens(self) -> int:
         """How many tokens of context it reads."""
 
+    @property
+    def copies(self) -> bool:
+        """Whether it makes use of `FillRequest.elsewhere`."""
+
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         """A draft after each denoising step; the last one is `done`."""
 
@@ -90,7 +94,8 @@ def suggest(
     budget = ExcerptBudget.within(infiller.prompt_tokens)
     verify = False if variant else None  # a verified fill is the same, whatever its seed
     excerpt = context.excerpt(snapshot, budget=budget)
-    request = FillRequest(excerpt, one_line=place.one_line, verify=verify, seed=variant)
+    elsewhere = context.elsewhere(snapshot, excerpt) if infiller.copies else ()
+    request = FillRequest(excerpt, elsewhere, one_line=place.one_line, verify=verify, seed=variant)
     objection = _objections(snapshot, names=names and not invoked)
     watch.lap("context_ms")
 

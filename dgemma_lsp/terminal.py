@@ -90,6 +90,11 @@ class Watched:
         return self.infiller.prompt_tokens
 
     @property
+    def copies(self) -> bool:
+        """See `InfillerLike`."""
+        return self.infiller.copies
+
+    @property
     def threshold(self) -> float:
         """See `InfillerLike`."""
         return self.infiller.threshold

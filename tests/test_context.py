@@ -44,6 +44,59 @@ def test_a_small_file_is_seen_whole() -> None:
     assert excerpt_of("a = 1\nb = ▮\nc = 3\n") == Excerpt("a = 1\nb = ", "\nc = 3\n", (), "python", "a")
 
 
+LONG = "".join(f"line_{n} = {n}\n" for n in range(2000))
+
+
+def elsewhere_of(snapshot: Snapshot) -> tuple[tuple[str, ...], Excerpt]:
+    seen = context.excerpt(snapshot)
+    return context.elsewhere(snapshot, seen), seen
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_elsewhere_is_the_rest_of_the_document_but_for_the_line_itself(share: float) -> None:
+    at = LONG.rfind("\n", 0, int(share * len(LONG))) + 1
+    marked = f"{LONG[:at]}here = {LONG[at:]}"
+    texts, seen = elsewhere_of(Snapshot("file:///a.py", 1, "python", marked, at + 7))
+    whole = "".join(sorted(texts, key=marked.index))
+    assert whole == marked[: at + 7 - len(seen.prefix)] + marked[at + 7 + len(seen.suffix) :]
+    assert "here" not in whole
+
+
+def test_typing_leaves_the_strings_elsewhere_as_they_are() -> None:
+    documents, end = Documents("utf-16"), LONG.count("\n") // 2
+    documents.open("file:///a.py", "python", 1, LONG)
+    known: set[int] = set()
+    fresh = 0
+    for column, char in enumerate("total = line_1 + line_2"):
+        at = Position(end, column)
+        documents.change("file:///a.py", column + 2, [TextChange(char if column else f"{char}\n", (at, at))])
+        snapshot = documents.snapshot("file:///a.py", Position(end, column + 1))
+        assert snapshot is not None
+        texts = {hash(text) for text in elsewhere_of(snapshot)[0]}
+        fresh += len(texts - known) if known else 0
+        known |= texts
+    assert fresh <= 6, "what was read once is read again at an edge only"
+
+
+def test_the_nearest_text_elsewhere_is_the_last() -> None:
+    near = Snapshot("file:///b.py", 1, "python", "b = 1\r\n", 0)
+    far = Snapshot("file:///c.py", 1, "python", "c = 1\n", 0)
+    at = len(LONG) // 2
+    snapshot = Snapshot("file:///a.py", 1, "python", LONG, at, others=(near, far), nearby=("d = 1\n",))
+    texts, _ = elsewhere_of(snapshot)
+    assert texts[:3] == ("d = 1\n", "c = 1\n", "b = 1\n")
+    places = [LONG.index(text) for text in texts[3:]]
+    before = sum(place < at for place in places)
+    assert places == sorted(places[:-before], reverse=True) + sorted(places[-before:])
+    assert len(texts) > 8
+
+
+def test_a_very_long_document_is_copied_from_around_the_cursor() -> None:
+    text = LONG * 30
+    texts, _ = elsewhere_of(Snapshot("file:///a.py", 1, "python", text, len(text) // 2))
+    assert 100_000 < sum(map(len, texts)) < 140_000
+
+
 def test_an_empty_file_is_an_empty_excerpt() -> None:
     assert excerpt_of("▮") == Excerpt("", "", (), "python", "a")
 

@@ -29,6 +29,7 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_lsp.suggest"},
     {"dgemma_lsp.context", "dgemma_lsp.cleanup", "dgemma_lsp.fill_kind", "dgemma_lsp.trees", "dgemma_lsp.notebooks"},
     {"dgemma_lsp.documents", "dgemma_lsp.memory", "dgemma_lsp.next_edit"},
+    {"dgemma_lsp.workspace"},
     {"dgemma_lsp.edits", "dgemma_lsp.settings", "dgemma_lsp.exclusions"},
     {"dgemma_lsp.text"},
     {"dgemma_model.train.several_holes"},

@@ -32,6 +32,7 @@ def test_everything_can_be_set_bare_or_by_name() -> None:
         "in_comments": True,
         "in_strings": True,
         "next_edit": True,
+        "nearby_files": False,
         "debounce_ms": 0,
         "time_budget_ms": 1000.0,
         "checkpoint": "/models/small",
@@ -40,7 +41,9 @@ def test_everything_can_be_set_bare_or_by_name() -> None:
     }
     assert list(options) == list(OPTIONS)
     known, unknown = frozenset({"python", "go"}), frozenset({"markdown", "python"})
-    expected = Settings(False, "manual", known, unknown, True, True, True, 0, 1000, "/models/small", "cpu", "debug")
+    expected = Settings(
+        False, "manual", known, unknown, True, True, True, False, 0, 1000, "/models/small", "cpu", "debug"
+    )
     assert parse(options) == (expected, [])
     assert parse({"dgemma": options, "other": {"server": "settings"}}) == (expected, [])
 

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 
 from dgemma_model.tokenizer import Tokenizer
 
-PIECE_CHARS = 4_000
+PIECE_CHARS = 8_000
 """Texts are taken in so many code points at a time, so that a change costs as much as the piece it is in."""
 MOST_CHARS = 2_000_000
 """Code points that are remembered; the pieces that were not asked for longest go first."""
@@ -71,7 +71,7 @@ class Elsewhere:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._encode_line = lru_cache(maxsize=1 << 16)(tokenizer.encode)  # nothing is merged across a line break
         self._pieces: OrderedDict[str, Piece] = OrderedDict()
-        self._split = lru_cache(maxsize=256)(split)
+        self._split = lru_cache(maxsize=1024)(split)
         self._chars = 0
 
     def read(self, texts: Sequence[str], limit: int | None = None) -> list[Piece]:

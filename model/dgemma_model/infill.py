@@ -130,6 +130,11 @@ class Infiller:
         """How many tokens `text` takes in a prompt."""
         return len(self._tokenizer.encode(text))
 
+    @property
+    def copies(self) -> bool:
+        """Whether fills make use of `FillRequest.elsewhere` by default."""
+        return self._policy.verify and self._policy.copy_weight > 0
+
     def remember(self, texts: Sequence[str]) -> None:
         """Read `FillRequest.elsewhere` ahead, all of it; a fill itself reads only a little that is new."""
         self._elsewhere.read(texts)
