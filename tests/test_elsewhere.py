@@ -79,7 +79,8 @@ def test_a_line_elsewhere_is_found_by_its_neighbours() -> None:
     assert most_similar_line("log(1)\nuse(x)\nlog(1)\n", "\nuse(x)\n", there) == "use(x)", "what is near counts, too"
 
 
-def test_a_fill_reads_only_so_much_that_is_new_the_nearest_first() -> None:
+def test_a_fill_reads_only_so_much_that_is_new_the_nearest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elsewhere, "PIECE_CHARS", 4_000)
     memory = Elsewhere(TOKENIZER)
     assert [piece.text for piece in memory.read(["far", FILE, "near"], limit=9_000)] == [*split(FILE)[-2:], "near"]
     assert [piece.text for piece in memory.read(["far", FILE], limit=4_000)] == list(split(FILE)[-3:])
@@ -114,3 +115,15 @@ def test_a_checkpoint_that_does_not_copy_takes_no_notice() -> None:
         for said in ((), SAID)
     ]
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("said", [(), SAID])
+@pytest.mark.parametrize("one_line", [True, False])
+def test_a_written_text_is_as_likely_as_when_it_was_written(said: tuple[str, ...], *, one_line: bool) -> None:
+    infiller = Infiller.load(None, "cpu")
+    request = FillRequest(EXCERPT, said, one_line=one_line, candidates=2, max_denoising_steps=1)
+    written = next(draft for draft in infiller.fill(request) if draft.complete)
+    *_, ranked = infiller.fill(request)
+    likelihood = next(found.log_likelihood for found in ranked.candidates if found.text == written.text)
+    tokens = len(TOKENIZER.encode(written.text)) + 1
+    assert likelihood / tokens == pytest.approx(written.score, abs=0.02)

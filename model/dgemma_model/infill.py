@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -27,7 +28,7 @@ from dgemma_model.causal import fill_log_probabilities, ranked
 from dgemma_model.chat import ChatFormat
 from dgemma_model.checkpoint import Checkpoint, CheckpointError
 from dgemma_model.constraint import Constraint
-from dgemma_model.copying import most_similar_line
+from dgemma_model.copying import PromptCopies, most_similar_line
 from dgemma_model.denoised import LINE_TOKENS, DenoisedFill
 from dgemma_model.elsewhere import Elsewhere
 from dgemma_model.fused import fastest_products
@@ -156,8 +157,8 @@ class Infiller:
 
     def _fill_verified(self, request: FillRequest) -> Iterator[Draft]:
         excerpt, sampling = request.excerpt, self._sampling(request)
-        copies = bool(self._policy.copy_weight if request.copy_weight is None else request.copy_weight)
-        elsewhere = self._elsewhere.read(request.elsewhere, NEW_CHARS) if copies else []
+        copy_weight = self._policy.copy_weight if request.copy_weight is None else request.copy_weight
+        elsewhere = self._elsewhere.read(request.elsewhere, NEW_CHARS) if copy_weight else []
         draft = Draft(("",), 0, tokens=((),))
         with self._lent(excerpt) as (cached, prompt):
             for _ in cached.read_most_of(prompt.ids):
@@ -173,9 +174,19 @@ class Infiller:
                     yield draft
                 others += denoised.texts()
             nearby = ""
-            if request.one_line and copies:
+            if request.one_line and copy_weight:
                 nearby = most_similar_line(excerpt.prefix, excerpt.suffix, elsewhere)
-            draft = ranked(cached, prompt, draft, others, request, self._tokenizer, nearby_line=nearby)
+            draft = ranked(
+                cached,
+                prompt,
+                draft,
+                others,
+                request,
+                self._tokenizer,
+                nearby_line=nearby,
+                copies=partial(PromptCopies, prompt.text, elsewhere),
+                copy_weight=copy_weight,
+            )
             yield replace(draft, done=True)
 
     def _fill_denoised(self, request: FillRequest) -> Iterator[Draft]:
