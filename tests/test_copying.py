@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgemma_model.copying import WEIGHT_BY_MATCH, PromptCopies, most_similar_line
+from dgemma_model.checkpoint import embedded_directory
+from dgemma_model.copying import WEIGHT_BY_MATCH, PromptCopies, Suggestions, most_similar_line
+from dgemma_model.elsewhere import Piece
+from dgemma_model.tokenizer import Tokenizer
 
 ids = st.lists(st.integers(0, 4), max_size=30)
 
@@ -68,3 +71,31 @@ def test_the_most_similar_line_is_the_one_with_the_same_neighbours(marked: str, 
 )
 def test_what_followed_the_longest_and_latest_match_is_copied(ids: list[int], expected: tuple[int, list[int]]) -> None:
     assert PromptCopies(ids).continuation() == expected
+
+
+TOKENIZER = Tokenizer.read(embedded_directory() / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("marked", "written", "elsewhere", "ends"),
+    [
+        ("x = load(▮)\n", "path", "y = load(path)\n", True),
+        ("x = load(▮, mode)\n", "path", "y = load(path)\n", False),
+        ("x = load(▮, mode)\n", "path", "y = load(path, mode)\n", True),
+        ("x = load(▮)\n", "first(path", "y = load(first(path))\n", False),
+        ("x = load▮\n", "(path)", "y = load(path)\n", True),
+        ("x = (▮ + 1)\n", "rate", "y = (rate + 1)\n", True),
+    ],
+)
+def test_a_copy_that_goes_on_as_the_text_behind_the_hole_ends_the_fill(
+    marked: str, written: str, elsewhere: str, *, ends: bool
+) -> None:
+    before, after = marked.split("▮")
+    piece = Piece(elsewhere, TOKENIZER.encode(elsewhere))
+    prompt = TOKENIZER.encode(before)
+    suggestions = Suggestions(TOKENIZER, prompt, [piece], weight=1.0, after=after, one_line=True)
+    for token in TOKENIZER.encode(before + written)[len(prompt) :]:
+        suggestions.append(token)
+    share, suggested = suggestions.predict()
+    assert share > 0
+    assert (TOKENIZER.end_id in suggested) is ends

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dgemma_model.canvas import Prompt
-from dgemma_model.copying import WEIGHT_BY_MATCH, PromptCopies
 from dgemma_model.prompt_cache import CachedPrompt
 from dgemma_model.request import Candidate, Draft, DraftToken, FillRequest, InfillError
 from dgemma_model.tokenizer import Tokenizer
@@ -39,20 +38,12 @@ def next_token_logits(cached: CachedPrompt, ids: list[int], rows: Sequence[Seque
 
 
 def fill_log_probabilities(
-    cached: CachedPrompt,
-    prompt: Prompt,
-    texts: Sequence[str],
-    tokenizer: Tokenizer,
-    *,
-    one_line: bool = False,
-    copies: Callable[[], PromptCopies] | None = None,
-    copy_weight: float = 0.0,
+    cached: CachedPrompt, prompt: Prompt, texts: Sequence[str], tokenizer: Tokenizer, *, one_line: bool = False
 ) -> list[Tensor]:
     """Log-probabilities, in nats, of each text's tokens and of its end behind the prompt; what healing forces does not
     count.
 
-    The end is end-of-text, or with `one_line` a line break as well. With fresh `copies` for each text, the head's
-    probabilities are mixed with what these suggest, as a verified fill mixes them.
+    The end is end-of-text, or with `one_line` a line break as well.
     """
     rows = tokenizer.encode_batch([prompt.forced.decode("utf-8", "replace") + text for text in texts])
     ends = [tokenizer.end_id, *(tokenizer.ids_starting(b"\n") if one_line else [])]
@@ -62,24 +53,8 @@ def fill_log_probabilities(
         forced = sum(size <= len(prompt.forced) for size in sizes)
         log_probabilities = logits.log_softmax(-1)
         said = log_probabilities[torch.arange(forced, len(row)), torch.tensor(row[forced:], dtype=torch.int64)]
-        said = torch.cat((said, log_probabilities[-1, ends].logsumexp(0, keepdim=True)))
-        found.append(_mixed(said, row, forced, ends, copies(), copy_weight) if copies and copy_weight else said)
+        found.append(torch.cat((said, log_probabilities[-1, ends].logsumexp(0, keepdim=True))))
     return found
-
-
-def _mixed(
-    said: Tensor, row: list[int], forced: int, ends: list[int], copies: PromptCopies, copy_weight: float
-) -> Tensor:
-    """`said` of the tokens of `row` that are not forced and of its end, mixed with copies."""
-    for token in row[:forced]:
-        copies.append(token)
-    probabilities = said.exp().tolist()
-    for at, wanted in enumerate([*([token] for token in row[forced:]), ends]):
-        length, copied = copies.predict()
-        share = copy_weight * WEIGHT_BY_MATCH[length]
-        probabilities[at] = (1 - share) * probabilities[at] + share * sum(copied.get(token, 0.0) for token in wanted)
-        copies.append(wanted[0])
-    return torch.tensor(probabilities).clamp(min=1e-30).log()
 
 
 def ranked(
@@ -91,17 +66,13 @@ def ranked(
     tokenizer: Tokenizer,
     *,
     nearby_line: str = "",
-    copies: Callable[[], PromptCopies] | None = None,
-    copy_weight: float = 0.0,
 ) -> Draft:
     """The likeliest, as a whole, of a finished draft of one hole, `others`, and `nearby_line`; with the best of all as
     `candidates` where the request wants several."""
     texts = list(dict.fromkeys([draft.text, *filter(None, [*others, nearby_line])]))
     if len(texts) == 1 and request.candidates == 1:
         return draft
-    read = fill_log_probabilities(
-        cached, prompt, texts, tokenizer, one_line=request.one_line, copies=copies, copy_weight=copy_weight
-    )
+    read = fill_log_probabilities(cached, prompt, texts, tokenizer, one_line=request.one_line)
     likelihoods = [float(found.sum()) for found in read]
     favour = [NEARBY_LINE_NATS if number and text == nearby_line else 0.0 for number, text in enumerate(texts)]
     order = sorted(range(len(texts)), key=lambda number: -likelihoods[number] - favour[number])

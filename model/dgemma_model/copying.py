@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 
 from dgemma_model.elsewhere import Piece
+from dgemma_model.tokenizer import Tokenizer
 
-WEIGHT_BY_MATCH = (0.0, 0.02, 0.08, 0.18, 0.3, 0.4, 0.5, 0.55, 0.6)
+WEIGHT_BY_MATCH = (0.0, 0.03, 0.1, 0.23, 0.39, 0.52, 0.65, 0.72, 0.78)
 """Share of the copied distribution for a match of so many tokens; the last one also for longer matches (LOG.md)."""
 
 LONGEST_MATCH = len(WEIGHT_BY_MATCH) - 1
@@ -77,6 +78,56 @@ class PromptCopies:
         while length < LONGEST_MATCH and length <= min(place, last) and ids[place - length] == self._ids[last - length]:
             length += 1
         return length
+
+
+class Suggestions:
+    """What the prompt and text elsewhere suggest for each token of one fill, beside what the head says of it."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        elsewhere: Sequence[Piece],
+        *,
+        weight: float,
+        after: str,
+        one_line: bool,
+        forced: bytes = b"",
+    ) -> None:
+        """`after` stands behind the hole; `forced` is what healing makes the fill begin with; see `Policy.copy_weight`
+        for `weight`."""
+        self.copies = PromptCopies(list(prompt), elsewhere)
+        self._tokenizer, self._weight = tokenizer, weight
+        self._after = after.partition("\n")[0].encode("utf-8", "replace")
+        self._ends = frozenset(tokenizer.ids_starting(b"\n") if one_line else ())
+        self._forced, self._written = len(forced), b""
+
+    def append(self, token: int) -> None:
+        """The next token of the fill."""
+        self.copies.append(token)
+        self._written += self._tokenizer.token_bytes[token]
+
+    def predict(self) -> tuple[float, dict[int, float]]:
+        """How much of the next token's probability is shared out among what is suggested, 0 to 1, and the shares; all
+        that would end the fill is end-of-text."""
+        length, copied = self.copies.predict() if self._weight else (0, {})
+        found: dict[int, float] = {}
+        for token, count in copied.items():
+            if token in self._ends or self._is_end(token):
+                token = self._tokenizer.end_id
+            elif token in self._tokenizer.special_ids:
+                continue
+            found[token] = found.get(token, 0.0) + count
+        return self._weight * WEIGHT_BY_MATCH[length], found
+
+    def _is_end(self, token: int) -> bool:
+        """Whether a copied token says that a hole in the middle of a line has ended: what stands behind the hole begins
+        with it, and the fill has no bracket open."""
+        data, written = self._tokenizer.token_bytes[token], self._written[self._forced :]
+        if not data or not self._after.startswith(data):
+            return token == self._tokenizer.end_id
+        opened = sum(map(written.count, (b"(", b"[", b"{")))
+        return opened <= sum(map(written.count, (b")", b"]", b"}")))
 
 
 def most_similar_line(prefix: str, suffix: str, elsewhere: Sequence[Piece] = ()) -> str:

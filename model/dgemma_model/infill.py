@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import torch
 
@@ -28,7 +27,7 @@ from dgemma_model.causal import fill_log_probabilities, ranked
 from dgemma_model.chat import ChatFormat
 from dgemma_model.checkpoint import Checkpoint, CheckpointError
 from dgemma_model.constraint import Constraint
-from dgemma_model.copying import PromptCopies, most_similar_line
+from dgemma_model.copying import Suggestions, most_similar_line
 from dgemma_model.denoised import LINE_TOKENS, DenoisedFill
 from dgemma_model.elsewhere import Elsewhere
 from dgemma_model.fused import fastest_products
@@ -163,7 +162,16 @@ class Infiller:
         with self._lent(excerpt) as (cached, prompt):
             for _ in cached.read_most_of(prompt.ids):
                 yield draft
-            for draft in verified.fill(self._checkpoint, cached, prompt, request, sampling, elsewhere):
+            suggestions = Suggestions(
+                self._tokenizer,
+                prompt.text,
+                elsewhere,
+                weight=copy_weight,
+                after=excerpt.suffix,
+                one_line=request.one_line,
+                forced=prompt.forced,
+            )
+            for draft in verified.fill(self._checkpoint, cached, prompt, request, sampling, suggestions):
                 yield draft
             others, step = list[str](), draft.step
             if request.candidates > 1:
@@ -176,17 +184,7 @@ class Infiller:
             nearby = ""
             if request.one_line and copy_weight:
                 nearby = most_similar_line(excerpt.prefix, excerpt.suffix, elsewhere)
-            draft = ranked(
-                cached,
-                prompt,
-                draft,
-                others,
-                request,
-                self._tokenizer,
-                nearby_line=nearby,
-                copies=partial(PromptCopies, prompt.text, elsewhere),
-                copy_weight=copy_weight,
-            )
+            draft = ranked(cached, prompt, draft, others, request, self._tokenizer, nearby_line=nearby)
             yield replace(draft, done=True)
 
     def _fill_denoised(self, request: FillRequest) -> Iterator[Draft]:

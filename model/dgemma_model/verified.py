@@ -12,7 +12,7 @@ token is taken at the first disagreement (Leviathan et al., arXiv 2211.17192, wi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,8 +21,7 @@ from torch import Tensor
 from dgemma_model.canvas import Prompt, read_fill
 from dgemma_model.checkpoint import Checkpoint
 from dgemma_model.constraint import Constraint, best_allowed, ids_in_line
-from dgemma_model.copying import WEIGHT_BY_MATCH, PromptCopies
-from dgemma_model.elsewhere import Piece
+from dgemma_model.copying import Suggestions
 from dgemma_model.prompt_cache import CachedPrompt
 from dgemma_model.request import Draft, Drafting, DraftToken, FillRequest
 from dgemma_model.sampler import Sampling, denoise
@@ -44,16 +43,15 @@ def fill(
     prompt: Prompt,
     request: FillRequest,
     sampling: Sampling,
-    elsewhere: Sequence[Piece] = (),
+    suggestions: Suggestions,
 ) -> Iterator[Draft]:
-    """Yield a draft after each pass; the last one is whole. `cached` holds a beginning of the prompt; copies come from
-    `elsewhere`, too."""
+    """Yield a draft after each pass; the last one is whole. `cached` holds a beginning of the prompt; `suggestions` are
+    fresh ones, of copies."""
     tokenizer, policy = checkpoint.tokenizer, checkpoint.config.policy
     text = Written(
         tokenizer,
-        PromptCopies(prompt.text, elsewhere),
         prompt,
-        policy.copy_weight if request.copy_weight is None else request.copy_weight,
+        suggestions,
         limit=min(request.max_tokens, cached.room(prompt.ids) - len(prompt.forced)),
         one_line=request.one_line,
     )
@@ -64,7 +62,7 @@ def fill(
     pending = prompt.ids[len(cached.ids) :]
     passes = 0
     while not text.is_finished:
-        match, copied = text.copies.continuation() if drafting in ("copied", "both") else (0, [])
+        match, copied = text.suggestions.copies.continuation() if drafting in ("copied", "both") else (0, [])
         drafted = copied if match >= TRUSTED_MATCH else denoised.left or copied
         if not drafted and denoised.pays and text.ids and text.room > 1:
             for tokens in denoised.steps(text, policy.draft_steps, request.max_denoising_steps):
@@ -88,9 +86,8 @@ class Written:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        copies: PromptCopies,
         prompt: Prompt,
-        copy_weight: float,
+        suggestions: Suggestions,
         *,
         limit: int,
         one_line: bool,
@@ -103,12 +100,11 @@ class Written:
         self.is_indent_settled = prompt.is_indent_settled
         self.written = 0
         """Number of tokens that were not forced, end-of-text included."""
-        self.copies = copies
+        self.suggestions = suggestions
         self.shown: tuple[DraftToken, ...] = ()
         self._tokenizer = tokenizer
         self._all_forced = prompt.forced
         self._one_line = one_line
-        self._copy_weight = copy_weight
         self._never = sorted(tokenizer.special_ids - {tokenizer.end_id})
         self._line_ends = [tokenizer.end_id, *tokenizer.ids_starting(b"\n")] if one_line else [tokenizer.end_id]
         self._line_end_set = frozenset(self._line_ends)
@@ -157,20 +153,14 @@ class Written:
             ending = float(spoken[self._line_ends].logsumexp(0))
             if best in ends or ending > best_value:
                 best, best_value = end, ending
-        length, copied = self.copies.predict() if self._copy_weight else (0, {})
-        share = self._copy_weight * WEIGHT_BY_MATCH[length]
+        share, copied = self.suggestions.predict()
         if not share:
             return best, best_value
         mixed = {best: math.exp(best_value) * (1 - share)}
         for token, count in copied.items():
-            if token in self._tokenizer.special_ids and token != self._tokenizer.end_id:
-                continue
             if self.forced and token not in self._allowed():
                 continue
-            if token in ends:
-                token, own = end, ending
-            else:
-                own = float(spoken[token])
+            own = ending if ends and token == end else float(spoken[token])
             mixed.setdefault(token, math.exp(own) * (1 - share))
             mixed[token] += share * count
         token = max(mixed, key=mixed.__getitem__)
@@ -192,7 +182,7 @@ class Written:
         self.forced = self.forced[len(data) :]
         self._has_newline = self._has_newline or b"\n" in beyond_forced
         self.ids.append(token)
-        self.copies.append(token)
+        self.suggestions.append(token)
         if is_free:
             confidence = min(1.0, math.exp(log_probability))
             self.shown += (DraftToken(beyond_forced.decode("utf-8", "replace"), confidence, True),)
