@@ -81,6 +81,9 @@ DIALS: dict[str, Overrides] = {
 """Quality against steps and time."""
 DIAL_KINDS = ("line", "rest_of_line", "expression", "statement", "block")
 
+COMPARED = ("line", "rest_of_line", "several", "tests_line", ALL)
+"""Kinds whose differences are printed; the file has all of them."""
+
 SAMPLE_SEED = 1
 FEWEST = 10
 """Cases of a kind that stay in a sample, where there are so many."""
@@ -228,7 +231,7 @@ def fill_all(
     for way, overrides in ways.items():
         fillable = [case for case in cases if overrides is not None or case.kind != "quiet"]
         units += [Unit(way, overrides, fillable[at : at + UNIT]) for at in range(0, len(fillable), UNIT)]
-    processes = min(len(os.sched_getaffinity(0)), len(units)) if infiller.device == "cpu" else 1
+    processes = min(_cores(), len(units)) if infiller.device == "cpu" else 1
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     done: dict[int, list[Fill]] = {}
     total = sum(len(unit.cases) for unit in units)
@@ -243,6 +246,11 @@ def fill_all(
     for number, unit in enumerate(units):
         runs[unit.way] += done[number]
     return runs
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _work(
@@ -415,12 +423,15 @@ def tables(table: Sequence[Row]) -> list[Table]:
 
 
 def comparisons(table: Sequence[Row]) -> list[str]:
-    """The default way against each other one, in pairs."""
+    """The default way against each other one in pairs; against the best baseline, of whole lines."""
+    found = [row for row in table if row.kind in COMPARED and row.way not in BASELINES and row.way != DEFAULT_WAY]
+    lines = [row for row in table if row.kind == "line" and row.way in BASELINES]
+    found += sorted(lines, key=lambda row: -(row.exact or 0.0))[:1]
     return [
         f"{row.kind} (n = {row.n}): {DEFAULT_WAY} against {row.way}: {row.default_ahead:+.1f} points, "
         f"{row.default_ahead_low:+.1f} to {row.default_ahead_high:+.1f} (95 %, paired)"
-        for row in table
-        if row.kind in ("line", ALL, "several", "tests_line") and row.default_ahead is not None
+        for row in found
+        if row.default_ahead is not None
     ]
 
 

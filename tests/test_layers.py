@@ -31,7 +31,7 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_lsp.documents", "dgemma_lsp.memory", "dgemma_lsp.next_edit"},
     {"dgemma_lsp.edits", "dgemma_lsp.settings", "dgemma_lsp.exclusions"},
     {"dgemma_lsp.text"},
-    {"dgemma_model.train.several_holes"},
+    {"dgemma_model.train.several_holes", "dgemma_model.train.repeats"},
     {"dgemma_model.train.evaluate", "dgemma_model.train.export"},
     {"dgemma_model.evaluation.calibration"},
     {"dgemma_model.evaluation.report"},
