@@ -46,7 +46,7 @@ from dgemma_model.evaluation.held_out import (
     repair_cases,
 )
 from dgemma_model.evaluation.judging import Fill
-from dgemma_model.evaluation.report import ALL, DEFAULT_WAY, EACH, EDITOR, Row, rows, write_csv
+from dgemma_model.evaluation.report import ALL, DEFAULT_WAY, EACH, EDITOR, QUIET, Row, rows, write_csv
 from dgemma_model.excerpt import ExcerptBudget
 from dgemma_model.request import Draft, FillRequest, InfillError
 
@@ -83,6 +83,12 @@ DIAL_KINDS = ("line", "rest_of_line", "expression", "statement", "block")
 
 COMPARED = ("line", "rest_of_line", "several", "tests_line", ALL)
 """Kinds whose differences are printed; the file has all of them."""
+
+SHOWN = (
+    *("similarity", "same_tree", "parses", "offered", "offered_right", "offered_parses"),
+    *("passes", "revised", "p50_ms", "p95_ms"),
+)
+"""Columns that are printed of the row `ALL`, beside exactness."""
 
 SAMPLE_SEED = 1
 FEWEST = 10
@@ -229,7 +235,7 @@ def fill_all(
     """Every case in every way, in their order; baselines leave out what only a server can decide."""
     units: list[Unit] = []
     for way, overrides in ways.items():
-        fillable = [case for case in cases if overrides is not None or case.kind != "quiet"]
+        fillable = [case for case in cases if overrides is not None or case.kind != QUIET]
         units += [Unit(way, overrides, fillable[at : at + UNIT]) for at in range(0, len(fillable), UNIT)]
     processes = min(_cores(), len(units)) if infiller.device == "cpu" else 1
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
@@ -322,7 +328,7 @@ def fill_case(case: Case, way: str, overrides: Overrides | None, infiller: Infil
     snapshot, holes = snapshot_of(case)
     fill = Fill(case, ("",) * case.holes)
     try:
-        if case.kind != "quiet":
+        if case.kind != QUIET:
             fill = _filled(fill, asked, snapshot, holes, starts=overrides.get("verify") is not True)
         if case.holes == 1 and case.start is None:
             proposed, is_offered = _proposed(asked, snapshot, names=case.is_whole)
@@ -391,31 +397,30 @@ def tables(table: Sequence[Row]) -> list[Table]:
     """For people: exact fills by kind, tests passed, and how good the rest is."""
     ways = list(dict.fromkeys(row.way for row in table))
     cells = {(row.way, row.kind): row for row in table}
-    kinds = [kind for kind in dict.fromkeys(row.kind for row in table) if kind not in (EDITOR, ALL)]
+    kinds = [kind for kind in dict.fromkeys(row.kind for row in table) if kind not in (EDITOR, ALL, QUIET)]
     kinds.sort(key=lambda kind: kind == EACH)
+    found: list[Table] = []
     counts = {row.kind: row.n for row in table}
     judged_by_tests = [kind for kind in kinds if any(row.kind == kind and row.passed is not None for row in table)]
-    exact = Table("exact, %", *(f"{kind}\n({counts[kind]})" for kind in kinds), title="Exactly what was there")
-    for way in ways:
-        exact.add_row(way, *(_interval(cells.get((way, kind)), "exact") for kind in kinds))
-    found = [exact]
+    if kinds:
+        exact = Table("exact, %", *(f"{kind}\n({counts[kind]})" for kind in kinds), title="Exactly what was there")
+        for way in ways:
+            exact.add_row(way, *(_interval(cells.get((way, kind)), "exact") for kind in kinds))
+        main = ALL if ALL in counts else kinds[0]
+        others = Table(main, *(name.replace("_", " ") for name in SHOWN), title=f"{main} ({counts[main]})")
+        for way in ways:
+            row = cells.get((way, main))
+            others.add_row(way, *(_figure(getattr(row, name)) if row else "" for name in SHOWN))
+        found += [exact, others]
     if judged_by_tests:
         tests = Table("tests passed, %", *judged_by_tests, title="pass@1")
         for way in ways:
             tests.add_row(way, *(_interval(cells.get((way, kind)), "passed") for kind in judged_by_tests))
         found.append(tests)
-    names = ("similarity", "same_tree", "parses", "offered", "offered_right", "offered_parses",
-             "passes", "revised", "p50_ms", "p95_ms")  # fmt: skip
-    main = ALL if any(row.kind == ALL for row in table) else kinds[0]
-    others = Table(main, *(name.replace("_", " ") for name in names), title=f"{main} ({counts[main]})")
-    for way in ways:
-        row = cells.get((way, main))
-        others.add_row(way, *(_figure(getattr(row, name)) if row else "" for name in names))
-    found.append(others)
-    if any(row.kind == EDITOR for row in table):
+    if QUIET in counts:
         editor = Table("as in an editor", "shown", "right of these", "parse", "quiet", "score", title="Offered unasked")
         for way in ways:
-            if (row := cells.get((way, EDITOR))) is not None:
+            if (row := cells.get((way, EDITOR)) or cells.get((way, QUIET))) is not None:
                 figures = (row.offered, row.offered_right, row.offered_parses, row.quiet, row.editor_score)
                 editor.add_row(way, *map(_figure, figures))
         found.append(editor)

@@ -166,6 +166,12 @@ def test_dials_are_ways_of_their_own(tasks: Path, tmp_path: Path) -> None:
     assert {"plain, 1 steps", "plain, 48 steps", "default, 400 ms"} <= {*DIALS}
 
 
+def test_quiet_cursors_alone_are_a_table_of_their_own() -> None:
+    done = invoke("--kinds", "quiet", "--sample", "10", "--ways", "default,nothing")
+    assert done.exit_code == 0, done.output
+    assert "Offered unasked" in done.stdout and "Exactly" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -225,7 +231,7 @@ def test_a_small_sample_with_the_embedded_weights(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     table = {(row["way"], row["kind"]): row for row in csv.DictReader(output.open())}
-    assert {kind for _, kind in table} == {"line", "tests_line", "editor"}
+    assert {kind for _, kind in table} == {"line", "tests_line", "quiet", "editor"}
     default = table["default", "line"]
     assert int(default["n"]) >= 10 and float(default["p50_ms"]) > 0 and float(default["offered"]) >= 0
     assert table["default", "tests_line"]["passed"] and table["nothing", "line"]["offered"] == ""

@@ -16,6 +16,7 @@ from dgemma_model.evaluation.report import (
     ALL,
     EACH,
     EDITOR,
+    QUIET,
     Row,
     harmonic_mean,
     paired_difference,
@@ -151,7 +152,8 @@ def test_an_editor_shows_what_is_right_and_is_quiet_where_it_should_be(shown: st
     found = row(rows("tiny", runs), "default", EDITOR)
     assert found.editor_score == pytest.approx(score, abs=0.01)
     assert found.n == 4  # a block is for who asks for it
-    assert "quiet" not in {row.kind for row in rows("tiny", runs)}
+    at_quiet = row(rows("tiny", runs), "default", QUIET)
+    assert (at_quiet.n, at_quiet.exact, at_quiet.quiet) == (2, None, found.quiet)
 
 
 def test_no_editor_without_both_sorts_of_cursors() -> None:

@@ -14,6 +14,8 @@ from dgemma_model.evaluation.held_out import COMMITTED_KINDS, SHOWN_KINDS
 from dgemma_model.evaluation.judging import Fill
 
 DEFAULT_WAY = "default"
+QUIET = "quiet"
+"""The kind of a cursor at which nothing should be shown."""
 ALL, EACH, EDITOR = "all", "each_of_several", "editor"
 """Rows that are no kind of case: the committed holes with one hole each, the holes of cases with several, and what an
 editor would show."""
@@ -69,8 +71,12 @@ def rows(checkpoint: str, runs: Mapping[str, Sequence[Fill]]) -> list[Row]:
     for way, fills in runs.items():
         kinds = dict.fromkeys(fill.case.kind for fill in fills)
         for kind in kinds:
-            if kind != "quiet":
-                found.append(_row(checkpoint, way, kind, [f for f in fills if f.case.kind == kind], default))
+            of_kind = [fill for fill in fills if fill.case.kind == kind]
+            if kind == QUIET:
+                quiet = share([not fill.is_offered for fill in of_kind])
+                found.append(Row(checkpoint=checkpoint, way=way, kind=QUIET, n=len(of_kind), quiet=quiet))
+            else:
+                found.append(_row(checkpoint, way, kind, of_kind, default))
         committed = [fill for fill in fills if fill.case.kind in COMMITTED_KINDS]
         if len(kinds.keys() & {*COMMITTED_KINDS}) > 1:
             found.append(_row(checkpoint, way, ALL, committed, default))
@@ -149,7 +155,7 @@ def _each_of_several(checkpoint: str, way: str, fills: Sequence[Fill]) -> list[R
 
 def _editor(checkpoint: str, way: str, fills: Sequence[Fill]) -> list[Row]:
     shown = [fill for fill in fills if fill.case.kind in SHOWN_KINDS and fill.is_offered is not None]
-    quiet = [not fill.is_offered for fill in fills if fill.case.kind == "quiet" and fill.is_offered is not None]
+    quiet = [not fill.is_offered for fill in fills if fill.case.kind == QUIET and fill.is_offered is not None]
     if not shown or not quiet:
         return []
     offered = [fill for fill in shown if fill.is_offered]
