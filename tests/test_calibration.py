@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma_model.evaluation.calibration import (
+    Choice,
     Isotonic,
     Judged,
     choice,
@@ -73,9 +74,9 @@ def test_every_suggestion_is_in_one_bin(found: list[Judged], bins: int) -> None:
 
 def test_a_threshold_offers_what_is_above_it() -> None:
     found = judged("-+-+")
-    assert choice(found, 8, -9.0) == type(choice(found, 8, 0.0))(-9.0, 0.5, 0.5)
+    assert choice(found, 8, -9.0) == Choice(-9.0, 0.5, 0.5)
     assert (choice(found, 8, -1.0).offered, choice(found, 8, -1.0).right) == (0.125, 1.0)
-    assert (choice(found, 8, 0.0).offered, choice(found, 8, 0.0).right) == (0.0, 0.0)
+    assert (choice(found, 8, 0.0).offered, choice(found, 8, 0.0).right) == (0.0, None)
 
 
 @pytest.mark.parametrize(

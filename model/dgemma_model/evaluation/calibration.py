@@ -13,7 +13,7 @@ from itertools import groupby
 
 from dgemma_model.evaluation.held_out import SHOWN_KINDS
 from dgemma_model.evaluation.judging import Fill
-from dgemma_model.evaluation.report import share, wilson
+from dgemma_model.evaluation.report import wilson
 
 ACCEPTED = 0.25
 """The share of suggestions that users accept where they are content (infilling products publish 25 to 35 %): the
@@ -51,8 +51,8 @@ class Choice:
     threshold: float
     offered: float
     """Share of all cases, 0 to 1."""
-    right: float
-    """Share of these that are right, 0 to 1."""
+    right: float | None
+    """Share of these that are right, 0 to 1; None where nothing is offered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def choice(judged: Sequence[Judged], cases: int, threshold: float) -> Choice:
     """What would be offered with this threshold, and how much of it is right; `cases` are those without a suggestion,
     too."""
     rights = [one.is_right for one in judged if one.score >= threshold]
-    return Choice(threshold, len(rights) / max(cases, 1), (share(rights) or 0.0) / 100)
+    return Choice(threshold, len(rights) / max(cases, 1), sum(rights) / len(rights) if rights else None)
 
 
 def threshold_for(judged: Sequence[Judged], precision: float) -> float | None:
@@ -149,7 +149,9 @@ def threshold_for(judged: Sequence[Judged], precision: float) -> float | None:
 def summary(found: Reliability) -> str:
     """For people: what thresholds give."""
     lines = ["threshold  offered  right of these"]
-    lines += [f"{c.threshold:9.2f}  {100 * c.offered:6.1f}%  {100 * c.right:6.1f}%" for c in found.choices]
+    for c in found.choices:
+        right = "" if c.right is None else f"  {100 * c.right:6.1f}%"
+        lines.append(f"{c.threshold:9.2f}  {100 * c.offered:6.1f}%{right}")
     if found.suggested is None:
         lines.append(f"with no threshold {100 * ACCEPTED:.0f} % of the offered are right")
     else:
@@ -165,7 +167,7 @@ _STYLE = "font: 12px sans-serif; fill: #444"
 
 def svg(found: Reliability) -> str:
     """Two panels: fitted probability against what came true, and what each threshold gives."""
-    left, right = _Panel(MARGIN, 1.0), _Panel(2 * MARGIN + SIDE + 40, 1.0)
+    left, right = _Panel(MARGIN), _Panel(2 * MARGIN + SIDE + 40)
     lowest = min(choice.threshold for choice in found.choices)
     parts = [
         left.frame("fitted probability of being right", "share that was right", ("0", "0.5", "1")),
@@ -179,16 +181,18 @@ def svg(found: Reliability) -> str:
         return 1 - threshold / lowest
 
     at = place(found.threshold)
+    offered = [(place(c.threshold), c.offered) for c in found.choices]
+    rights = [(place(c.threshold), c.right) for c in found.choices if c.right is not None]
     parts += [
         right.frame("threshold (nats per token)", "share", (f"{lowest:g}", f"{lowest / 2:g}", "0")),
         right.line([(at, 0.0), (at, 1.0)], "#c60", dashed=True),
-        right.line([(place(c.threshold), c.offered) for c in found.choices], "#595"),
-        right.line([(place(c.threshold), c.right) for c in found.choices], "#259"),
-        *(right.dot(place(c.threshold), c.offered, "#595", "offered") for c in found.choices),
-        *(right.dot(place(c.threshold), c.right, "#259", "right of the offered") for c in found.choices),
-        right.text(0.98, 0.93, "offered", "#595"),
-        right.text(0.98, 0.86, "right of the offered", "#259"),
-        right.text(0.98, 0.79, f"threshold {found.threshold:g}", "#c60"),
+        right.line(offered, "#595"),
+        right.line(rights, "#259"),
+        *(right.dot(x, y, "#595", "offered") for x, y in offered),
+        *(right.dot(x, y, "#259", "right of the offered") for x, y in rights),
+        right.text(0.03, 0.93, "offered", "#595"),
+        right.text(0.03, 0.86, "right of the offered", "#259"),
+        right.text(0.03, 0.79, f"threshold {found.threshold:g}", "#c60"),
     ]
     width, height = 3 * MARGIN + 2 * SIDE + 40, SIDE + 2 * MARGIN
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">'
@@ -197,16 +201,15 @@ def svg(found: Reliability) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    """A square in which both axes go from 0 to `top`."""
+    """A square in which both axes go from 0 to 1."""
 
     left: int
-    top: float
 
     def _at(self, x: float, y: float) -> tuple[float, float]:
-        return self.left + SIDE * x / self.top, MARGIN / 2 + SIDE * (1 - y / self.top)
+        return self.left + SIDE * x, MARGIN / 2 + SIDE * (1 - y)
 
     def frame(self, x_label: str, y_label: str, x_ticks: tuple[str, str, str]) -> str:
-        x, y = self._at(0, self.top)
+        x, y = self._at(0, 1)
         parts = [f'<rect x="{x}" y="{y}" width="{SIDE}" height="{SIDE}" fill="none" stroke="#444"/>']
         for number, (x_tick, y_tick) in enumerate(zip(x_ticks, ("0", "0.5", "1"), strict=True)):
             parts.append(_text(x + SIDE * number / 2, y + SIDE + 16, x_tick, "middle"))
@@ -227,7 +230,7 @@ class _Panel:
 
     def text(self, x: float, y: float, said: str, colour: str) -> str:
         at_x, at_y = self._at(x, y)
-        return f'<text x="{at_x:.1f}" y="{at_y:.1f}" text-anchor="end" style="{_STYLE}; fill: {colour}">{said}</text>'
+        return f'<text x="{at_x:.1f}" y="{at_y:.1f}" style="{_STYLE}; fill: {colour}">{said}</text>'
 
 
 def _text(x: float, y: float, said: str, anchor: str, more: str = "") -> str:
