@@ -57,13 +57,13 @@ class TrainingText:
     def repeat(self, text: str, prompt: str) -> Repeat:
         """The longest run of `text` in the corpus."""
         signs = _signs(self._tokenizer.encode(text))
-        prompted = _signs(self._tokenizer.encode(prompt))
-        longest = unprompted = ""
-        for run in self._runs(signs):
-            longest = max(longest, run, key=len)
-            if run not in prompted:
-                unprompted = max(unprompted, run, key=len)
-        return Repeat(len(signs), self._tokenizer.decode([*map(ord, longest)]), len(longest), len(unprompted))
+        runs = sorted(self._runs(signs), key=len, reverse=True)
+        longest = runs[0] if runs else ""
+        unprompted = next((run for run in runs if self._text(run) not in prompt), "")
+        return Repeat(len(signs), self._text(longest), len(longest), len(unprompted))
+
+    def _text(self, signs: str) -> str:
+        return self._tokenizer.decode([*map(ord, signs)])
 
     def _runs(self, signs: str) -> Iterator[str]:
         """From each token on, the longest run that is in the corpus; it ends no earlier than the one before."""
