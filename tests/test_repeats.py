@@ -39,6 +39,7 @@ def test_of_a_text_in_part_the_longest_part_counts() -> None:
 def test_what_the_prompt_holds_is_no_memory() -> None:
     found = repeat("self.balance += amount", prompt="x = self.balance += amount\n")
     assert found.unprompted_tokens < found.run_tokens == found.tokens
+    assert found.unprompted in SOURCE and found.unprompted != found.run
 
 
 def test_a_run_does_not_go_on_from_file_to_file() -> None:
@@ -57,7 +58,12 @@ def test_the_longest_run_is_what_comparing_all_runs_finds(text: str, corpus: str
 
 
 def test_figures_are_summed_up() -> None:
-    found = [Repeat(4, "a", 2, 0), Repeat(12, "b", 12, 12), Repeat(20, "c", 10, 3), Repeat(1, "", 0, 0)]
+    found = [
+        Repeat(4, "a", 2, "", 0),
+        Repeat(12, "b", 12, "b", 12),
+        Repeat(20, "c", 10, "d", 3),
+        Repeat(1, "", 0, "", 0),
+    ]
     said = summary(found)
     assert "4 texts; longest run in training text: median 6 tokens" in said
     assert "longest 12; at least 10 tokens in 50.0 %, not counting what the prompt holds in 25.0 %" in said

@@ -43,8 +43,9 @@ class Repeat:
     """How many tokens the text has."""
     run: str
     run_tokens: int
+    unprompted: str
+    """The longest run that does not stand in the prompt."""
     unprompted_tokens: int
-    """The same without runs that stand in the prompt."""
 
 
 class TrainingText:
@@ -60,7 +61,7 @@ class TrainingText:
         runs = sorted(self._runs(signs), key=len, reverse=True)
         longest = runs[0] if runs else ""
         unprompted = next((run for run in runs if self._text(run) not in prompt), "")
-        return Repeat(len(signs), self._text(longest), len(longest), len(unprompted))
+        return Repeat(len(signs), self._text(longest), len(longest), self._text(unprompted), len(unprompted))
 
     def _text(self, signs: str) -> str:
         return self._tokenizer.decode([*map(ord, signs)])
@@ -120,7 +121,7 @@ def main() -> None:
     print(f"Fills: {summary(fills)}.")
     print(f"What was there: {summary(authors)}.")
     for repeat in sorted(fills, key=lambda repeat: -repeat.unprompted_tokens)[:SHOWN]:
-        print(f"{repeat.unprompted_tokens} tokens: {repeat.run!r}")
+        print(f"{repeat.unprompted_tokens} tokens: {repeat.unprompted!r}")
 
 
 if __name__ == "__main__":
