@@ -1,7 +1,7 @@
 # make demo   fills a hole in examples/ and shows it
 # make test   everything that CI checks
 # make test-editors   real editors with the plugins of editors/ in them, driven through their user interfaces
-# make eval   the tables of model/README.md, from the committed held-out holes
+# make eval   how many held-out holes come out right: the tables, and eval/results.csv
 # make bench  times of encoder, decoder and fills, beside transformers
 # Each makes .venv on first use. On Python 3.11 and later.
 
@@ -28,7 +28,7 @@ check: .venv/.installed-test
 	$(BIN)/mypy
 
 eval: .venv/.installed-test
-	$(BIN)/python -m dgemma_model.train.evaluate score
+	$(BIN)/dgemma-lsp eval --output eval/results.csv --calibration eval/calibration.svg
 
 bench: .venv/.installed-test
 	$(BIN)/dgemma-lsp bench

@@ -108,6 +108,53 @@ def bench(
         fail(str(error))
 
 
+@app.command("eval")
+def evaluate(
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+    ways: Annotated[str, typer.Option(metavar="A,B", help="Ways to fill; the shipped ones and baselines.")] = "",
+    kinds: Annotated[str, typer.Option(metavar="A,B", help="Kinds of cases; all by default.")] = "",
+    sample: Annotated[int | None, typer.Option(min=1, help="About so many cases, always the same ones.")] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl", help="Outside tasks instead: id, prefix, suffix, and middle or test with entry_point."
+        ),
+    ] = None,
+    dials: Annotated[bool, typer.Option("--dials", help="Quality against steps and time instead.")] = False,
+    output: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the table there.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Plot there how far scores can be trusted.")
+    ] = None,
+) -> None:
+    """Fill held-out holes as the server would, and say how many are right."""
+    from dgemma_lsp import evaluate as evaluation
+    from dgemma_lsp import terminal
+
+    try:
+        evaluation.evaluate(
+            checkpoint,
+            device,
+            ways=_names(ways),
+            kinds=_names(kinds),
+            sample=sample,
+            tasks=tasks,
+            dials=dials,
+            output=output,
+            calibrate=calibration,
+        )
+    except terminal.UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        Console(stderr=True).print("dgemma-lsp: interrupted; nothing was written")
+        raise typer.Exit(130) from None
+
+
+def _names(listed: str) -> list[str]:
+    """The names of a list with commas."""
+    return [name for part in listed.split(",") if (name := part.strip())]
+
+
 def fail(message: str) -> NoReturn:
     """Print an error for users and leave with exit code 2."""
     Console(stderr=True, highlight=False, markup=False).print(f"dgemma-lsp: {message}", soft_wrap=True)

@@ -10,7 +10,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -45,8 +45,8 @@ class UserError(Exception):
     """Something that the user can put right; the message says how."""
 
 
-def load_infiller(checkpoint: str | None, device: str | None) -> Infiller:
-    """Load a checkpoint.
+def load_infiller(checkpoint: str | None, device: str | None, *, cache_bytes: int | None = None) -> Infiller:
+    """Load a checkpoint; see `Infiller.load`.
 
     Raises:
         UserError: it cannot be used.
@@ -55,7 +55,7 @@ def load_infiller(checkpoint: str | None, device: str | None) -> Infiller:
     from dgemma_model.infill import Infiller
 
     try:
-        return Infiller.load(checkpoint, device)
+        return Infiller.load(checkpoint, device, cache_bytes=cache_bytes)
     except CheckpointError as error:
         raise UserError(str(error)) from error
 
@@ -348,14 +348,21 @@ def _checkpoint_line(checkpoint: str | None) -> str:
     weights = sorted(directory.glob("*.safetensors"))
     if not weights:
         raise UserError(f"no weights in {directory}; pass --checkpoint DIRECTORY, or install dgemma-lsp again")
-    if (size := sum(path.stat().st_size for path in weights)) > HASHED_BYTES:
-        return f"{directory} ({size / 2**30:.1f} GiB)"
+    if (digest := weights_digest(weights)) is None:
+        return f"{directory} ({sum(path.stat().st_size for path in weights) / 2**30:.1f} GiB)"
+    return f"{directory} (sha256 {digest[:16]})"
+
+
+def weights_digest(weights: Sequence[Path]) -> str | None:
+    """The hash of files of weights, in hexadecimal; None of very large ones."""
+    if sum(path.stat().st_size for path in weights) > HASHED_BYTES:
+        return None
     digest = hashlib.sha256()
     for path in weights:
         with path.open("rb") as file:
             while chunk := file.read(1 << 24):
                 digest.update(chunk)
-    return f"{directory} (sha256 {digest.hexdigest()[:16]})"
+    return digest.hexdigest()
 
 
 def _trial_fill(checkpoint: str | None, device: str | None) -> str:

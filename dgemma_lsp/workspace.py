@@ -17,7 +17,7 @@ from pathlib import Path
 from dgemma_lsp.exclusions import Exclusions, path_of
 from dgemma_lsp.text import Text
 
-NEARBY_CHARS = 400_000
+NEARBY_CHARS = 200_000
 """Code points of all files near a document together."""
 _FILE_BYTES = 200_000
 """Longer files were hardly written by hand."""

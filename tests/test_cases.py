@@ -62,10 +62,42 @@ def test_tasks_of_a_file_of_json_lines(tmp_path: Path) -> None:
     path.write_text(json.dumps(row) + "\n\n")
     (task,) = read_tasks(path)
     assert (task.id, task.prefix, task.middle) == ("7", "x = ", "")
-    for broken in ('{"id": 7}', "{", "[]", json.dumps({**row, "colour": 1})):
-        path.write_text(json.dumps(row) + "\n" + broken)
-        with pytest.raises(ValueError, match=r"tasks\.jsonl:2 is no task"):
-            read_tasks(path)
+    path.write_text(json.dumps({"id": "a", "prefix": "", "suffix": "", "middle": "x"}))
+    (task,) = read_tasks(path)
+    assert (task.middle, task.test) == ("x", "")
+
+
+ROW = {"id": 7, "prefix": "x = ", "suffix": "\n", "test": "assert x == 1", "entry_point": "x"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ('{"id": 7}', "'prefix' is missing"),
+        ("{", "Expecting property name"),
+        ("[" * 100_000, "recursion"),
+        ("[]", "not a JSON object"),
+        ("\x80", ""),
+        (json.dumps(ROW | {"colour": 1}), "no field 'colour'"),
+        (json.dumps(ROW | {"id": None}), "'id' must be"),
+        (json.dumps(ROW | {"suffix": 3}), "'suffix' must be a string"),
+        (json.dumps(ROW | {"id": 8, "test": ""}), "nothing judges"),
+        (json.dumps(ROW | {"id": 8, "entry_point": ""}), "'test' needs an 'entry_point'"),
+        (json.dumps(ROW), "'7' was there before"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_reason(tmp_path: Path, broken: str, reason: str) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_bytes(json.dumps(ROW).encode() + b"\n\n" + broken.encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"tasks\.jsonl:3 is no task: .*{reason}"):
+        read_tasks(path)
+
+
+def test_a_file_without_tasks_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("\n")
+    with pytest.raises(ValueError, match=r"tasks\.jsonl has no tasks"):
+        read_tasks(path)
 
 
 def test_the_tasks_are_many_and_of_both_kinds() -> None:

@@ -19,7 +19,7 @@ PACKAGES = {"dgemma_lsp": ROOT / "dgemma_lsp", "dgemma_model": ROOT / "model" / 
 LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_lsp.__main__"},
     {"dgemma_lsp.cli"},
-    {"dgemma_lsp.bench"},
+    {"dgemma_lsp.bench", "dgemma_lsp.evaluate"},
     {"dgemma_lsp.server", "dgemma_lsp.terminal", "dgemma_lsp.keystrokes"},
     {"dgemma_lsp.completions", "dgemma_lsp.editing"},
     {"dgemma_lsp.session"},
@@ -32,9 +32,13 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_lsp.workspace"},
     {"dgemma_lsp.edits", "dgemma_lsp.settings", "dgemma_lsp.exclusions"},
     {"dgemma_lsp.text"},
-    {"dgemma_model.train.several_holes"},
+    {"dgemma_model.train.several_holes", "dgemma_model.train.repeats"},
     {"dgemma_model.train.evaluate", "dgemma_model.train.export"},
-    {"dgemma_model.evaluation.execution"},
+    {"dgemma_model.evaluation.calibration"},
+    {"dgemma_model.evaluation.report"},
+    {"dgemma_model.evaluation.judging", "dgemma_model.evaluation.baselines"},
+    {"dgemma_model.evaluation.surroundings"},
+    {"dgemma_model.evaluation.held_out", "dgemma_model.evaluation.execution"},
     {"dgemma_model.evaluation.cases", "dgemma_model.evaluation.sandbox"},
     {"dgemma_model.train.train"},
     {"dgemma_model.train.data", "dgemma_model.train.corpus"},
@@ -63,9 +67,11 @@ PLAIN = {
     for name in ("excerpt", "targets", "names", "outline", "python_names", "syntax", "languages", "request")
 }
 """What every editor module may import of the model."""
-LOADERS = {"dgemma_lsp.server", "dgemma_lsp.terminal", "dgemma_lsp.bench"}
+LOADERS = {"dgemma_lsp.server", "dgemma_lsp.terminal", "dgemma_lsp.bench", "dgemma_lsp.evaluate"}
 """Who may also load a model, when it is wanted."""
 LOADED = {"dgemma_model.infill", "dgemma_model.checkpoint", "dgemma_model.bench"}
+JUDGES = {module for module in RANK if module.startswith("dgemma_model.evaluation.")}
+"""Who judges fills, without tensors: for `dgemma_lsp.evaluate` alone."""
 TENSORS = {
     f"dgemma_model.{name}"
     for name in ("infill", "verified", "denoised", "widths", "stopping", "causal", "review", "sampler", "checkpoint")
@@ -125,7 +131,9 @@ def complaints(module: str, source: str) -> list[str]:
             continue
         if RANK[name] <= RANK[module]:
             wrong.append(f"{module} imports {name}, which is no layer below it")
-        allowed = PLAIN | LOADED if module in LOADERS else PLAIN
+        allowed = (
+            PLAIN | (LOADED if module in LOADERS else set()) | (JUDGES if module == "dgemma_lsp.evaluate" else set())
+        )
         if module.startswith("dgemma_lsp.") and name.startswith("dgemma_model.") and name not in allowed:
             wrong.append(f"{module} imports {name}: editors know no tensors")
     return wrong
@@ -155,6 +163,8 @@ def test_packages_import_the_standard_library_only() -> None:
         ("dgemma_lsp.suggest", "def f():\n    from dgemma_model.infill import Infiller"),
         ("dgemma_lsp.server", "from dgemma_model import network"),
         ("dgemma_lsp.suggest", "import torch.nn as nn"),
+        ("dgemma_lsp.bench", "from dgemma_model.evaluation.report import Row"),
+        ("dgemma_lsp.evaluate", "from dgemma_model.train.evaluate import held_out_files"),
         ("dgemma_model.excerpt", "from tree_sitter import Parser"),
         ("dgemma_model.infill", "from transformers import AutoTokenizer"),
         ("dgemma_lsp.suggest", "from threading import Lock"),

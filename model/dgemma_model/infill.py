@@ -78,18 +78,21 @@ class Infiller:
         self.prompt_tokens = min(self._policy.prompt_tokens, network.config.max_position_embeddings // 2)
 
     @classmethod
-    def load(cls, checkpoint: str | None = None, device: str | None = None) -> Infiller:
+    def load(
+        cls, checkpoint: str | None = None, device: str | None = None, *, cache_bytes: int | None = None
+    ) -> Infiller:
         """Load a checkpoint, by default the embedded one, onto a device, by default the GPU if there is one.
 
         `checkpoint` is a directory, or a name on the Hugging Face hub such as "google/diffusiongemma-26B-A4B-it",
-        which is downloaded once.
+        which is downloaded once. `cache_bytes` is what may be kept of prompts.
 
         Raises:
             CheckpointError: the checkpoint or the device cannot be used; the message is for users.
         """
         place = usable_device(device)
         dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-        return cls(checkpoints.load(checkpoints.find(checkpoint), place, dtype), place, fastest_products(place))
+        loaded = checkpoints.load(checkpoints.find(checkpoint), place, dtype)
+        return cls(loaded, place, fastest_products(place), cache_bytes=cache_bytes)
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         """Yield a draft after every pass, the last one with `done` set; stop reading to stop the work.

@@ -182,6 +182,37 @@ def named_nodes(tree: SyntaxTree) -> Iterator[tuple[str, int, int]]:
                 break
 
 
+def structure(tree: SyntaxTree) -> list[tuple[int, str]]:
+    """What the text says, whatever its layout: depth and kind of each node in order, and the text of those without
+    children. Comments are left out, and quotes are all the same."""
+    found: list[tuple[int, str]] = []
+    cursor, depth, read = tree.tree.walk(), 0, 0
+
+    def say(text: bytes) -> None:
+        if said := text.strip(b" \t\r\n\f\\"):
+            found.append((depth, said.decode("utf-8", "replace").replace("'", '"')))
+
+    while True:
+        node = cursor.node
+        assert node is not None
+        if node.type in tree.row.comments:
+            read = node.end_byte
+        elif node.child_count:
+            found.append((depth, node.type))
+            depth += cursor.goto_first_child()
+            continue
+        else:
+            say(tree.data[read : node.start_byte])  # text that is no node's: in strings with escapes, and in errors
+            found.append((depth, node.type))
+            say(tree.data[node.start_byte : node.end_byte])
+            read = node.end_byte
+        while not cursor.goto_next_sibling():
+            if not cursor.goto_parent():
+                say(tree.data[read:])
+                return found
+            depth -= 1
+
+
 def error_count(tree: SyntaxTree) -> int:
     """Number of places that do not parse: what tree-sitter calls errors, and what it misses."""
     return sum(1 for _ in _damage(tree))

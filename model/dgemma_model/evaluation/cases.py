@@ -6,7 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 TASKS_FOLDER = Path("eval/execution")
@@ -25,9 +25,9 @@ class Task:
     id: str
     prefix: str
     suffix: str
-    test: str
+    test: str = ""
     """Python that fails when the program is wrong: assertions, or a function `check(candidate)`."""
-    entry_point: str
+    entry_point: str = ""
     """The function or class under test."""
     kind: str = ""
     """`line`: one whole line after its indentation; `block`: 2 to 6 of them."""
@@ -49,19 +49,50 @@ class QuietCase:
 def read_tasks(path: Path = TASKS_FOLDER) -> list[Task]:
     """The tasks of a folder of marked programs (eval/README.md), or of a file of JSON lines with the fields of `Task`.
 
-    Raises `ValueError` that names the file and what is wrong with it.
+    Each line has `id`, `prefix`, `suffix`, and what judges a fill: `middle`, or `test` with `entry_point`, or both.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: something is wrong with it; the message names the file, the line and the reason.
     """
     if path.is_dir():
         return [task for source in sorted(path.glob("*.py")) for task in _marked_tasks(source)]
-    tasks = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    tasks: dict[str, Task] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if line.strip():
             try:
-                fields = json.loads(line)
-                tasks.append(Task(**{**fields, "id": str(fields["id"])}))
-            except (ValueError, TypeError, KeyError) as error:
+                task = _task_of(json.loads(line))
+                if task.id in tasks:
+                    raise ValueError(f"the id {task.id!r} was there before")
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}:{number} is no task: {error}") from error
-    return tasks
+            tasks[task.id] = task
+    if not tasks:
+        raise ValueError(f"{path} has no tasks")
+    return list(tasks.values())
+
+
+def _task_of(found: object) -> Task:
+    """The task that a line of JSON is."""
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    for name in ("id", "prefix", "suffix"):
+        if name not in found:
+            raise ValueError(f"{name!r} is missing")
+    if not isinstance(found["id"], str | int):
+        raise ValueError("'id' must be a string or a number")
+    known = {field.name for field in fields(Task)}
+    for name, value in found.items():
+        if name not in known:
+            raise ValueError(f"there is no field {name!r}, only {', '.join(sorted(known))}")
+        if not isinstance(value, str) and name != "id":
+            raise ValueError(f"{name!r} must be a string")
+    task = Task(**found | {"id": str(found["id"])})
+    if not task.middle and not task.test:
+        raise ValueError("nothing judges a fill: neither 'middle' nor 'test' says anything")
+    if task.test and not task.entry_point:
+        raise ValueError("'test' needs an 'entry_point'")
+    return task
 
 
 def _marked_tasks(path: Path) -> Iterator[Task]:

@@ -1,0 +1,49 @@
+"""Fills without a model: what any model has to be better than."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from dgemma_model.copying import most_similar_line
+from dgemma_model.elsewhere import Piece, split
+from dgemma_model.evaluation.held_out import Case
+
+CONSTANTS = ("else:", "return None", "return True")
+Baseline = Callable[[str, str, Sequence[str]], str]
+"""Makes a text from what stands before the hole and behind it, and from texts elsewhere."""
+
+
+def _constant(text: str) -> Baseline:
+    return lambda before, after, elsewhere: text
+
+
+def _anywhere(before: str, after: str, elsewhere: Sequence[str]) -> str:
+    return most_similar_line(before, after, [piece for text in elsewhere for piece in _pieces(text)])
+
+
+@lru_cache(maxsize=1024)
+def _pieces(text: str) -> list[Piece]:
+    return [Piece(part, []) for part in split(text)]
+
+
+BASELINES: dict[str, Baseline] = {
+    "nothing": _constant(""),
+    **{text: _constant(text) for text in CONSTANTS},
+    "nearby line": lambda before, after, elsewhere: most_similar_line(before, after),
+    "nearby line, anywhere": _anywhere,
+}
+
+
+def baseline_texts(case: Case, name: str, elsewhere: Sequence[str] = ()) -> tuple[str, ...]:
+    """What the baseline of that name puts into the holes of `case`, from left to right; "nothing" leaves what is to be
+    repaired as it is."""
+    if name == "nothing" and case.start is not None:
+        return case.start
+    texts: list[str] = []
+    behind = (*case.between, case.suffix)
+    before = case.prefix
+    for hole in range(case.holes):
+        texts.append(BASELINES[name](before, "".join(behind[hole:]), elsewhere))
+        before += texts[-1] + behind[hole]
+    return tuple(texts)

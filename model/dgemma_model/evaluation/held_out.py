@@ -1,0 +1,207 @@
+"""The committed holes of packages that training never saw, and two further kinds that are cut from them."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dgemma_model.evaluation.cases import QuietCase, Task
+
+HOLES_FILE = Path("eval/holes.jsonl")
+SEVERAL_FILE = Path("eval/several_holes.jsonl")
+
+COMMITTED_KINDS = ("line", "rest_of_line", "expression", "statement", "block", "span", "empty")
+SHOWN_KINDS = ("line", "rest_of_line", "expression", "mid_token")
+"""Where an editor should show something, for its user is writing just this."""
+ONE_LINE_KINDS = frozenset({*SHOWN_KINDS, "empty", "several", "repair"})
+"""What the server asks to be filled with one line; statements and blocks are filled by code actions."""
+
+MID_TOKEN_COUNT = REPAIR_COUNT = 100
+NOISE_LEVEL = 0.5
+"""Share of a corrupted text that is drawn again."""
+_CORRUPTED = 0.25
+"""Share of the words of a line that are replaced by others."""
+_NEARBY_CHARS = 400
+_SEED = 0
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_NAME = re.compile(r"[^\W\d]\w{3,}")
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutHole:
+    """One hole of a package that training never saw."""
+
+    id: int
+    kind: str
+    package: str
+    licence: str
+    path: str
+    sha256: str
+    """Of the whole file."""
+    prefix: str
+    middle: str
+    suffix: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeveralHoles:
+    """A piece of a file of a package that training never saw, with several one-line holes in it:
+    `prefix middles[0] between[0] middles[1] ... suffix`."""
+
+    id: int
+    package: str
+    licence: str
+    path: str
+    sha256: str
+    """Of the whole file."""
+    prefix: str
+    middles: list[str]
+    between: list[str]
+    suffix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A text with holes in it: `prefix HOLE between[0] HOLE ... suffix`."""
+
+    id: str
+    kind: str
+    prefix: str
+    suffix: str
+    middles: tuple[str, ...] | None = None
+    """What was in the holes, where that is known."""
+    between: tuple[str, ...] = ()
+    start: tuple[str, ...] | None = None
+    """What stands in the holes, to be repaired."""
+    task: Task | None = None
+    """What judges a fill by tests."""
+    language: str = "python"
+    one_line: bool = False
+    is_whole: bool = False
+    """The text is a whole file, so that every name in it is defined in it."""
+    path: str = ""
+    """The held-out file that it was cut from."""
+
+    @property
+    def holes(self) -> int:
+        """How many."""
+        return len(self.between) + 1
+
+    def filled(self, texts: Sequence[str]) -> str:
+        """The text with these fills in its holes."""
+        between = (*self.between, self.suffix)
+        return self.prefix + "".join(text + after for text, after in zip(texts, between, strict=True))
+
+
+def read_holes(path: Path = HOLES_FILE) -> list[HeldOutHole]:
+    """The committed holes."""
+    return [HeldOutHole(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+
+
+def read_several(path: Path = SEVERAL_FILE) -> list[SeveralHoles]:
+    """The committed cases with several holes."""
+    return [SeveralHoles(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+
+
+def case_of(hole: HeldOutHole) -> Case:
+    """A committed hole as a case."""
+    one_line = hole.kind in ONE_LINE_KINDS
+    return Case(
+        f"hole/{hole.id}", hole.kind, hole.prefix, hole.suffix, (hole.middle,), one_line=one_line, path=hole.path
+    )
+
+
+def case_of_several(holes: SeveralHoles) -> Case:
+    """A committed case with several holes."""
+    return Case(
+        f"several/{holes.id}",
+        "several",
+        holes.prefix,
+        holes.suffix,
+        tuple(holes.middles),
+        tuple(holes.between),
+        one_line=True,
+        path=holes.path,
+    )
+
+
+def case_of_task(task: Task, *, outside: bool = False) -> Case:
+    """A task as a case; one from `outside` may be filled with several lines, unless it is of the kind `line`."""
+    if outside:
+        kind, one_line = task.kind or "task", task.kind == "line"
+    else:
+        kind, one_line = f"tests_{task.kind}", task.kind == "line"
+    middles = (task.middle,) if task.middle else None
+    judged = task if task.test else None
+    return Case(task.id, kind, task.prefix, task.suffix, middles, task=judged, one_line=one_line, is_whole=not outside)
+
+
+def case_of_quiet(quiet: QuietCase) -> Case:
+    """A cursor at which nothing should be shown."""
+    return Case(quiet.id, "quiet", quiet.prefix, quiet.suffix, language=quiet.language, is_whole=True)
+
+
+def mid_token_cases(holes: Sequence[HeldOutHole], count: int = MID_TOKEN_COUNT) -> list[Case]:
+    """Lines with the cursor inside a name that is being written: the rest of the line is missing, the name's end
+    included. The same for the same holes."""
+    rng = random.Random(_SEED)
+    cases: list[Case] = []
+    lines = [hole for hole in holes if hole.kind == "line"]
+    for hole in rng.sample(lines, len(lines)):
+        names = list(_NAME.finditer(hole.middle))
+        if names and len(cases) < count:
+            name = rng.choice(names)
+            at = rng.randrange(name.start() + 1, name.end())
+            written, missing = hole.middle[:at], hole.middle[at:]
+            cases.append(
+                Case(
+                    f"mid_token/{hole.id}",
+                    "mid_token",
+                    hole.prefix + written,
+                    hole.suffix,
+                    (missing,),
+                    one_line=True,
+                    path=hole.path,
+                )
+            )
+    return cases
+
+
+def repair_cases(holes: Sequence[HeldOutHole], count: int = REPAIR_COUNT) -> list[Case]:
+    """Lines some of whose words are replaced by others from the text before them. The same for the same holes."""
+    rng = random.Random(_SEED)
+    cases: list[Case] = []
+    lines = [hole for hole in holes if hole.kind == "line" and len(_WORD.findall(hole.middle)) >= 4]
+    for hole in rng.sample(lines, len(lines)):
+        start = corrupted(hole.middle, hole.prefix[-_NEARBY_CHARS:], rng)
+        if start != hole.middle and len(cases) < count:
+            cases.append(
+                Case(
+                    f"repair/{hole.id}",
+                    "repair",
+                    hole.prefix,
+                    hole.suffix,
+                    (hole.middle,),
+                    start=(start,),
+                    one_line=True,
+                    path=hole.path,
+                )
+            )
+    return cases
+
+
+def corrupted(text: str, nearby: str, rng: random.Random) -> str:
+    """`text` with a quarter of its words, at least one, replaced by other words of the same sort from `nearby`."""
+    words = list(_WORD.finditer(text))
+    chosen = rng.sample(words, max(1, round(_CORRUPTED * len(words)))) if words else []
+    for word in sorted(chosen, key=lambda word: -word.start()):
+        is_name = word[0].isidentifier()
+        others = [o for o in _WORD.findall(nearby) if o != word[0] and o.isidentifier() == is_name]
+        if others:
+            text = text[: word.start()] + rng.choice(others) + text[word.end() :]
+    return text

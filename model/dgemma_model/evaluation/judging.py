@@ -1,0 +1,108 @@
+"""How one fill is judged: against what was there, by the syntax, by tests, and as what an editor would show of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import lru_cache
+
+from dgemma_model import syntax
+from dgemma_model.evaluation.held_out import Case
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How one case was filled."""
+
+    case: Case
+    texts: tuple[str, ...]
+    """What was put into its holes."""
+    ms: float = 0.0
+    """From the request to the last draft, with nothing known of the prompt."""
+    passes: int = 0
+    revised: int = 0
+    score: float | None = None
+    """Mean log-probability per token, in nats, where a model filled."""
+    passed: bool | None = None
+    """Whether the case's tests passed, where it has some."""
+    proposed: str | None = None
+    """The text with the server's suggestion in it, however doubtful; None where it had none."""
+    is_offered: bool | None = None
+    """Whether the server offers that unasked; None where it was not asked."""
+    failure: str = ""
+    """Why the model could not fill, where it could not."""
+
+    @property
+    def is_exact(self) -> bool | None:
+        """Exactly what was there, blanks at the ends of lines aside; None where nobody knows what that was."""
+        return None if self.case.middles is None else all(self.exact_holes)
+
+    @property
+    def exact_holes(self) -> list[bool]:
+        """The same hole by hole; empty where nobody knows."""
+        return [stripped(a) == stripped(b) for a, b in zip(self.texts, self.case.middles or (), strict=False)]
+
+    @property
+    def similarity(self) -> float | None:
+        """Edit similarity to what was there, 0 to 1; the mean over the holes."""
+        if self.case.middles is None:
+            return None
+        return sum(map(similarity, self.texts, self.case.middles)) / len(self.texts)
+
+    @property
+    def parses(self) -> bool:
+        """The filled text has no more syntax errors than the original; where that is not known, none at all."""
+        return _parses(self.case, self.case.filled(self.texts))
+
+    @property
+    def has_same_tree(self) -> bool | None:
+        """The filled text says the same as the original, whatever its layout."""
+        if self.case.middles is None:
+            return None
+        original = self.case.filled(self.case.middles)
+        return bool(self.is_exact) or _structure(self.case.filled(self.texts)) == _structure(original)
+
+    @property
+    def is_proposal_right(self) -> bool:
+        """The server's suggestion is what was there, or the first lines of it."""
+        case = self.case
+        if self.proposed is None or case.middles is None:
+            return False
+        lines = case.middles[0].split("\n")
+        right = (case.filled(["\n".join(lines[:count])]) for count in range(1, len(lines) + 1))
+        return any(stripped(self.proposed) == stripped(text) for text in right)
+
+    @property
+    def does_proposal_parse(self) -> bool:
+        """The text with the server's suggestion has no more syntax errors than the original."""
+        return self.proposed is not None and _parses(self.case, self.proposed)
+
+
+def stripped(text: str) -> str:
+    """`text` without blanks at the ends of lines, and at its own."""
+    return "\n".join(line.rstrip() for line in text.rstrip().split("\n"))
+
+
+def similarity(text: str, original: str) -> float:
+    """Edit similarity of two texts, 0 to 1 (Ratcliff and Obershelp's, as `difflib` has it)."""
+    return SequenceMatcher(None, text, original, autojunk=False).ratio()
+
+
+@lru_cache(maxsize=8192)
+def _errors(text: str) -> int:
+    tree = syntax.parse("python", text)
+    assert tree is not None
+    return syntax.error_count(tree)
+
+
+@lru_cache(maxsize=256)
+def _structure(text: str) -> Sequence[tuple[int, str]]:
+    tree = syntax.parse("python", text)
+    assert tree is not None
+    return syntax.structure(tree)
+
+
+def _parses(case: Case, text: str) -> bool:
+    tolerated = 0 if case.middles is None else _errors(case.filled(case.middles))
+    return _errors(text) <= tolerated
