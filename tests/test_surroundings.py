@@ -54,5 +54,5 @@ def test_a_case_of_no_file_is_alone_and_one_of_another_text_is_refused() -> None
     case = case_of(HOLES[0])
     with pytest.raises(ValueError, match="does not hold the text"):
         elsewhere_of(replace(case, prefix=case.prefix + "?"))
-    with pytest.raises(ValueError, match="nowhere.py"):
+    with pytest.raises(ValueError, match="nowhere"):
         elsewhere_of(replace(case, path="nowhere.py"))
