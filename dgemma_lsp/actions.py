@@ -16,6 +16,7 @@ from dgemma_lsp.edits import Edit, NoSuggestion, Rewrite, Snapshot, apply_all
 from dgemma_lsp.suggest import InfillerLike
 from dgemma_lsp.text import Text
 from dgemma_model import syntax, targets
+from dgemma_model.excerpt import ExcerptBudget
 from dgemma_model.request import FillRequest
 from dgemma_model.targets import Hole, Site
 
@@ -213,7 +214,7 @@ def _filled(
         )
         kinds = [hole for site in group for hole in site.holes]
         request = FillRequest(
-            context.excerpt(at_holes, [(hole, hole) for hole in holes]),
+            context.excerpt(at_holes, [(hole, hole) for hole in holes], ExcerptBudget.within(infiller.prompt_tokens)),
             one_line=len(kinds) == 1 and kinds[0] is not Hole.BLOCK,
             max_tokens=max(_TOKENS[kind] for kind in kinds),
             verify=False if variant else None,
@@ -282,7 +283,7 @@ def _fitted(text: str, kind: Hole, snapshot: Snapshot, hole: int, *, complete: b
         fill = fill[: -len(covered)]
     match kind:
         case Hole.BLOCK:
-            fill = _parseable(_within_block(fill, place), snapshot, hole)
+            fill = _parseable(fill, snapshot, hole)
             return None if targets.does_nothing(snapshot.language, fill) else fill
         case Hole.EXPRESSION:
             return fill if targets.is_expression(fill) and fill.strip() not in ("...", "") else None
@@ -295,17 +296,6 @@ def _fitted(text: str, kind: Hole, snapshot: Snapshot, hole: int, *, complete: b
             whole_line = not place.before.strip() and not place.after.strip()
             idle = whole_line and targets.does_nothing(snapshot.language, fill)
             return fill if fill.strip() and not idle else None
-
-
-def _within_block(fill: str, place: cleanup.Place) -> str:
-    """Without what is less indented than the block that the hole is in."""
-    if place.before.strip():
-        return fill
-    first, *lines = fill.split("\n")
-    for number, line in enumerate(lines):
-        if line.strip() and not line.startswith(place.before):
-            return "\n".join([first, *lines[:number]]).rstrip()
-    return fill
 
 
 def _parseable(fill: str, snapshot: Snapshot, hole: int) -> str:

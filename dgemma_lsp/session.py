@@ -114,6 +114,11 @@ class DgemmaServer(transport.StrictServer):
         self.rules.pop(snapshot.uri, None)
         return closed(snapshot, self.languages, self.settings)
 
+    def without_hidden(self, snapshot: Snapshot) -> Snapshot:
+        """With those other documents only that the model may be shown, and has room for."""
+        others = snapshot.others if self.shows_others else ()
+        return replace(snapshot, others=tuple(other for other in others if self._rule(other) is None))
+
     def _rule(self, snapshot: Snapshot) -> str | None:
         """The rule that excludes a document."""
         notebook = self.notebooks.notebook_of(snapshot.uri)
@@ -159,8 +164,7 @@ class DgemmaServer(transport.StrictServer):
         chosen = snapshot
         if selected is not None:
             chosen = _after(snapshot, selected)
-        others = chosen.others if self.shows_others else ()
-        chosen = replace(chosen, others=tuple(other for other in others if self._rule(other) is None))
+        chosen = self.without_hidden(chosen)
         seen = self.notebooks.seen(chosen, self.documents)
         names = self.notebooks.notebook_of(snapshot.uri) is None
 
