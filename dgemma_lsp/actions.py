@@ -17,11 +17,16 @@ from dgemma_lsp.suggest import InfillerLike
 from dgemma_lsp.text import Text
 from dgemma_model import syntax, targets
 from dgemma_model.excerpt import ExcerptBudget
-from dgemma_model.request import FillRequest
+from dgemma_model.request import FillRequest, InfillError
 from dgemma_model.targets import Hole, Site
 
 VARIANTS = 3
 """How often the model is asked before an action gives up: as its checkpoint would have it, then by other seeds."""
+
+REPAIR_NOISE = (0.1, 0.3, None)
+"""How much of a span a repair draws again, try by try; None writes it anew. LOG.md has the figures."""
+_MAX_REVISED_CHARS = 120
+"""A longer span is written anew: it would not fit into a canvas."""
 
 _MAX_TITLE_CHARS = 72
 _MAX_COMPILED_CHARS = 200_000
@@ -117,8 +122,9 @@ def rewrite(
     wanted = errors - 1 if kind is ActionKind.REPAIR and _is_broken(snapshot, candidates) else errors
     reason, steps = NoSuggestion.NOTHING_BETTER, 0
     for variant in range(VARIANTS):
+        noise = REPAIR_NOISE[variant] if kind is ActionKind.REPAIR else None
         for sites in candidates:
-            edits, taken = yield from _filled(sites, snapshot, infiller, variant)
+            edits, taken = yield from _filled(sites, snapshot, infiller, variant, noise)
             steps += taken
             after = apply_all(snapshot.text, edits)
             if after == snapshot.text:
@@ -199,11 +205,12 @@ def _is_broken(snapshot: Snapshot, candidates: Sequence[Sequence[Site]]) -> bool
 
 
 def _filled(
-    sites: Sequence[Site], snapshot: Snapshot, infiller: InfillerLike, variant: int
+    sites: Sequence[Site], snapshot: Snapshot, infiller: InfillerLike, variant: int, noise: float | None
 ) -> Generator[NoSuggestion, None, tuple[tuple[Edit, ...], int]]:
     """The edits that fill the sites, and the steps they took; a site whose holes get nothing is left as it is.
 
-    Yields after each denoising step, when there is nothing to show yet.
+    With `noise`, that much of a short site's text is drawn again, and the rest may stay. Yields after each denoising
+    step, when there is nothing to show yet.
     """
     done: list[Edit] = []
     steps = 0
@@ -213,18 +220,26 @@ def _filled(
             snapshot, source=Text(scaffold), offset=holes[0], tree=syntax.parse(snapshot.language, scaffold)
         )
         kinds = [hole for site in group for hole in site.holes]
+        start = None if noise is None else _to_revise(group, snapshot.text)
         request = FillRequest(
             context.excerpt(at_holes, [(hole, hole) for hole in holes], ExcerptBudget.within(infiller.prompt_tokens)),
             one_line=len(kinds) == 1 and kinds[0] is not Hole.BLOCK,
             max_tokens=max(_TOKENS[kind] for kind in kinds),
             verify=False if variant else None,
+            start=start,
+            noise_level=1.0 if noise is None or start is None else noise,
             seed=variant,
         )
         texts: tuple[str, ...] = ("",) * len(kinds)
         complete, taken = False, 0
-        for draft in infiller.fill(request):
-            yield NoSuggestion.OUT_OF_TIME
-            texts, complete, taken = draft.texts, draft.complete, draft.step
+        try:
+            for draft in infiller.fill(request):
+                yield NoSuggestion.OUT_OF_TIME
+                texts, complete, taken = draft.texts, draft.complete, draft.step
+        except InfillError:
+            if start is None:
+                raise
+            texts = ("",) * len(kinds)  # too long to be revised after all: another try writes it anew
         steps += taken
         fitted: list[str | None] = [
             _fitted(text, kind, at_holes, hole, complete=complete)
@@ -236,6 +251,13 @@ def _filled(
             if edit is not None:
                 done.append(edit)
     return tuple(done), steps
+
+
+def _to_revise(group: Sequence[Site], text: str) -> tuple[str, ...] | None:
+    """What stands in the sites now, where all of it is to be replaced and is short."""
+    start = tuple(text[site.start : site.end] for site in group)
+    replaced = all(site.pieces == ("", "") and site.start < site.end for site in group)
+    return start if replaced and sum(map(len, start)) <= _MAX_REVISED_CHARS else None
 
 
 def _groups(sites: Sequence[Site]) -> Iterator[list[Site]]:
