@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -365,8 +366,10 @@ def _is_refused(snapshot: Snapshot, after: str, edits: Sequence[Edit]) -> bool:
     except SyntaxError as error:
         first = snapshot.text.count("\n", 0, edits[0].start) + 1
         last = after.count("\n", 0, len(after) - (len(snapshot.text) - edits[-1].end)) + 1
+        found = error.lineno or first
         reaches_down = any(word in error.msg for word in _REACHING_DOWN)  # from where something was opened
-        return (reaches_down or first <= (error.lineno or first)) and (error.lineno or first) <= last + 1
+        opened = [int(line) for line in re.findall(r"on line (\d+)", error.msg)]
+        return any(first <= line <= last for line in opened) or ((reaches_down or first <= found) and found <= last + 1)
     except (ValueError, RecursionError, MemoryError):
         return False
     return False
