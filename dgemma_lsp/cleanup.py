@@ -250,6 +250,13 @@ NOT_REPEATING: tuple[Callable[[str, Place], str], ...] = (drop_following_lines, 
 """The rules in their order: what one leaves is what the next one sees."""
 
 
+def is_past_block(text: str, place: Place) -> bool:
+    """Whether all that will still be written behind `text` is going to be dropped: the cursor's block is over."""
+    for rule in FITTING[: FITTING.index(drop_after_block)]:
+        text = rule(text, place)
+    return drop_after_block(text, place) != text
+
+
 def is_undoing(text: str, deleted: str) -> bool:
     """Whether the text is what the user has just deleted: nobody wants that back."""
     new, deleted = text.strip(), deleted.strip()
