@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +17,17 @@ from dgemma_lsp.edits import Edit, NoSuggestion, Rewrite, Snapshot, apply_all
 from dgemma_lsp.suggest import InfillerLike
 from dgemma_lsp.text import Text
 from dgemma_model import syntax, targets
-from dgemma_model.request import FillRequest
+from dgemma_model.excerpt import ExcerptBudget
+from dgemma_model.request import FillRequest, InfillError
 from dgemma_model.targets import Hole, Site
 
 VARIANTS = 3
 """How often the model is asked before an action gives up: as its checkpoint would have it, then by other seeds."""
+
+REPAIR_NOISE = (0.1, 0.3, None)
+"""How much of a span a repair draws again, try by try; None writes it anew. LOG.md has the figures."""
+_MAX_REVISED_CHARS = 120
+"""A longer span is written anew: it would not fit into a canvas."""
 
 _MAX_TITLE_CHARS = 72
 _MAX_COMPILED_CHARS = 200_000
@@ -116,8 +123,9 @@ def rewrite(
     wanted = errors - 1 if kind is ActionKind.REPAIR and _is_broken(snapshot, candidates) else errors
     reason, steps = NoSuggestion.NOTHING_BETTER, 0
     for variant in range(VARIANTS):
+        noise = REPAIR_NOISE[variant] if kind is ActionKind.REPAIR else None
         for sites in candidates:
-            edits, taken = yield from _filled(sites, snapshot, infiller, variant)
+            edits, taken = yield from _filled(sites, snapshot, infiller, variant, noise)
             steps += taken
             after = apply_all(snapshot.text, edits)
             if after == snapshot.text:
@@ -198,11 +206,12 @@ def _is_broken(snapshot: Snapshot, candidates: Sequence[Sequence[Site]]) -> bool
 
 
 def _filled(
-    sites: Sequence[Site], snapshot: Snapshot, infiller: InfillerLike, variant: int
+    sites: Sequence[Site], snapshot: Snapshot, infiller: InfillerLike, variant: int, noise: float | None
 ) -> Generator[NoSuggestion, None, tuple[tuple[Edit, ...], int]]:
     """The edits that fill the sites, and the steps they took; a site whose holes get nothing is left as it is.
 
-    Yields after each denoising step, when there is nothing to show yet.
+    With `noise`, that much of a short site's text is drawn again, and the rest may stay. Yields after each denoising
+    step, when there is nothing to show yet.
     """
     done: list[Edit] = []
     steps = 0
@@ -212,18 +221,29 @@ def _filled(
             snapshot, source=Text(scaffold), offset=holes[0], tree=syntax.parse(snapshot.language, scaffold)
         )
         kinds = [hole for site in group for hole in site.holes]
+        start = None if noise is None else _to_revise(group, snapshot.text)
+        budget = ExcerptBudget.within(infiller.prompt_tokens)
+        seen = context.excerpt(at_holes, [(hole, hole) for hole in holes], budget)
         request = FillRequest(
-            context.excerpt(at_holes, [(hole, hole) for hole in holes]),
+            seen,
+            context.elsewhere(at_holes, seen) if infiller.copies else (),
             one_line=len(kinds) == 1 and kinds[0] is not Hole.BLOCK,
             max_tokens=max(_TOKENS[kind] for kind in kinds),
             verify=False if variant else None,
+            start=start,
+            noise_level=1.0 if noise is None or start is None else noise,
             seed=variant,
         )
         texts: tuple[str, ...] = ("",) * len(kinds)
         complete, taken = False, 0
-        for draft in infiller.fill(request):
-            yield NoSuggestion.OUT_OF_TIME
-            texts, complete, taken = draft.texts, draft.complete, draft.step
+        try:
+            for draft in infiller.fill(request):
+                yield NoSuggestion.OUT_OF_TIME
+                texts, complete, taken = draft.texts, draft.complete, draft.step
+        except InfillError:
+            if start is None:
+                raise
+            texts = ("",) * len(kinds)  # too long to be revised after all: another try writes it anew
         steps += taken
         fitted: list[str | None] = [
             _fitted(text, kind, at_holes, hole, complete=complete)
@@ -235,6 +255,13 @@ def _filled(
             if edit is not None:
                 done.append(edit)
     return tuple(done), steps
+
+
+def _to_revise(group: Sequence[Site], text: str) -> tuple[str, ...] | None:
+    """What stands in the sites now, where all of it is to be replaced and is short."""
+    start = tuple(text[site.start : site.end] for site in group)
+    replaced = all(site.pieces == ("", "") and site.start < site.end for site in group)
+    return start if replaced and sum(map(len, start)) <= _MAX_REVISED_CHARS else None
 
 
 def _groups(sites: Sequence[Site]) -> Iterator[list[Site]]:
@@ -282,7 +309,7 @@ def _fitted(text: str, kind: Hole, snapshot: Snapshot, hole: int, *, complete: b
         fill = fill[: -len(covered)]
     match kind:
         case Hole.BLOCK:
-            fill = _parseable(_within_block(fill, place), snapshot, hole)
+            fill = _parseable(fill, snapshot, hole)
             return None if targets.does_nothing(snapshot.language, fill) else fill
         case Hole.EXPRESSION:
             return fill if targets.is_expression(fill) and fill.strip() not in ("...", "") else None
@@ -295,17 +322,6 @@ def _fitted(text: str, kind: Hole, snapshot: Snapshot, hole: int, *, complete: b
             whole_line = not place.before.strip() and not place.after.strip()
             idle = whole_line and targets.does_nothing(snapshot.language, fill)
             return fill if fill.strip() and not idle else None
-
-
-def _within_block(fill: str, place: cleanup.Place) -> str:
-    """Without what is less indented than the block that the hole is in."""
-    if place.before.strip():
-        return fill
-    first, *lines = fill.split("\n")
-    for number, line in enumerate(lines):
-        if line.strip() and not line.startswith(place.before):
-            return "\n".join([first, *lines[:number]]).rstrip()
-    return fill
 
 
 def _parseable(fill: str, snapshot: Snapshot, hole: int) -> str:
@@ -353,8 +369,10 @@ def _is_refused(snapshot: Snapshot, after: str, edits: Sequence[Edit]) -> bool:
     except SyntaxError as error:
         first = snapshot.text.count("\n", 0, edits[0].start) + 1
         last = after.count("\n", 0, len(after) - (len(snapshot.text) - edits[-1].end)) + 1
+        found = error.lineno or first
         reaches_down = any(word in error.msg for word in _REACHING_DOWN)  # from where something was opened
-        return (reaches_down or first <= (error.lineno or first)) and (error.lineno or first) <= last + 1
+        opened = [int(line) for line in re.findall(r"on line (\d+)", error.msg)]
+        return any(first <= line <= last for line in opened) or ((reaches_down or first <= found) and found <= last + 1)
     except (ValueError, RecursionError, MemoryError):
         return False
     return False

@@ -163,6 +163,20 @@ def fit_steps(text: str, place: Place) -> str:
     return "\n".join([first, *(_step_line(line, base, step, width) for line in further)])
 
 
+def drop_after_block(text: str, place: Place) -> str:
+    """Without what follows the cursor's block: from the first line that is less indented and closes no bracket."""
+    lines = _as_lines(text, place)
+    depth = len(_leading(place.before)) + 1 if place.before.strip() else len(_leading(lines[0]))
+    for number, line in enumerate(lines[1:], 1):
+        indent = len(_leading(line))
+        if not line.strip() or indent >= depth:
+            continue
+        if line[indent] not in _CLOSERS:
+            return "\n".join(lines[:number])[len(_blank_before(place)) :]
+        depth = indent
+    return text
+
+
 def drop_loop(text: str, place: Place) -> str:
     """Where the text ends in a loop, only the loop's first round."""
     lines = _as_lines(text, place)
@@ -227,12 +241,20 @@ FITTING: tuple[Callable[[str, Place], str], ...] = (
     drop_retyped_indentation,
     fit_indentation,
     fit_steps,
+    drop_after_block,
     drop_loop,
     drop_trailing_blanks,
     drop_bodiless_headers,
 )
 NOT_REPEATING: tuple[Callable[[str, Place], str], ...] = (drop_following_lines, drop_rest_of_line)
 """The rules in their order: what one leaves is what the next one sees."""
+
+
+def is_past_block(text: str, place: Place) -> bool:
+    """Whether all that will still be written behind `text` is going to be dropped: the cursor's block is over."""
+    for rule in FITTING[: FITTING.index(drop_after_block)]:
+        text = rule(text, place)
+    return drop_after_block(text, place) != text
 
 
 def is_undoing(text: str, deleted: str) -> bool:

@@ -140,14 +140,14 @@ def _found(server: DgemmaServer, target: protocol.ActionTarget) -> tuple[ActionK
 
 async def _rewritten(server: DgemmaServer, kind: ActionKind, snapshot: Snapshot, end: int) -> Rewrite:
     """Compute; raises what the client is to be told where nothing comes of it."""
-    started, using = time.perf_counter(), server.settings
+    started, using, shown = time.perf_counter(), server.settings, server.without_hidden(snapshot)
 
     def steps(infiller: InfillerLike) -> Steps[Rewrite]:
         reason = closed(snapshot, infiller.languages, using)
         if reason is not None:
             yield reason
         else:
-            yield from actions.rewrite(kind, snapshot, end, infiller)
+            yield from actions.rewrite(kind, shown, end, infiller)
 
     answer: Rewrite | NoSuggestion = NoSuggestion.CANCELLED
     try:

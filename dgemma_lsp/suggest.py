@@ -114,7 +114,8 @@ def suggest(
     for draft in infiller.fill(request):
         watch.lap("model_ms")
         answer: Suggestion | NoSuggestion
-        edit = insertable(draft.text, draft.complete)
+        is_over = not kind.one_line and _is_settled(draft) and cleanup.is_past_block(draft.text, place)
+        edit = insertable(draft.text, draft.complete or is_over)
         watch.lap("check_ms")
         if isinstance(edit, NoSuggestion):
             answer = edit
@@ -122,9 +123,16 @@ def suggest(
             answer = NoSuggestion.LOW_CONFIDENCE
         else:
             answer = Suggestion(snapshot, edit, draft.score, draft.step, trace=dict(watch.ms))
-        if draft.done or isinstance(answer, Suggestion) or isinstance(best, NoSuggestion):
+        if draft.done or is_over or isinstance(answer, Suggestion) or isinstance(best, NoSuggestion):
             best = answer
         yield best
+        if is_over:
+            return
+
+
+def _is_settled(draft: Draft) -> bool:
+    """Whether what it says will only be added to."""
+    return bool(draft.tokens) and all(token.settled for token in draft.tokens[0])
 
 
 def candidates(

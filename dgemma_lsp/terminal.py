@@ -270,8 +270,10 @@ def _fill_task(
         started = time.perf_counter()
         text = prefix + suffix
         snapshot = Snapshot("", None, language, text, len(prefix), syntax.parse(language, text))
+        seen = context.excerpt(snapshot)
         request = FillRequest(
-            context.excerpt(snapshot),
+            seen,
+            context.elsewhere(snapshot, seen),
             max_tokens=BATCH_TOKENS,
             max_denoising_steps=steps,
             budget_ms=budget_ms,

@@ -1,10 +1,11 @@
 """The real server around a model that says what a test tells it to. Run as a process; `--tcp PORT` serves there.
 
 Custom requests, for tests only: `test/text` reads a document back, `test/say` sets the model's text (a list is one
-for each seed; and holds it at each step), `test/reached` answers when the model stands at a held step, `test/release`
-lets it go on, `test/counts` says how many fills began and how many steps were taken, `test/seen` what the model was
-shown last. The environment variable FAKE_LOAD makes loading `fail`, or `wait` for `test/release`; with FAKE_AHEAD the
-server thinks ahead, as it really does; FAKE_PROMPT says how many tokens the model reads.
+for each seed), or its `script` (what it says behind which texts, and otherwise nothing), and holds it at each step,
+`test/reached` answers when the model stands at a held step, `test/release` lets it go on, `test/counts` says how many
+fills began and how many steps were taken, `test/seen` what the model was shown last. The environment variable FAKE_LOAD
+makes loading `fail`, or `wait` for `test/release`; with FAKE_AHEAD the server thinks ahead, as it really does;
+FAKE_PROMPT says how many tokens the model reads.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class FakeInfiller:
 
     def __init__(self) -> None:
         self.text: str | list[str] = "value"
+        self.script: list[list[str]] = []
         self.steps = 3
         self.fails = False
         self.seen = Excerpt("", "")
@@ -50,6 +52,8 @@ class FakeInfiller:
         if self.fails:
             raise RuntimeError("no such luck")
         text, steps = self.text, self.steps
+        if self.script:
+            text = next((said for before, said in self.script if request.excerpt.prefix.endswith(before)), "")
         if isinstance(text, list):
             text = text[request.seed % len(text)]
         for step in range(1, steps + 1):

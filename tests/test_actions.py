@@ -16,7 +16,7 @@ from dgemma_lsp.actions import ActionKind, Problem, offered, rewrite
 from dgemma_lsp.documents import parsed
 from dgemma_lsp.edits import NoSuggestion, Rewrite, Snapshot
 from dgemma_model import syntax
-from dgemma_model.request import Draft, FillRequest
+from dgemma_model.request import Draft, FillRequest, InfillError
 
 CASES = Path(__file__).parent / "cases" / "actions.md"
 
@@ -135,6 +135,41 @@ def test_another_try_asks_another_way() -> None:
     infiller = FakeInfiller(("pass",))
     assert list(rewrite(ActionKind.FILL, snapshot, end, infiller))[-1] is NoSuggestion.NOTHING_BETTER
     assert [(request.seed, request.verify) for request in infiller.requests] == [(0, None), (1, False), (2, False)]
+
+
+class Narrow(FakeInfiller):
+    """Has no room for a text that is to be revised, unless it is short; or fails altogether."""
+
+    fails = False
+
+    def fill(self, request: FillRequest) -> Iterator[Draft]:
+        if self.fails or any(len(text) > 8 for text in request.start or ()):
+            self.requests.append(request)
+            raise InfillError("no room")
+        yield from super().fill(request)
+
+
+BROKEN = "x = 1\ntotal = compute(1, 2▮\ny = 2\n"
+
+
+def test_a_repair_first_changes_what_is_there_a_little() -> None:
+    snapshot, _ = selection(BROKEN)
+    infiller = FakeInfiller(("",))
+    list(rewrite(ActionKind.REPAIR, snapshot, snapshot.offset, infiller))
+    asked = [(request.start, request.noise_level) for request in infiller.requests]
+    there = ("total = compute(1, 2",)
+    revised = [(None, 1.0), (there, 0.1), (None, 1.0), (there, 0.3), (None, 1.0), (None, 1.0)]
+    assert asked == revised  # in turn: what is missing at the end, and the line itself
+
+
+def test_what_is_too_long_to_be_revised_is_written_anew_and_a_failure_is_none_of_that() -> None:
+    snapshot, _ = selection(BROKEN)
+    narrow = Narrow(("",), ("",), ("",), ("total = compute(1, 2)",))
+    *_, answer = rewrite(ActionKind.REPAIR, snapshot, snapshot.offset, narrow)
+    assert isinstance(answer, Rewrite) and answer.apply() == "x = 1\ntotal = compute(1, 2)\ny = 2\n"
+    narrow.fails = True
+    with pytest.raises(InfillError):
+        list(rewrite(ActionKind.REPAIR, snapshot, snapshot.offset, narrow))
 
 
 def test_work_can_be_stopped_between_its_steps() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dgemma_lsp import cleanup
 from dgemma_lsp.cleanup import clean, place_at
 from dgemma_lsp.edits import Edit, NoSuggestion
 
@@ -76,6 +77,39 @@ def test_golden_case(name: str) -> None:
 
 def test_there_are_enough_golden_cases() -> None:
     assert len(GOLDEN) >= 40
+
+
+def failing() -> list[str]:
+    failed = []
+    for name, case in GOLDEN.items():
+        try:
+            check(case)
+        except AssertionError:
+            failed.append(name)
+    return failed
+
+
+@pytest.mark.parametrize("rule", [*cleanup.FITTING, *cleanup.NOT_REPEATING], ids=lambda rule: rule.__name__)
+def test_without_a_rule_a_golden_case_fails(monkeypatch: pytest.MonkeyPatch, rule: object) -> None:
+    assert failing() == []
+    for rules in ("FITTING", "NOT_REPEATING"):
+        monkeypatch.setattr(cleanup, rules, tuple(one for one in getattr(cleanup, rules) if one is not rule))
+    assert failing()
+
+
+@pytest.mark.parametrize(
+    ("name", "idle"),
+    [
+        ("drop_ragged_end", lambda text: text),
+        ("retyped_length", lambda text, place: 0),
+        ("is_undoing", lambda text, deleted: False),
+    ],
+)
+def test_without_what_follows_the_rules_a_golden_case_fails(
+    monkeypatch: pytest.MonkeyPatch, name: str, idle: object
+) -> None:
+    monkeypatch.setattr(cleanup, name, idle)
+    assert failing()
 
 
 code = st.text(alphabet="ab(){}[]\"'\\:, +\t\n", max_size=24) | st.text(max_size=8)

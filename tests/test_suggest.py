@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from dgemma_lsp.documents import parsed
 from dgemma_lsp.edits import Edit, NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.settings import Settings
 from dgemma_lsp.suggest import candidates, suggest
-from dgemma_model.request import Draft, FillRequest
+from dgemma_model.request import Draft, DraftToken, FillRequest
 
 
 class FakeInfiller:
@@ -191,6 +192,18 @@ def test_a_good_draft_outlives_a_bad_one_but_not_the_end() -> None:
 
 def test_the_latest_reason_counts() -> None:
     assert steps("x = ▮", [draft("a b )", 1), draft("", 2)]) == ["UNPARSEABLE", "EMPTY"]
+
+
+def test_a_block_is_done_as_soon_as_something_less_indented_follows_for_good() -> None:
+    body = "def f(x):\n    ▮\n"
+    settled = [
+        replace(draft(text, step), tokens=((DraftToken(text, 1.0, settled=True),),))
+        for step, text in enumerate(["y = x", "y = x\n    return y", "y = x\n    return y\nz", "never read"])
+    ]
+    expected = ["UNPARSEABLE", "def f(x):\n    y = x▮\n", "def f(x):\n    y = x\n    return y▮\n"]
+    assert steps(body, settled) == expected
+    revisable = [replace(one, tokens=((DraftToken("", 0.5, settled=False),),)) for one in settled]
+    assert len(steps(body, revisable)) == 4
 
 
 def test_an_unfinished_draft_is_cut_to_what_can_be_inserted() -> None:

@@ -220,6 +220,11 @@ def test_an_excluded_file_is_not_shown_beside_another_one(tmp_path: Path) -> Non
         wire.open((tmp_path / "a.py").as_uri(), "x = \nopen_name(hidden_name())\n")
         assert wire.request(INLINE, inline((tmp_path / "a.py").as_uri(), 0, 4))
         assert wire.request("test/seen", {})["prefix"] == "def open_name(known):\nx = "
+        uri = (tmp_path / "b.py").as_uri()
+        wire.open(uri, "def f():\n    pass\n\n\nopen_name(hidden_name())\n")
+        named = {"uri": uri, "position": {"line": 1, "character": 4}}
+        assert wire.request("workspace/executeCommand", {"command": "dgemma.fillHole", "arguments": [named]})
+        assert wire.request("test/seen", {})["prefix"] == "def open_name(known):\ndef f():\n    "
 
 
 def test_what_was_just_deleted_is_not_remembered_either(own_wire: Wire) -> None:

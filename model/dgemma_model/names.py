@@ -10,25 +10,9 @@ from collections.abc import Iterator
 
 from tree_sitter import Node
 
+from dgemma_model.python_names import is_bound
 from dgemma_model.syntax import SyntaxTree
 
-_BINDING_FIELDS = {
-    "function_definition": "name",
-    "class_definition": "name",
-    "default_parameter": "name",
-    "typed_default_parameter": "name",
-    "named_expression": "name",
-    "assignment": "left",
-    "for_statement": "left",
-    "for_in_clause": "left",
-    "aliased_import": "alias",
-}
-_BINDING_PARENTS = frozenset(
-    {"parameters", "lambda_parameters", "typed_parameter", "as_pattern_target", "global_statement"}
-)
-_PATTERNS = frozenset(
-    {"pattern_list", "tuple_pattern", "list_pattern", "list_splat_pattern", "dictionary_splat_pattern"}
-)
 _SCOPES = frozenset({"function_definition", "class_definition", "lambda", "module"})
 _PARAMETERS = frozenset({"parameters", "lambda_parameters"})
 
@@ -41,13 +25,13 @@ def left_behind(tree: SyntaxTree, old: str, new: str) -> list[tuple[int, int]]:
     """
     if not old.isidentifier() or not new.isidentifier() or old == new or tree.tree.root_node.has_error:
         return []
-    definitions = [node for node in _occurrences(tree, new) if _is_definition(node)]
+    definitions = [node for node in _occurrences(tree, new) if is_bound(node)]
     scopes = {_scope(node) for node in definitions}
     if len(scopes) != 1:
         return []
     scope = scopes.pop()
     old_nodes = [node for node in _occurrences(tree, old) if _is_inside(node, scope)]
-    if any(_is_definition(node) for node in old_nodes):
+    if any(is_bound(node) for node in old_nodes):
         return []
     if scope.type == "class_definition":
         sites = [node for node in old_nodes if _is_own_attribute(node)]
@@ -63,22 +47,6 @@ def _occurrences(tree: SyntaxTree, name: str) -> Iterator[Node]:
         node = tree.tree.root_node.descendant_for_byte_range(*found.span())
         if node is not None and node.type == "identifier" and (node.start_byte, node.end_byte) == found.span():
             yield node
-
-
-def _is_definition(node: Node) -> bool:
-    if _is_attribute(node) or _is_keyword(node):
-        return False
-    inner, around = node, node.parent
-    while around is not None and around.type in _PATTERNS:
-        inner, around = around, around.parent
-    if around is None:
-        return False
-    if around.type in _BINDING_PARENTS:
-        return around.type != "typed_parameter" or around.children[0] == inner
-    if around.type == "dotted_name":
-        return around.parent is not None and around.parent.type.startswith("import")
-    field = _BINDING_FIELDS.get(around.type)
-    return field is not None and around.child_by_field_name(field) == inner
 
 
 def _scope(definition: Node) -> Node:

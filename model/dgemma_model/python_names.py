@@ -57,7 +57,7 @@ def unresolved(tree: SyntaxTree, start: int, end: int, pieces: Iterable[str]) ->
     used, bound = set(), set()
     for node in name_nodes(tree, start, end):
         name = tree.data[node.start_byte : node.end_byte].decode("utf-8", "replace")
-        if _is_bound(node):
+        if is_bound(node):
             bound.add(name)
         elif not _is_no_name(node):
             used.add(name)
@@ -80,7 +80,8 @@ def _signs(piece: str) -> tuple[bool, bool]:
     return _FROM_NOWHERE.search(piece) is not None, _WHOLE_FILE.search(piece) is not None
 
 
-def _is_bound(name: tree_sitter.Node) -> bool:
+def is_bound(name: tree_sitter.Node) -> bool:
+    """Whether a name is given its meaning where it stands: by an assignment, a definition, an import, ..."""
     node = name
     while (parent := node.parent) is not None:
         field = _field(parent, node)
