@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from editor import Editor, install_extensions, is_there
-
-Open = Callable[..., Editor]
+from vscode import Editor, Open, install_extensions, is_there
 
 
 def pytest_report_header() -> str:

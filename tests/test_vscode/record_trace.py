@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from editor import REAL, ROOT, Editor, install_extensions
+from vscode import REAL, ROOT, Editor, install_extensions
 
 TRACE = ROOT / "tests" / "traces" / "vscode.jsonl"
 OPENED = '''"""Shapes."""

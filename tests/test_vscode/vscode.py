@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -384,3 +384,7 @@ class Editor:
         """The extension's log."""
         files = sorted((self.home / "data" / "logs").glob("**/*dgemma.log"))
         return "".join(file.read_text("utf-8", "replace") for file in files)
+
+
+Open = Callable[..., Editor]
+"""Opens a window; takes what `Editor` does, but for the folders."""

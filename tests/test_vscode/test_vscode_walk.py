@@ -7,8 +7,7 @@ import signal
 import time
 
 import pytest
-from conftest import Open
-from editor import REAL, Editor
+from vscode import REAL, Editor, Open
 
 pytestmark = pytest.mark.editors
 

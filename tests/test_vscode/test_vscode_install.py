@@ -6,9 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Open
-from editor import Editor
-from test_real_server import BEFORE, suggested
+from test_vscode_walk import BEFORE, suggested
+from vscode import Editor, Open
 
 pytestmark = pytest.mark.editors
 

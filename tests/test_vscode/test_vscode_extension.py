@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Open
-from editor import FAKE, Editor, wrapped
+from vscode import FAKE, Editor, Open, wrapped
 
 pytestmark = pytest.mark.editors
 
