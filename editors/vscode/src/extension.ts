@@ -44,7 +44,7 @@ export async function activate(context: vscode.ExtensionContext): Promise<Api> {
     ...registerCommands(server, status),
     registerWatch(context.extensionUri, server, status),
     command('installServer', async () => {
-      if (await installer.install(() => running.server.stop())) {
+      if ((await installer.install(() => running.server.stop())) || running.server.status === 'stopped') {
         await running.server.restart();
       }
     }),
@@ -57,13 +57,11 @@ export async function activate(context: vscode.ExtensionContext): Promise<Api> {
     command('settings', () => vscode.commands.executeCommand('workbench.action.openSettings', '@ext:dgemma.dgemma')),
     command('chooseCheckpoint', chooseCheckpoint),
     vscode.workspace.onDidOpenTextDocument(startWhereWanted),
-    vscode.workspace.onDidGrantWorkspaceTrust(() => running.server.command?.source === 'setting' || running.server.restart()),
+    vscode.workspace.onDidGrantWorkspaceTrust(() => isWantedSomewhere() && running.server.restart()),
     vscode.window.onDidChangeActiveTextEditor(() => running.status.show()),
     vscode.workspace.onDidChangeConfiguration((event) => {
-      if (NEED_RESTART.some((name) => event.affectsConfiguration(name)) && running.server.status !== 'absent') {
+      if (NEED_RESTART.some((name) => event.affectsConfiguration(name)) && isWantedSomewhere()) {
         void running.server.restart();
-      } else if (event.affectsConfiguration('dgemma.server')) {
-        startWhereWanted();
       }
     }),
   );
@@ -81,8 +79,14 @@ export async function deactivate(): Promise<void> {
   await server?.stop();
 }
 
+function isWantedSomewhere(): boolean {
+  return vscode.workspace.textDocuments.some(isWanted);
+}
+
+/** What went wrong once is not tried again with every file, but a server that has been installed meanwhile is found. */
 function startWhereWanted(): void {
-  if (vscode.workspace.textDocuments.some(isWanted)) {
+  const mayStart = server?.problem === undefined || (server.status === 'absent' && !server.isMissing);
+  if (mayStart && isWantedSomewhere()) {
     void server?.start();
   }
 }
