@@ -1,5 +1,6 @@
 # make demo   fills a hole in examples/ and shows it
 # make test   everything that CI checks
+# make vscode   the extension for VS Code, with this server in it: dist/dgemma-VERSION.vsix; wants Node 20 or later
 # make test-editors   real editors with the plugins of editors/ in them, driven through their user interfaces
 # make eval   how many held-out holes come out right: the tables, and eval/results.csv
 # make bench  times of encoder, decoder and fills, beside transformers
@@ -8,7 +9,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-editors check eval bench clean
+.PHONY: demo test vscode test-editors check eval bench clean
 
 demo: .venv/.installed
 	$(BIN)/dgemma-lsp fill --watch examples/inventory.py:26:13
@@ -16,11 +17,24 @@ demo: .venv/.installed
 test: check
 	$(BIN)/python -m pytest -q
 
+vscode: .venv/.installed-test editors/vscode/node_modules/.package-lock.json
+	rm -rf editors/vscode/server dist/dgemma-*.vsix
+	mkdir -p dist
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir editors/vscode/server .
+	cp LICENSE editors/vscode/LICENSE.txt
+	cd editors/vscode && npm test && npm run package
+
+editors/vscode/node_modules/.package-lock.json: editors/vscode/package-lock.json
+	cd editors/vscode && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
 # Neovim 0.11 comes with the environment; the oldest and the newest that the plugin supports come from Debian.
-test-editors: .venv/.installed-test
+test-editors: .venv/.installed-test vscode
 	-tests/test_nvim/fetch_neovim.sh trixie .cache/neovim/trixie
 	-tests/test_nvim/fetch_neovim.sh sid .cache/neovim/sid
+	-tests/test_vscode/fetch_codeserver.sh .cache/code-server
 	$(BIN)/python -m pytest -q -m editors tests/test_nvim
+	$(BIN)/python -m pytest -q -m editors tests/test_vscode
 
 check: .venv/.installed-test
 	$(BIN)/ruff check .

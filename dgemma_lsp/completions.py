@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 
 from lsprotocol import types
+from pygls.exceptions import JsonRpcInvalidParams
 
 from dgemma_lsp import protocol
 from dgemma_lsp.documents import Position
 from dgemma_lsp.edits import Edit, NoSuggestion, Snapshot
 from dgemma_lsp.session import DgemmaServer
+from dgemma_lsp.watched import Frame
 from dgemma_lsp.worker import Answer
 
 logger = logging.getLogger(__name__)
@@ -36,6 +39,32 @@ async def completion(server: DgemmaServer, params: types.CompletionParams) -> ty
     position = protocol.position(params.position)
     answer, number = await _answer(server, params.text_document.uri, position, invoked=False, typed=False)
     return protocol.menu_answer(answer, server.documents.encoding, server.client, number)
+
+
+async def watch(server: DgemmaServer, params: object) -> dict[str, str]:
+    """Fill at the cursor for who looks on: the client gets each canvas, and nobody else anything of it."""
+    request = protocol.watch_request(params)
+    if request is None:
+        raise JsonRpcInvalidParams("a document, a position and a number are wanted")
+    uri, position, number = request
+    started, snapshot = time.perf_counter(), server.documents.snapshot(uri, position)
+    answer: Answer = NoSuggestion.CANCELLED
+    try:
+        if snapshot is None:
+            answer = NoSuggestion.NOT_OPEN
+        else:
+            show = partial(_show_canvas, server, number)
+            answer = await server.watch(snapshot, show)
+    except Exception:
+        logger.exception("request %s failed", server.protocol.msg_id)
+        answer = NoSuggestion.FAILED
+    finally:
+        server.conclude_watch(uri, answer, started)
+    return protocol.watched(answer)
+
+
+def _show_canvas(server: DgemmaServer, number: int, frame: Frame) -> None:
+    server.protocol.notify(protocol.CANVAS, protocol.canvas(number, frame))
 
 
 def stats(server: DgemmaServer, params: object) -> dict[str, object]:

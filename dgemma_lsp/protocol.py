@@ -15,6 +15,7 @@ from dgemma_lsp.actions import Action, ActionKind
 from dgemma_lsp.documents import Encoding, Position, TextChange, position_at
 from dgemma_lsp.edits import Edit, NoSuggestion, Rewrite, Snapshot, Suggestion
 from dgemma_lsp.text import Text
+from dgemma_lsp.watched import Frame
 
 MENU_TRIGGERS = [" ", ".", "(", "[", "{", "=", ",", ":"]
 """Characters after which a menu is worth opening; editors open it in words anyway."""
@@ -41,6 +42,16 @@ STATUS = "dgemma/status"
 """Request, with a document's uri or without: what the server is doing, and the rule that excludes the document. Also a
 notification of the same shape, whenever that changes, for clients whose experimental capabilities have
 `{"dgemma": {"status": true}}`."""
+OUTCOME = "dgemma/outcome"
+"""Notification to the same clients after each request for a suggestion that was not replaced: the document's `uri`, the
+milliseconds `ms` of a fill where there was one, and where nothing is shown the `reason`."""
+WATCH = "dgemma/watch"
+"""Request for a fill to look at: `{textDocument, position, watch}`, where `watch` is any number of the client's. The
+answer, when the fill has ended, has its `text`, or the `reason` why there is none. Whatever else is asked for goes
+first, and ends it."""
+CANVAS = "dgemma/canvas"
+"""Notification after each step of a fill that is watched: its `watch`, `step`, `ms`, `done`, and the `tokens` of the
+canvas with `text`, `confidence` and `state` (`watched.TokenState`)."""
 STATS = "dgemma/stats"
 """Request: how often suggestions were of use in this session. Counted in memory, never sent anywhere else."""
 DID_SHOW = "textDocument/didShowCompletion"
@@ -238,6 +249,36 @@ def status_uri(params: object) -> str | None:
             return uri
         case _:
             return None
+
+
+def outcome(uri: str, answer: Suggestion | NoSuggestion) -> dict[str, object]:
+    """What came of a request, for clients that show it."""
+    if isinstance(answer, NoSuggestion):
+        return {"uri": uri, "reason": answer.value}
+    return {"uri": uri, "ms": round(sum(answer.trace.values()), 1)} if answer.steps else {"uri": uri}
+
+
+def watch_request(params: object) -> tuple[str, Position, int] | None:
+    """Document, position and number of a request for a fill to look at, or None where they cannot be read."""
+    match plain(params):
+        case {"textDocument": {"uri": str(uri)}, "position": at, "watch": int(number)}:
+            position = _plain_position(at)
+            return None if position is None else (uri, position, number)
+    return None
+
+
+def canvas(number: int, frame: Frame) -> dict[str, object]:
+    """One canvas of a fill that is watched."""
+    tokens = [
+        {"text": token.text, "confidence": round(token.confidence, 3), "state": state.value}
+        for token, state in zip(frame.tokens, frame.states, strict=True)
+    ]
+    return {"watch": number, "step": frame.step, "ms": round(frame.ms, 2), "done": frame.done, "tokens": tokens}
+
+
+def watched(answer: Suggestion | NoSuggestion) -> dict[str, str]:
+    """What came of a fill that was watched."""
+    return {"reason": answer.value} if isinstance(answer, NoSuggestion) else {"text": answer.edit.new_text}
 
 
 def inline_request(params: types.InlineCompletionParams) -> InlineRequest:
@@ -465,12 +506,18 @@ def _is_below(kind: str, wanted: str) -> bool:
 
 
 def workspace_edit(rewrite: Rewrite, client: Client, encoding: Encoding, label: str) -> types.WorkspaceEdit:
-    """The edits of one version of one document, with their annotation where the client shows it."""
+    """The edits of one version of one document, with their annotation where the client shows it.
+
+    Where there are several, a client that can is to show them before it makes them.
+    """
     ranges = [(_range(rewrite.snapshot.source, edit, encoding), edit.new_text) for edit in rewrite.edits]
     uri = rewrite.snapshot.uri
     if not client.versioned_edits:
         edits = [types.TextEdit(range=place, new_text=text) for place, text in ranges]
         return types.WorkspaceEdit(changes={uri: edits})
+    annotation = types.ChangeAnnotation(
+        label=label, needs_confirmation=len(ranges) > 1, description="written by a language model"
+    )
     document = types.OptionalVersionedTextDocumentIdentifier(uri=uri, version=rewrite.snapshot.version)
     annotated = [
         types.AnnotatedTextEdit(annotation_id=_ANNOTATION, range=place, new_text=text)
@@ -480,9 +527,7 @@ def workspace_edit(rewrite: Rewrite, client: Client, encoding: Encoding, label: 
     ]
     return types.WorkspaceEdit(
         document_changes=[types.TextDocumentEdit(text_document=document, edits=annotated)],
-        change_annotations={_ANNOTATION: types.ChangeAnnotation(label=label, description="written by a language model")}
-        if client.annotated_edits
-        else None,
+        change_annotations={_ANNOTATION: annotation} if client.annotated_edits else None,
     )
 
 

@@ -25,6 +25,7 @@ from dgemma_lsp.notebooks import Notebooks
 from dgemma_lsp.settings import Settings
 from dgemma_lsp.suggest import InfillerLike, candidates, closed, suggest
 from dgemma_lsp.trees import Trees
+from dgemma_lsp.watched import Frame, Frames, Watched
 from dgemma_lsp.worker import Answer, Lane, Steps, Worker
 from dgemma_lsp.workspace import Workspace
 
@@ -38,6 +39,9 @@ CANDIDATES = 3
 
 _LOOK_AHEAD_S = 0.15
 """How long a suggestion is shown before the next one is thought of."""
+
+_WATCH_S = 10.0
+"""How long a fill may be watched."""
 
 _SILENCES = 512
 """Documents whose last silence is remembered."""
@@ -195,6 +199,24 @@ class DgemmaServer(transport.StrictServer):
 
         return steps
 
+    async def watch(self, snapshot: Snapshot, show: Callable[[Frame], None]) -> Answer:
+        """Fill at the snapshot's cursor by denoising alone, and have each canvas shown. Raises what the pipeline does.
+
+        It is nobody's suggestion: what is typed or asked for meanwhile goes first, and ends it.
+        """
+        using, loop = self.settings, asyncio.get_running_loop()
+        if (reason := self.kept_out(snapshot)) is not None:
+            return reason
+
+        def send(frame: Frame) -> None:
+            loop.call_soon_threadsafe(show, frame)
+
+        def steps(infiller: InfillerLike) -> Steps[Suggestion]:
+            frames = Frames(send)
+            yield from suggest(parsed(snapshot), Watched(infiller, frames.see, verify=False), using, invoked=True)
+
+        return await self.worker.run(steps, lane=Lane.BACKGROUND, document=snapshot.uri, budget_s=_WATCH_S)
+
     def _look_ahead(self, suggestion: Suggestion, using: Settings) -> None:
         """While the user looks at a suggestion, work out what could follow once it is accepted."""
         if self.look_ahead_s is None:
@@ -234,6 +256,13 @@ class DgemmaServer(transport.StrictServer):
                 self._fall_silent(uri, answer)
             fields["outcome"] = answer.name.lower()
         self._log(uri, fields, started)
+        if self.client.shows_status and answer not in (NoSuggestion.SUPERSEDED, NoSuggestion.CANCELLED):
+            self.protocol.notify(protocol.OUTCOME, protocol.outcome(uri, answer))
+
+    def conclude_watch(self, uri: str, answer: Answer, started: float) -> None:
+        """The same for a fill that was watched; it is no answer to what the user typed."""
+        fields: dict[str, object] = {"watch": answer.name.lower() if isinstance(answer, NoSuggestion) else "filled"}
+        self._log(uri, fields | {"steps": answer.steps if isinstance(answer, Suggestion) else 0}, started)
 
     def conclude_rewrite(self, what: str, snapshot: Snapshot, answer: Rewrite | NoSuggestion, started: float) -> None:
         """The same for an action or a command."""

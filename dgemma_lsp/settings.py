@@ -216,5 +216,5 @@ OPTIONS: dict[str, Option] = {
 }
 assert list(OPTIONS) == [field.name for field in fields(Settings)]
 
-_EDITORS_OWN = frozenset({"trace", "path", "command"})
+_EDITORS_OWN = frozenset({"trace", "path", "command", "server"})
 """What editors keep in the same section for themselves."""

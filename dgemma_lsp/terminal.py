@@ -10,8 +10,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ from dgemma_lsp import context
 from dgemma_lsp.edits import NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.settings import Settings
 from dgemma_lsp.suggest import suggest
+from dgemma_lsp.watched import Watched
 from dgemma_model import languages, syntax
 from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest, InfillError
 
@@ -58,53 +58,6 @@ def load_infiller(checkpoint: str | None, device: str | None, *, cache_bytes: in
         return Infiller.load(checkpoint, device, cache_bytes=cache_bytes)
     except CheckpointError as error:
         raise UserError(str(error)) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """An infiller that shows each draft to `show` on its way to the pipeline, and keeps to the user's limits."""
-
-    infiller: Infiller
-    show: Callable[[Draft], None]
-    steps: int | None
-    budget_ms: float | None
-
-    @property
-    def name(self) -> str:
-        """See `InfillerLike`."""
-        return self.infiller.name
-
-    @property
-    def device(self) -> str:
-        """See `InfillerLike`."""
-        return self.infiller.device
-
-    @property
-    def languages(self) -> frozenset[str] | None:
-        """See `InfillerLike`."""
-        return self.infiller.languages
-
-    @property
-    def prompt_tokens(self) -> int:
-        """See `InfillerLike`."""
-        return self.infiller.prompt_tokens
-
-    @property
-    def copies(self) -> bool:
-        """See `InfillerLike`."""
-        return self.infiller.copies
-
-    @property
-    def threshold(self) -> float:
-        """See `InfillerLike`."""
-        return self.infiller.threshold
-
-    def fill(self, request: FillRequest) -> Iterator[Draft]:
-        """See `InfillerLike`."""
-        limited = replace(request, max_denoising_steps=self.steps, budget_ms=self.budget_ms)
-        for draft in self.infiller.fill(limited):
-            self.show(draft)
-            yield draft
 
 
 def fill_once(

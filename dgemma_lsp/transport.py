@@ -15,6 +15,7 @@ import re
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import InvalidStateError
 from typing import Any, BinaryIO
 
 from lsprotocol import types
@@ -88,7 +89,9 @@ class StrictProtocol(LanguageServerProtocol):
             return
         try:
             self.handle_message(message)
-        except Exception:  # an answer to a request that nobody waits for, for instance
+        except InvalidStateError:
+            logger.debug("an answer that nobody waits for any more")
+        except Exception:
             logger.exception("unhandled message")
 
     def handle_message(self, message: RPCMessage) -> None:

@@ -3,9 +3,9 @@
 Custom requests, for tests only: `test/text` reads a document back, `test/say` sets the model's text (a list is one
 for each seed), or its `script` (what it says behind which texts, and otherwise nothing), and holds it at each step,
 `test/reached` answers when the model stands at a held step, `test/release` lets it go on, `test/counts` says how many
-fills began and how many steps were taken, `test/seen` what the model was shown last. The environment variable FAKE_LOAD
-makes loading `fail`, or `wait` for `test/release`; with FAKE_AHEAD the server thinks ahead, as it really does;
-FAKE_PROMPT says how many tokens the model reads.
+fills began and how many steps were taken, `test/seen` what the model was shown last, `test/verify` whether it was to
+verify. The environment variable FAKE_LOAD makes loading `fail`, or `wait` for `test/release`; with FAKE_AHEAD the
+server thinks ahead, as it really does; FAKE_PROMPT says how many tokens the model reads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from dgemma_lsp import server as dgemma_server
 from dgemma_lsp import transport
 from dgemma_lsp.settings import Settings
-from dgemma_model.request import Draft, Excerpt, FillRequest
+from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest
 
 
 class FakeInfiller:
@@ -38,6 +38,7 @@ class FakeInfiller:
         self.steps = 3
         self.fails = False
         self.seen = Excerpt("", "")
+        self.seen_verify: bool | None = None
         self.fills_begun = 0
         self.steps_taken = 0
         self._held = False
@@ -46,7 +47,7 @@ class FakeInfiller:
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         self.fills_begun += 1
-        self.seen = request.excerpt
+        self.seen, self.seen_verify = request.excerpt, request.verify
         print("a library prints to standard output")
         os.write(1, b"and so does one written in C\n")
         if self.fails:
@@ -60,7 +61,8 @@ class FakeInfiller:
             self.pass_gate()
             self.steps_taken += 1
             last = step == steps
-            yield Draft((text,) * request.excerpt.hole_count, step=step, done=last, complete=last, score=-0.1)
+            texts, tokens = (text,) * request.excerpt.hole_count, ((DraftToken(text, step / steps, last),),)
+            yield Draft(texts, step=step, done=last, complete=last, score=-0.1, tokens=tokens)
 
     def hold(self, held: bool) -> None:
         """Hold whoever comes to the gate, or let it go on."""
@@ -122,8 +124,13 @@ def main() -> int:
         return {"fills": infiller.fills_begun, "steps": infiller.steps_taken}
 
     @server.feature("test/seen")
-    def seen(params: Any) -> dict[str, str]:
-        return {"prefix": infiller.seen.prefix, "suffix": infiller.seen.suffix}
+    def seen(params: Any) -> dict[str, object]:
+        seen = infiller.seen
+        return {"prefix": seen.prefix, "suffix": seen.suffix}
+
+    @server.feature("test/verify")
+    def verify(params: Any) -> bool | None:
+        return infiller.seen_verify
 
     dgemma_server.log_to_stderr()
     if sys.argv[1:2] == ["--tcp"]:

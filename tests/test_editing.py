@@ -91,6 +91,7 @@ def test_an_action_is_listed_without_its_edit_and_computed_when_it_is_chosen(wir
     assert (edit["newText"], edit["range"]) == ("return x", place(1, 4, (1, 8)))
     annotation = resolved["edit"]["changeAnnotations"][edit["annotationId"]]
     assert annotation["label"] == "Fill this hole (pass)" and "model" in annotation["description"]
+    assert annotation["needsConfirmation"] is False
 
 
 def test_only_the_wanted_kinds_are_listed(wire: Wire) -> None:
@@ -119,6 +120,8 @@ def test_all_holes_are_filled_at_once(wire: Wire) -> None:
     action = wire.request("codeAction/resolve", chosen(wire, place(0, 5), "Fill all holes"))
     assert [edit["newText"] for edit in edits(action)] == ["return x", "return x"]
     assert [edit["range"]["start"]["line"] for edit in edits(action)] == [1, 4]
+    (annotation,) = action["edit"]["changeAnnotations"].values()
+    assert annotation["needsConfirmation"] is True
 
 
 @pytest.mark.parametrize("nothing", ["pass", "...", "", "# later", "raise NotImplementedError"])

@@ -25,7 +25,7 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_lsp.session"},
     {"dgemma_lsp.transport", "dgemma_lsp.protocol"},
     {"dgemma_lsp.worker"},
-    {"dgemma_lsp.actions"},
+    {"dgemma_lsp.actions", "dgemma_lsp.watched"},
     {"dgemma_lsp.suggest"},
     {"dgemma_lsp.context", "dgemma_lsp.cleanup", "dgemma_lsp.fill_kind", "dgemma_lsp.trees", "dgemma_lsp.notebooks"},
     {"dgemma_lsp.documents", "dgemma_lsp.memory", "dgemma_lsp.next_edit"},

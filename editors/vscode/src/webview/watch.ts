@@ -1,0 +1,108 @@
+/** The page of the view: plays the steps, which take milliseconds, at a pace for eyes. */
+import type { Canvas, CanvasToken, Watched } from '../protocol';
+import type { ToView } from '../watch';
+
+declare function acquireVsCodeApi(): { postMessage(message: unknown): void };
+
+const PACE_MS = 220;
+/** Stands for the token that ends the text, and that fills the rest of the canvas. */
+const END = '▪';
+const vscode = acquireVsCodeApi();
+
+let steps: Canvas[] = [];
+let at = -1;
+let playing = true;
+let before = '';
+let end: Watched | undefined;
+let timer = 0;
+
+function element<T extends HTMLElement = HTMLElement>(id: string): T {
+  const found = document.getElementById(id);
+  if (found === null) {
+    throw new Error(`no element ${id}`);
+  }
+  return found as T;
+}
+
+const slider = element<HTMLInputElement>('step');
+
+/** The class of a tenth of confidence: the page's policy allows no styles of its own. */
+function tenth(confidence: number): string {
+  return `c${Math.min(9, Math.max(0, Math.floor(confidence * 10)))}`;
+}
+
+function drawn(token: CanvasToken): HTMLElement {
+  const span = document.createElement('span');
+  const isEnd = token.text === '';
+  span.className = `token ${token.state} ${tenth(token.confidence)}`;
+  span.textContent = isEnd ? END : token.text.replaceAll('\n', '⏎\n');
+  span.title = `${isEnd ? 'end of the text, ' : ''}${token.state}, ${Math.round(token.confidence * 100)} %`;
+  return span;
+}
+
+function draw(): void {
+  const canvas = steps[at];
+  const context = document.createElement('span');
+  context.className = 'before';
+  context.textContent = before;
+  element('canvas').replaceChildren(context, ...(canvas?.tokens.map(drawn) ?? []));
+  const last = at === steps.length - 1;
+  element('counts').textContent = canvas === undefined ? '' : `step ${canvas.step} · ${canvas.ms.toFixed(1)} ms`;
+  slider.max = String(Math.max(0, steps.length - 1));
+  slider.value = String(Math.max(0, at));
+  element('play').textContent = playing && !last ? 'Pause' : 'Play';
+  if (end === undefined || !last) {
+    element('end').textContent = end === undefined && steps.length === 0 ? 'waiting for the model ...' : '';
+  } else {
+    const total = steps.reduce((sum, step) => sum + step.ms, 0);
+    const took = steps.length === 0 ? '' : `${steps.length} steps, ${total.toFixed(0)} ms. `;
+    element('end').textContent = took + (end.reason === undefined ? '' : `Nothing to insert: ${end.reason}.`);
+  }
+}
+
+function tick(): void {
+  if (playing && at < steps.length - 1) {
+    at += 1;
+    draw();
+  }
+}
+
+window.addEventListener('message', ({ data }: MessageEvent<ToView>) => {
+  switch (data.kind) {
+    case 'begin':
+      steps = [];
+      at = -1;
+      end = undefined;
+      playing = true;
+      before = data.before;
+      element('place').textContent = data.place;
+      break;
+    case 'step':
+      steps.push(data.canvas);
+      break;
+    case 'end':
+      end = data.watched;
+      break;
+  }
+  draw();
+  if (timer === 0) {
+    timer = window.setInterval(tick, PACE_MS);
+  }
+});
+
+element('again').addEventListener('click', () => vscode.postMessage('again'));
+element('play').addEventListener('click', () => {
+  if (at === steps.length - 1) {
+    at = -1;
+    playing = true;
+  } else {
+    playing = !playing;
+  }
+  draw();
+});
+slider.addEventListener('input', () => {
+  playing = false;
+  at = Number(slider.value);
+  draw();
+});
+vscode.postMessage('ready');
