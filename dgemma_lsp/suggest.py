@@ -21,6 +21,7 @@ from dgemma_model import syntax
 from dgemma_model.excerpt import ExcerptBudget
 from dgemma_model.python_names import unresolved
 from dgemma_model.request import Draft, FillRequest
+from dgemma_model.syntax import CursorKind
 
 _SHORTER = 2
 """How many times an unfinished draft that does not parse is cut shorter."""
@@ -96,7 +97,7 @@ def suggest(
     excerpt = context.excerpt(snapshot, budget=budget)
     elsewhere = context.elsewhere(snapshot, excerpt) if infiller.copies else ()
     request = FillRequest(excerpt, elsewhere, one_line=place.one_line, verify=verify, seed=variant)
-    objection = _objections(snapshot, names=names and not invoked)
+    objection = _objections(snapshot, names=names, invoked=invoked)
     watch.lap("context_ms")
 
     @lru_cache(maxsize=1)  # a step may well change nothing
@@ -169,12 +170,12 @@ def closed(snapshot: Snapshot, languages: frozenset[str] | None, settings: Setti
     return None
 
 
-def _objections(snapshot: Snapshot, *, names: bool) -> Callable[[Edit], NoSuggestion | None]:
+def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[Edit], NoSuggestion | None]:
     """What the syntax has against an edit at the cursor.
 
     The text may have as many errors as it has now, for it may well be broken there, but no more than with just any
-    expression at the cursor. With `names`, those in the edit must mean something, where
-    all of the text can be looked through. Without a tree every edit passes.
+    expression at the cursor. What nobody asked for must leave its own lines sound, in Python, and with `names`, those
+    in it must mean something, where all of the text can be looked through. Without a tree every edit passes.
     """
     if snapshot.tree is None:
         return lambda edit: None
@@ -183,13 +184,18 @@ def _objections(snapshot: Snapshot, *, names: bool) -> Callable[[Edit], NoSugges
     if tolerated:
         named = syntax.spliced(tree, snapshot.offset, snapshot.offset, tree.row.stand_in)
         tolerated = min(tolerated, syntax.error_count(named))
-    names = names and len(snapshot.source) <= _NAMES_CHARS and not snapshot.uri.startswith(_NOTEBOOK_CELL)
+    code = not invoked and syntax.kind_at(tree, snapshot.offset) is CursorKind.CODE
+    whole_lines = code and snapshot.language == "python"  # elsewhere half a file is often no file
+    names = names and not invoked and len(snapshot.source) <= _NAMES_CHARS
+    names = names and not snapshot.uri.startswith(_NOTEBOOK_CELL)
 
     def objection(edit: Edit) -> NoSuggestion | None:
         edited = syntax.spliced(tree, edit.start, edit.end, edit.new_text)
         if syntax.error_count(edited) > tolerated:
             return NoSuggestion.UNPARSEABLE
         end = edit.start + len(edit.new_text)
+        if whole_lines and tolerated and syntax.is_damaged_from(edited, edit.start, end):
+            return NoSuggestion.UNPARSEABLE
         if names and unresolved(edited, edit.start, end, snapshot.source.pieces()):
             return NoSuggestion.UNRESOLVED
         return None

@@ -147,7 +147,7 @@ def test_the_nearby_line_is_the_one_with_the_most_similar_neighbours(marked: str
 
 def test_a_baseline_never_sees_the_answer() -> None:
     seen, unseen = case(f"a = 1\n{MARK}\nb = 2\n", "secret"), case(f"a = 1\n{MARK}\nb = 2\n", "another")
-    assert {"nothing", "else:", "return None", "return True", "nearby line", "nearby line, anywhere"} == {*BASELINES}
+    assert {"nothing", "else:", "return None", "return True", "nearby line", "line anywhere"} == {*BASELINES}
     for name in BASELINES:
         assert baseline_texts(seen, name) == baseline_texts(unseen, name)
 

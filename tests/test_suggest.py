@@ -161,6 +161,27 @@ def test_a_text_broken_elsewhere_does_not_matter() -> None:
     check("f(a,\n  ▮\n\ndef g():\n    return 1\n", "bcd,", "f(a,\n  bcd,▮\n\ndef g():\n    return 1\n")
 
 
+@pytest.mark.parametrize(
+    ("marked", "model", "expected"),
+    [
+        ("if x ▮\n    pass\n", "== y", "UNPARSEABLE"),
+        ("if x ▮\n    pass\n", "== y:", "if x == y:▮\n    pass\n"),
+        ("value = first(a▮\n\nx = 1\n", ", b", "UNPARSEABLE"),
+        ("value = first(a▮\n\nx = 1\n", ", b)", "value = first(a, b)▮\n\nx = 1\n"),
+        ('ages = {\n    "a": ▮\n', "value,", 'ages = {\n    "a": value,▮\n'),
+        ("def broken(:\n\n\ntotal = ▮\n", "first + 1", "def broken(:\n\n\ntotal = first + 1▮\n"),
+    ],
+)
+def test_what_nobody_asked_for_leaves_its_line_sound(marked: str, model: str, expected: str) -> None:
+    """What has been broken since an earlier line is no matter."""
+    last = list(suggest(snapshot(marked), FakeInfiller(done(model)), Settings(), invoked=False, names=False))[-1]
+    assert shown(last) == expected
+
+
+def test_who_asks_may_have_half_a_line() -> None:
+    check("value = first(a▮\n\nx = 1\n", ", b", "value = first(a, b▮\n\nx = 1\n", invoked=True)
+
+
 def test_texts_without_a_tree_are_not_parsed() -> None:
     check("x = ▮", "a b (", "x = a b (▮", language="plaintext")
 

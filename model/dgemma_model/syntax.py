@@ -218,6 +218,20 @@ def error_count(tree: SyntaxTree) -> int:
     return sum(1 for _ in _damage(tree))
 
 
+def is_damaged_from(tree: SyntaxTree, start: int, end: int) -> bool:
+    """Whether something on the lines of the two offsets does not parse that begins there: not what has been broken
+    since an earlier line, such as a bracket that is still to be closed."""
+    data = tree.data
+    first, last = _line_start(data, byte_offset(tree, start)), _line_end(data, byte_offset(tree, end))
+    for node in _damage(tree):
+        at = node
+        if node.is_missing and node.parent is not None:
+            at = node.parent
+        if first <= at.start_byte <= last:
+            return True
+    return False
+
+
 def kind_at(tree: SyntaxTree, offset: int) -> CursorKind:
     """What the cursor at `offset` stands in; code inside an f-string is code."""
     row = tree.row

@@ -31,7 +31,7 @@ BASELINES: dict[str, Baseline] = {
     "nothing": _constant(""),
     **{text: _constant(text) for text in CONSTANTS},
     "nearby line": lambda before, after, elsewhere: most_similar_line(before, after),
-    "nearby line, anywhere": _anywhere,
+    "line anywhere": _anywhere,
 }
 
 
