@@ -191,16 +191,22 @@ def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[
 
     def objection(edit: Edit) -> NoSuggestion | None:
         edited = syntax.spliced(tree, edit.start, edit.end, edit.new_text)
-        if syntax.error_count(edited) > tolerated:
+        errors = syntax.error_count(edited)
+        if errors > tolerated:
             return NoSuggestion.UNPARSEABLE
         end = edit.start + len(edit.new_text)
-        if whole_lines and tolerated and syntax.is_damaged_from(edited, edit.start, end):
+        if whole_lines and errors and (_opens(edit.new_text) or syntax.is_damaged_from(edited, edit.start, end)):
             return NoSuggestion.UNPARSEABLE
         if names and unresolved(edited, edit.start, end, snapshot.source.pieces()):
             return NoSuggestion.UNRESOLVED
         return None
 
     return objection
+
+
+def _opens(text: str) -> bool:
+    """Whether it leaves a bracket open."""
+    return sum(map(text.count, "([{")) > sum(map(text.count, ")]}"))
 
 
 class _Stopwatch:

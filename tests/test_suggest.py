@@ -168,6 +168,8 @@ def test_a_text_broken_elsewhere_does_not_matter() -> None:
         ("if x ▮\n    pass\n", "== y:", "if x == y:▮\n    pass\n"),
         ("value = first(a▮\n\nx = 1\n", ", b", "UNPARSEABLE"),
         ("value = first(a▮\n\nx = 1\n", ", b)", "value = first(a, b)▮\n\nx = 1\n"),
+        ("@cached\n▮\n\nx = 1\n", "def total(", "UNPARSEABLE"),
+        ("value = ▮\n    a,\n)\n", "first(", "value = first(▮\n    a,\n)\n"),
         ('ages = {\n    "a": ▮\n', "value,", 'ages = {\n    "a": value,▮\n'),
         ("def broken(:\n\n\ntotal = ▮\n", "first + 1", "def broken(:\n\n\ntotal = first + 1▮\n"),
     ],

@@ -219,10 +219,11 @@ def error_count(tree: SyntaxTree) -> int:
 
 
 def is_damaged_from(tree: SyntaxTree, start: int, end: int) -> bool:
-    """Whether something on the lines of the two offsets does not parse that begins there: not what has been broken
-    since an earlier line, such as a bracket that is still to be closed."""
+    """Whether something does not parse that begins on the lines of the two offsets, or on the line behind them: not
+    what has been broken since an earlier line, such as a bracket that is still to be closed."""
     data = tree.data
     first, last = _line_start(data, byte_offset(tree, start)), _line_end(data, byte_offset(tree, end))
+    last = _line_end(data, min(last + 1, len(data)))
     for node in _damage(tree):
         at = node
         if node.is_missing and node.parent is not None:
