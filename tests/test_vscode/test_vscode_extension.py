@@ -89,7 +89,7 @@ def test_the_menu_pause_and_why(editor: Editor) -> None:
     assert editor.status()["detail"].endswith("the cursor is in a comment")
     editor.browser("click", "#status\\.languageStatus")
     editor.wait(lambda: editor.shows(".monaco-hover .hover-language-status"), "the status is shown")
-    editor.picture("status")
+    editor.picture("quiet")
     editor.start_command("dgemma.why")
     assert editor.wait_notice("nothing was shown because the cursor is in a comment$")
 
