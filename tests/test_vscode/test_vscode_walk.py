@@ -80,8 +80,11 @@ def test_the_walk(window: Open) -> None:
         editor.picture("word")
         editor.press("Tab")
     editor.wait(lambda: editor.text() == BEFORE + ghost, "all of it is accepted")
-    status = editor.status()
-    assert "embedded on" in status["detail"]
+    assert "embedded on" in editor.status()["detail"]
+    editor.browser("click", "#status\\.languageStatus")
+    editor.wait(lambda: editor.shows(".monaco-hover .hover-language-status"), "the status is shown")
+    editor.picture("status")
+    editor.press("Escape")
 
     # It is killed, and comes back.
     process = editor.process_id()

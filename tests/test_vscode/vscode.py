@@ -336,9 +336,12 @@ class Editor:
         """Whether the window has an element of this kind."""
         return bool(self.browser("evaluate", f"!!document.querySelector({json.dumps(selector)})"))
 
-    def text(self) -> str:
-        """The editor's own buffer."""
-        return str(self.js("return vscode.window.activeTextEditor.document.getText()"))
+    def text(self, name: str | None = None) -> str:
+        """The editor's own buffer: the active one's, or that of a file in the folder."""
+        if name is None:
+            return str(self.js("return vscode.window.activeTextEditor.document.getText()"))
+        named = f"({{ fileName }}) => fileName === {json.dumps(str(self.folder / name))}"
+        return str(self.js(f"return vscode.workspace.textDocuments.find({named}).getText()"))
 
     def ghost(self) -> str:
         """What is drawn in grey."""

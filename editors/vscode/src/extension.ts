@@ -11,8 +11,6 @@ import { registerWatch } from './watch';
 
 /** What a running server cannot take over. */
 const NEED_RESTART = ['dgemma.server', 'dgemma.checkpoint', 'dgemma.device', 'dgemma.languages'];
-/** The file that started this extension opens first, or it would take the walkthrough's place. */
-const WELCOME_MS = 1500;
 const WALKTHROUGH = 'dgemma.dgemma#start';
 
 /** For tests: what happens inside. */
@@ -23,7 +21,7 @@ export interface Api {
 
 let server: Server | undefined;
 
-export async function activate(context: vscode.ExtensionContext): Promise<Api> {
+export function activate(context: vscode.ExtensionContext): Api {
   const log = vscode.window.createOutputChannel('dgemma', { log: true });
   const environment = join(context.globalStorageUri.fsPath, 'server');
   let status: StatusItem | undefined = undefined;
@@ -56,6 +54,7 @@ export async function activate(context: vscode.ExtensionContext): Promise<Api> {
     command('menu', () => running.status.menu()),
     command('settings', () => vscode.commands.executeCommand('workbench.action.openSettings', '@ext:dgemma.dgemma')),
     command('chooseCheckpoint', chooseCheckpoint),
+    command('getStarted', () => vscode.commands.executeCommand('workbench.action.openWalkthrough', WALKTHROUGH, false)),
     vscode.workspace.onDidOpenTextDocument(startWhereWanted),
     vscode.workspace.onDidGrantWorkspaceTrust(() => isWantedSomewhere() && running.server.restart()),
     vscode.window.onDidChangeActiveTextEditor(() => running.status.show()),
@@ -66,11 +65,6 @@ export async function activate(context: vscode.ExtensionContext): Promise<Api> {
     }),
   );
   startWhereWanted();
-  if (running.server.isMissing && !context.globalState.get('welcomed')) {
-    await context.globalState.update('welcomed', true);
-    const open = (): unknown => vscode.commands.executeCommand('workbench.action.openWalkthrough', WALKTHROUGH, false);
-    setTimeout(open, WELCOME_MS);
-  }
   void installer.offerUpdate(running.server);
   return running;
 }

@@ -24,11 +24,13 @@ const LOG = 'dgemma: Open log';
 const RESTART = 'dgemma: Restart server';
 const CHECK = 'dgemma: Check server';
 const INSTALL = 'dgemma: Install server';
+const GET_STARTED = 'Get started';
 const BUTTONS: Record<string, string> = {
   [LOG]: 'dgemma.log',
   [RESTART]: 'dgemma.restart',
   [CHECK]: 'dgemma.check',
   [INSTALL]: 'dgemma.installServer',
+  [GET_STARTED]: 'dgemma.getStarted',
 };
 
 /** It shows nothing by itself: what users need to know is said here, once. */
@@ -153,7 +155,7 @@ export class Server implements vscode.Disposable {
     if (typeof command === 'string') {
       const named = setting<string>('server.path', '') !== '';
       this.become('absent');
-      this.complain(command, ...(named ? [] : [INSTALL]));
+      this.complain(command, ...(named ? [] : [INSTALL, GET_STARTED]));
       return;
     }
     this.command = command;

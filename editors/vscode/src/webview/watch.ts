@@ -55,7 +55,7 @@ function draw(): void {
     element('end').textContent = end === undefined && steps.length === 0 ? 'waiting for the model ...' : '';
   } else {
     const total = steps.reduce((sum, step) => sum + step.ms, 0);
-    const took = steps.length === 0 ? '' : `${steps.length} steps, ${total.toFixed(0)} ms. `;
+    const took = canvas === undefined ? '' : `${canvas.step} steps, ${total.toFixed(0)} ms. `; // the last canvas comes twice
     element('end').textContent = took + (end.reason === undefined ? '' : `Nothing to insert: ${end.reason}.`);
   }
 }
