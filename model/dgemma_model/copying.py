@@ -9,7 +9,7 @@ Devanbu 2017), the more the longer the match.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from dgemma_model.elsewhere import Piece
@@ -30,6 +30,7 @@ class PromptCopies:
     def __init__(self, ids: list[int], elsewhere: Sequence[Piece] = ()) -> None:
         self._ids: list[int] = []
         self._elsewhere = elsewhere
+        self._matches: tuple[int, list[tuple[list[int], int]]] | None = None
         self._places: dict[int, list[int]] = {}
         for token in ids:
             self.append(token)
@@ -38,40 +39,50 @@ class PromptCopies:
         """Take in one more token behind the others."""
         self._places.setdefault(token, []).append(len(self._ids))
         self._ids.append(token)
+        self._matches = None
 
     def continuation(self) -> tuple[int, list[int]]:
         """The length of the longest earlier match of the last tokens, at most `LONGEST_MATCH`, and up to twice as many
-        tokens (at most `LONGEST_COPY`) that followed the latest such match; (0, []) without any."""
-        longest, ids, at = 0, self._ids, 0
-        for there, place, length in self._matches():
-            if length >= longest:
-                longest, ids, at = length, there, place
-        return longest, ids[at + 1 : at + 1 + min(2 * longest, LONGEST_COPY)] if longest else []
+        tokens (at most `LONGEST_COPY`) that followed the nearest such match; (0, []) without any."""
+        longest, places = self._longest_matches()
+        if not places:
+            return 0, []
+        ids, at = places[-1]
+        return longest, ids[at + 1 : at + 1 + min(2 * longest, LONGEST_COPY)]
 
     def predict(self) -> tuple[int, dict[int, float]]:
         """The length of the longest earlier match of the last tokens, at most `LONGEST_MATCH`, and the
         share of each id among those that followed matches of that length; (0, {}) without any."""
-        longest, followers = 0, Counter[int]()
-        for ids, place, length in self._matches():
-            if length > longest:
-                longest, followers = length, Counter()
-            if length == longest:
-                followers[ids[place + 1]] += 1
-        total = followers.total()
-        return longest, {token: count / total for token, count in followers.items()}
+        longest, places = self._longest_matches()
+        followers = Counter(ids[at + 1] for ids, at in places)
+        return longest, {token: count / len(places) for token, count in followers.items()}
 
-    def _matches(self) -> Iterator[tuple[list[int], int, int]]:
-        """Every earlier place of the last token, elsewhere of the last two, as (ids, place in them, how many tokens up
-        to it equal the last ones); the nearest last."""
-        last = len(self._ids) - 1
-        if last < 0:
-            return
-        for piece in self._elsewhere if last else ():
-            for place in piece.places(*self._ids[-2:]):
-                if place + 1 < len(piece.ids):
-                    yield piece.ids, place, self._match_length(piece.ids, place, known=2)
-        for place in self._places[self._ids[last]][:-1]:
-            yield self._ids, place, self._match_length(self._ids, place, known=1)
+    def _longest_matches(self) -> tuple[int, list[tuple[list[int], int]]]:
+        """How many of the last tokens stand somewhere else, too, followed by another one, and where the last of them
+        stands: ids and place, the nearest last. Elsewhere at least two tokens must agree."""
+        if self._matches is None:
+            self._matches = self._find_matches()
+        return self._matches
+
+    def _find_matches(self) -> tuple[int, list[tuple[list[int], int]]]:
+        if not self._ids:
+            return 0, []
+        found: list[tuple[int, list[int], int]] = []
+        pairs: list[tuple[list[int], int]] = []
+        for piece in self._elsewhere if len(self._ids) > 1 else ():
+            ids, third = piece.ids, self._ids[-3] if len(self._ids) > 2 else None
+            places = [at for at in piece.places(*self._ids[-2:]) if at + 1 < len(ids)]
+            longer = [at for at in places if at > 1 and ids[at - 2] == third]  # seldom many, where pairs may be
+            found += ((self._match_length(ids, at, known=3), ids, at) for at in longer)
+            pairs += ((ids, at) for at in places)
+        here = self._places[self._ids[-1]][:-1]
+        found += ((self._match_length(self._ids, at, known=1), self._ids, at) for at in here)
+        longest = max((length for length, _, _ in found), default=0)
+        if longest < 2 and pairs:
+            return 2, pairs
+        if longest > 2:
+            pairs = []
+        return longest, pairs + [(ids, at) for length, ids, at in found if length == longest]
 
     def _match_length(self, ids: list[int], place: int, known: int) -> int:
         last, length = len(self._ids) - 1, known

@@ -18,7 +18,7 @@ PIECE_CHARS = 8_000
 """Texts are taken in so many code points at a time, so that a change costs as much as the piece it is in."""
 MOST_CHARS = 2_000_000
 """Code points that are remembered; the pieces that were not asked for longest go first."""
-PLACES = 200
+PLACES = 64
 """Most places of a pair of tokens that are looked at in a piece, the latest."""
 COMMON_WORD = 20
 """A word on so many lines of a piece says nothing about where a line belongs."""
