@@ -93,9 +93,20 @@ def test_a_copy_that_goes_on_as_the_text_behind_the_hole_ends_the_fill(
     before, after = marked.split("▮")
     piece = Piece(elsewhere, TOKENIZER.encode(elsewhere))
     prompt = TOKENIZER.encode(before)
-    suggestions = Suggestions(TOKENIZER, prompt, [piece], weight=1.0, after=after, one_line=True)
+    suggestions = Suggestions(TOKENIZER, prompt, [piece], weight=1.0, before=before, after=after, one_line=True)
     for token in TOKENIZER.encode(before + written)[len(prompt) :]:
         suggestions.append(token)
     share, suggested = suggestions.predict()
     assert share > 0
     assert (TOKENIZER.end_id in suggested) is ends
+
+
+@pytest.mark.parametrize(("before", "closes"), [("    for item", False), ("    x = sum(y for item", True)])
+def test_a_copied_bracket_closes_one_that_is_open(before: str, *, closes: bool) -> None:
+    there = "    return sum(x for item)\n"
+    piece = Piece(there, TOKENIZER.encode(there))
+    suggestions = Suggestions(
+        TOKENIZER, TOKENIZER.encode(before), [piece], weight=1.0, before=before, after="\n", one_line=True
+    )
+    _, suggested = suggestions.predict()
+    assert any(TOKENIZER.decode([token]).startswith(")") for token in suggested) is closes

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from wire import Wire, inline, insertion
 
+ROOT = Path(__file__).parent.parent
 INLINE = "textDocument/inlineCompletion"
 URI = "file:///project/stack.py"
 STACK = '''class Stack:
@@ -84,3 +88,10 @@ def test_typing_along_needs_no_model(wire: Wire) -> None:
     (rest,) = wire.response(msg_id)["result"]
     assert rest["insertText"] == text[3:]
     wire.wait_for_log(f"request={msg_id} file='stack.py' outcome=typed_through")
+
+
+def test_the_hole_of_the_demo_is_filled() -> None:
+    command = [sys.executable, "-P", "-m", "dgemma_lsp", "fill", "--json", "examples/inventory.py:26:13"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["text"] == "item in self.items:"

@@ -19,6 +19,8 @@ WEIGHT_BY_MATCH = (0.0, 0.03, 0.1, 0.23, 0.39, 0.52, 0.65, 0.72, 0.78)
 """Share of the copied distribution for a match of so many tokens; the last one also for longer matches (LOG.md)."""
 
 LONGEST_MATCH = len(WEIGHT_BY_MATCH) - 1
+_BRACKETS_SEEN = 800
+"""How far back an open bracket is looked for, in code points."""
 LONGEST_COPY = 12
 """Most tokens copied at once as a draft."""
 
@@ -101,17 +103,19 @@ class Suggestions:
         elsewhere: Sequence[Piece],
         *,
         weight: float,
+        before: str,
         after: str,
         one_line: bool,
         forced: bytes = b"",
     ) -> None:
-        """`after` stands behind the hole; `forced` is what healing makes the fill begin with; see `Policy.copy_weight`
-        for `weight`."""
+        """`before` stands before the hole and `after` behind it; `forced` is what healing makes the fill begin with; see
+        `Policy.copy_weight` for `weight`."""
         self.copies = PromptCopies(list(prompt), elsewhere)
         self._tokenizer, self._weight = tokenizer, weight
         self._after = after.partition("\n")[0].encode("utf-8", "replace")
         self._ends = frozenset(tokenizer.ids_starting(b"\n") if one_line else ())
         self._forced, self._written = len(forced), b""
+        self._before = before[-_BRACKETS_SEEN:].encode("utf-8", "replace")
 
     def append(self, token: int) -> None:
         """The next token of the fill."""
@@ -126,10 +130,15 @@ class Suggestions:
         for token, count in copied.items():
             if token in self._ends or self._is_end(token):
                 token = self._tokenizer.end_id
-            elif token in self._tokenizer.special_ids:
+            elif token in self._tokenizer.special_ids or self._closes_nothing(token):
                 continue
             found[token] = found.get(token, 0.0) + count
         return self._weight * WEIGHT_BY_MATCH[length], found
+
+    def _closes_nothing(self, token: int) -> bool:
+        """Whether a copied token begins with a bracket that closes none."""
+        data = self._tokenizer.token_bytes[token]
+        return data[:1] in (b")", b"]", b"}") and not _open_brackets(self._before + self._written[self._forced :])
 
     def _is_end(self, token: int) -> bool:
         """Whether a copied token says that a hole in the middle of a line has ended: what stands behind the hole begins
@@ -139,6 +148,17 @@ class Suggestions:
             return token == self._tokenizer.end_id
         opened = sum(map(written.count, (b"(", b"[", b"{")))
         return opened <= sum(map(written.count, (b")", b"]", b"}")))
+
+
+def _open_brackets(text: bytes) -> int:
+    """How many brackets are open at the end of a piece of code; those in strings and comments count, too."""
+    depth = 0
+    for byte in text:
+        if byte in b"([{":
+            depth += 1
+        elif byte in b")]}":
+            depth = max(0, depth - 1)
+    return depth
 
 
 def most_similar_line(prefix: str, suffix: str, elsewhere: Sequence[Piece] = ()) -> str:

@@ -170,6 +170,7 @@ class Infiller:
                 prompt.text,
                 elsewhere,
                 weight=copy_weight,
+                before=excerpt.prefix,
                 after=excerpt.suffix,
                 one_line=request.one_line,
                 forced=prompt.forced,
