@@ -108,8 +108,8 @@ class Suggestions:
         one_line: bool,
         forced: bytes = b"",
     ) -> None:
-        """`before` stands before the hole and `after` behind it; `forced` is what healing makes the fill begin with; see
-        `Policy.copy_weight` for `weight`."""
+        """`before` stands before the hole and `after` behind it; `forced` is what healing makes the fill begin with;
+        see `Policy.copy_weight` for `weight`."""
         self.copies = PromptCopies(list(prompt), elsewhere)
         self._tokenizer, self._weight = tokenizer, weight
         self._after = after.partition("\n")[0].encode("utf-8", "replace")
