@@ -136,7 +136,7 @@ class NoSuggestion(Enum):
     STALE = "the document changed meanwhile"
     OUT_OF_TIME = "the time budget ended before there was anything to show"
     EMPTY = "the model had nothing to add"
-    REPEATS = "the following text already says it"
+    REPEATS = "the text around already says it"
     UNDOES = "it is what was just deleted"
     UNPARSEABLE = "the result would not parse"
     UNRESOLVED = "it uses a name that is defined nowhere"

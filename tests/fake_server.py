@@ -43,6 +43,7 @@ class FakeInfiller:
         self.steps_taken = 0
         self._held = False
         self._standing = False
+        self._releases = 0
         self._changed = threading.Condition()
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
@@ -68,14 +69,18 @@ class FakeInfiller:
         """Hold whoever comes to the gate, or let it go on."""
         with self._changed:
             self._held = held
+            self._releases += not held
             self._standing = self._standing and held
             self._changed.notify_all()
 
     def pass_gate(self) -> None:
         with self._changed:
-            self._standing = self._held
+            if not self._held:
+                return
+            self._standing, passed = True, self._releases
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._held)
+            # Whoever stood here goes on, though the gate be held again before he wakes up.
+            self._changed.wait_for(lambda: self._releases > passed)
 
     def wait_until_reached(self) -> None:
         """Return when someone stands at the gate."""
