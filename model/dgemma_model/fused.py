@@ -15,6 +15,7 @@ In float32, results are those of `Network` up to the order of additions (tests/t
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterable
 from functools import lru_cache
@@ -25,6 +26,11 @@ import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from torch import Tensor
 
 from dgemma_model.network import Cache, Layer, Network, RMSNorm, joined_padding, padding_mask
+
+# Torch and oneDNN keep what they prepare for a shape, a thousand of them each; prompts have ever new lengths, and few
+# shapes come again. A long run took a gigabyte for that (LOG.md). Both look here at their first product.
+os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 CAN_PACK = bool(torch._C._has_mkldnn) and platform.machine().lower() in ("x86_64", "amd64")
 GRAPHS = 4
