@@ -14,14 +14,15 @@ from editor import FAKE, SCRIPTED, Editor
 pytestmark = pytest.mark.editors
 
 
+def process_ids(editor: Editor) -> list[int]:
+    """Of the servers: none for a moment while one takes the place of another."""
+    return [int(child) for child in editor.lua("return vim.api.nvim_get_proc_children(vim.fn.getpid())")]
+
+
 def process_id(editor: Editor) -> int:
     """Of the one server."""
-    found = editor.lua("""
-      local children = vim.api.nvim_get_proc_children(vim.fn.getpid())
-      return children
-    """)
-    (child,) = found
-    return int(child)
+    (child,) = process_ids(editor)
+    return child
 
 
 def script(path: Path, text: str) -> list[str]:
@@ -166,9 +167,9 @@ def test_a_server_that_was_stopped_stays_so(editor: Editor) -> None:
 
 
 def test_restart(editor: Editor) -> None:
-    before = process_id(editor)
+    before = process_ids(editor)
     editor.nvim.command("Dgemma restart")
-    editor.wait(lambda: editor.lua("return #vim.lsp.get_clients()") == 1 and process_id(editor) != before, "another")
+    editor.wait(lambda: len(process_ids(editor)) == 1 and process_ids(editor) != before, "another")
     editor.wait_attached()
     assert editor.notices() == []
 
