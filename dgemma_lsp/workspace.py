@@ -23,6 +23,8 @@ _FILE_BYTES = 200_000
 """Longer files were hardly written by hand."""
 _MOST_ENTRIES = 2_000
 """Files and folders that are looked at for one document."""
+_FOLDERS_KEPT = 16
+"""Folders whose files are kept, those of the latest documents."""
 _FRESH_S = 20.0
 """How long what was read counts as what is there."""
 _SKIPPED_FOLDERS = frozenset({"node_modules", "site-packages", "venv", "__pycache__", "build", "dist", "target"})
@@ -52,13 +54,21 @@ class Workspace:
         """Pieces of the files near a document, the nearest last, without those that are open; what is read later is in
         a later answer."""
         path = path_of(uri)
-        if path is None or not path.suffix:
+        if path is None or path.suffix in ("", ".ipynb"):  # other notebooks are no text to go on with
             return ()
-        folder = self._folders.setdefault((path.parent, path.suffix), _Folder())
+        key = path.parent, path.suffix
+        folder = self._folders[key] = self._folders.pop(key, _Folder())
+        if len(self._folders) > _FOLDERS_KEPT:
+            self._forget(next(iter(self._folders)))
         if time.monotonic() - folder.read_at > _FRESH_S and (folder.reading is None or folder.reading.done()):
             folder.reading = asyncio.ensure_future(self._refresh(folder, path))
         opened = {path, *(path_of(other) for other in open_uris)}
         return tuple(piece for file, pieces in folder.files if file not in opened for piece in pieces)
+
+    def _forget(self, key: tuple[Path, str]) -> None:
+        del self._folders[key]
+        kept = {file for folder in self._folders.values() for file, _ in folder.files}
+        self._read = {file: known for file, known in list(self._read.items()) if file in kept}
 
     async def settled(self) -> None:
         """Wait until all that is being read has been."""

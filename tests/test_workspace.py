@@ -88,7 +88,9 @@ def test_what_changed_is_read_again_and_the_rest_is_not(project: Path, monkeypat
     assert {id(text) for text in first if text in second} == {id(text) for text in second if text in first}
 
 
-@pytest.mark.parametrize("uri", ["untitled:Untitled-1", "file:///", "file:///nowhere/at/all.py", "file:///Makefile"])
+@pytest.mark.parametrize(
+    "uri", ["untitled:Untitled-1", "file:///", "file:///nowhere/at/all.py", "file:///Makefile", "file:///a.ipynb"]
+)
 def test_documents_without_files_near_them(uri: str) -> None:
     async def asked_twice() -> tuple[str, ...]:
         files = Workspace()
@@ -97,6 +99,26 @@ def test_documents_without_files_near_them(uri: str) -> None:
         return files.near(uri)
 
     assert asyncio.run(asked_twice()) == ()
+
+
+def test_folders_that_were_left_long_ago_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "_FOLDERS_KEPT", 2)
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "beside.py").write_text(f"{name} = 1\n")
+    files = Workspace()
+
+    async def in_turn() -> list[tuple[str, ...]]:
+        found = []
+        for document in [(tmp_path / name / "here.py").as_uri() for name in "abca"]:
+            assert files.near(document) == ()
+            await files.settled()
+            found.append(files.near(document))
+        return found
+
+    found = asyncio.run(in_turn())
+    assert found == [("a = 1\n",), ("b = 1\n",), ("c = 1\n",), ("a = 1\n",)]  # and asked for anew in between
+    assert len(files._folders) == 2 and len(files._read) == 2
 
 
 BEFORE = "class {0}:\n    def open(self) -> None:\n        self.door."
