@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import re
-import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -18,6 +15,7 @@ from dgemma_lsp.suggest import InfillerLike
 from dgemma_lsp.text import Text
 from dgemma_model import syntax, targets
 from dgemma_model.excerpt import ExcerptBudget
+from dgemma_model.python_syntax import finds_fault
 from dgemma_model.request import FillRequest, InfillError
 from dgemma_model.targets import Hole, Site
 
@@ -30,9 +28,6 @@ _MAX_REVISED_CHARS = 120
 """A longer span is written anew: it would not fit into a canvas."""
 
 _MAX_TITLE_CHARS = 72
-_MAX_COMPILED_CHARS = 200_000
-"""A longer text takes Python too long to parse."""
-_REACHING_DOWN = ("never closed", "unterminated", "does not match")
 _GROUP_CHARS = 600
 """Holes that are further apart than this are not filled in one canvas: all between them would be in it."""
 _GROUP_HOLES = 6
@@ -360,22 +355,11 @@ def _is_refused(snapshot: Snapshot, after: str, edits: Sequence[Edit]) -> bool:
 
     A fault elsewhere, or a text that this Python is too old or too small for, is no reason.
     """
-    if snapshot.language != "python" or len(after) > _MAX_COMPILED_CHARS:
+    if snapshot.language != "python":
         return False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ast.parse(after)
-    except SyntaxError as error:
-        first = snapshot.text.count("\n", 0, edits[0].start) + 1
-        last = after.count("\n", 0, len(after) - (len(snapshot.text) - edits[-1].end)) + 1
-        found = error.lineno or first
-        reaches_down = any(word in error.msg for word in _REACHING_DOWN)  # from where something was opened
-        opened = [int(line) for line in re.findall(r"on line (\d+)", error.msg)]
-        return any(first <= line <= last for line in opened) or ((reaches_down or first <= found) and found <= last + 1)
-    except (ValueError, RecursionError, MemoryError):
-        return False
-    return False
+    first = snapshot.text.count("\n", 0, edits[0].start) + 1
+    last = after.count("\n", 0, len(after) - (len(snapshot.text) - edits[-1].end)) + 1
+    return finds_fault(after, first, last)
 
 
 def _shortened(title: str) -> str:

@@ -26,7 +26,7 @@ from dgemma_lsp import context
 from dgemma_lsp.documents import parsed
 from dgemma_lsp.edits import NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.settings import Settings
-from dgemma_lsp.suggest import suggest
+from dgemma_lsp.suggest import InfillerLike, suggest
 from dgemma_lsp.terminal import UserError, load_infiller, weights_digest
 from dgemma_model.evaluation import calibration, execution
 from dgemma_model.evaluation.baselines import BASELINES, baseline_texts
@@ -47,7 +47,7 @@ from dgemma_model.evaluation.held_out import (
 )
 from dgemma_model.evaluation.judging import Fill
 from dgemma_model.evaluation.report import ALL, DEFAULT_WAY, EACH, EDITOR, QUIET, Row, rows, write_csv
-from dgemma_model.evaluation.surroundings import elsewhere_of
+from dgemma_model.evaluation.surroundings import elsewhere_of, in_its_file, nearby_of
 from dgemma_model.excerpt import ExcerptBudget
 from dgemma_model.request import Draft, FillRequest, InfillError
 
@@ -332,10 +332,12 @@ def fill_case(case: Case, way: str, overrides: Overrides | None, infiller: Infil
         texts = baseline_texts(case, way, elsewhere_of(case))
         return Fill(case, texts, passed=_passed(case, texts))
     asked = Asked(infiller, overrides)
+    if way not in ALONE:
+        case = in_its_file(case)
     snapshot, holes = snapshot_of(case)
     if way not in ALONE:
-        snapshot = replace(snapshot, nearby=elsewhere_of(case))
-        infiller.remember(snapshot.nearby)
+        snapshot = replace(snapshot, nearby=nearby_of(case))
+        infiller.remember(context.elsewhere(snapshot, context.excerpt(snapshot, holes, _budget(infiller))))
     fill = Fill(case, ("",) * case.holes)
     try:
         if case.kind != QUIET:
@@ -362,7 +364,7 @@ def snapshot_of(case: Case) -> tuple[Snapshot, list[tuple[int, int]]]:
 def _filled(fill: Fill, asked: Asked, snapshot: Snapshot, holes: list[tuple[int, int]], *, starts: bool) -> Fill:
     """`starts` says that a text to be repaired is denoised from where it stands, not written anew."""
     case = fill.case
-    excerpt = context.excerpt(snapshot, holes, ExcerptBudget.within(asked.prompt_tokens))
+    excerpt = context.excerpt(snapshot, holes, _budget(asked))
     request = FillRequest(excerpt, context.elsewhere(snapshot, excerpt), one_line=case.one_line)
     if not case.one_line:
         request = replace(request, max_tokens=SEVERAL_TOKENS)
@@ -378,6 +380,10 @@ def _filled(fill: Fill, asked: Asked, snapshot: Snapshot, holes: list[tuple[int,
         revised=draft.revised,
         score=draft.score,
     )
+
+
+def _budget(infiller: InfillerLike) -> ExcerptBudget:
+    return ExcerptBudget.within(infiller.prompt_tokens)
 
 
 def _proposed(asked: Asked, snapshot: Snapshot, *, names: bool) -> tuple[str | None, bool]:

@@ -17,7 +17,7 @@ from dgemma_lsp import cleanup, context
 from dgemma_lsp.edits import Edit, NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.fill_kind import fill_kind
 from dgemma_lsp.settings import Settings
-from dgemma_model import syntax
+from dgemma_model import python_syntax, syntax
 from dgemma_model.excerpt import ExcerptBudget
 from dgemma_model.python_names import unresolved
 from dgemma_model.request import Draft, FillRequest
@@ -196,6 +196,10 @@ def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[
             return NoSuggestion.UNPARSEABLE
         end = edit.start + len(edit.new_text)
         if whole_lines and errors and (_opens(edit.new_text) or syntax.is_damaged_from(edited, edit.start, end)):
+            return NoSuggestion.UNPARSEABLE
+        if whole_lines and python_syntax.objects(
+            snapshot.source, edit.start, edit.end, edit.new_text, may_be_newer=not errors
+        ):
             return NoSuggestion.UNPARSEABLE
         if names and unresolved(edited, edit.start, end, snapshot.source.pieces()):
             return NoSuggestion.UNRESOLVED

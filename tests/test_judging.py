@@ -118,6 +118,14 @@ def test_a_proposal_is_right_as_far_as_it_goes(proposed: str | None, right: bool
     assert (made.is_proposal_right, made.does_proposal_parse) == (right, parses)
 
 
+def test_a_proposal_must_please_python_where_the_original_does() -> None:
+    indented = fill(f"if a:\n    {MARK}\n        c()\n", "if b:", "")
+    assert replace(indented, proposed="if a:\n    if b:\n        c()\n").does_proposal_parse
+    assert not replace(indented, proposed="if a:\n    b()\n        c()\n").does_proposal_parse
+    of_python_2 = fill(f"print {MARK}\n", "x", "")
+    assert replace(of_python_2, proposed="print y\n").does_proposal_parse
+
+
 def test_a_proposal_may_type_over_what_follows() -> None:
     made = replace(fill(f"print({MARK})\n", "x", ""), proposed="print(x)\n")
     assert made.is_proposal_right

@@ -55,7 +55,7 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_model.elsewhere"},
     {"dgemma_model.tokenizer", "dgemma_model.config", "dgemma_model.hub"},
     {"dgemma_model.excerpt", "dgemma_model.anytime", "dgemma_model.targets", "dgemma_model.names"},
-    {"dgemma_model.python_names"},
+    {"dgemma_model.python_names", "dgemma_model.python_syntax"},
     {"dgemma_model.outline"},
     {"dgemma_model.syntax"},
     {"dgemma_model.request", "dgemma_model.languages"},
@@ -64,7 +64,17 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 PLAIN = {
     f"dgemma_model.{name}"
-    for name in ("excerpt", "targets", "names", "outline", "python_names", "syntax", "languages", "request")
+    for name in (
+        "excerpt",
+        "targets",
+        "names",
+        "outline",
+        "python_names",
+        "python_syntax",
+        "syntax",
+        "languages",
+        "request",
+    )
 }
 """What every editor module may import of the model."""
 LOADERS = {"dgemma_lsp.server", "dgemma_lsp.terminal", "dgemma_lsp.bench", "dgemma_lsp.evaluate"}

@@ -19,7 +19,7 @@ from dgemma_model.evaluation.held_out import (
     read_several,
     repair_cases,
 )
-from dgemma_model.evaluation.surroundings import FILES, NEARBY_CHARS, elsewhere_of
+from dgemma_model.evaluation.surroundings import FILES, NEARBY_CHARS, elsewhere_of, in_its_file, nearby_of
 
 HOLES = read_holes()
 
@@ -36,6 +36,9 @@ def test_every_case_stands_in_its_file_and_what_is_elsewhere_is_the_rest_of_it()
         *others, after, before = elsewhere_of(case)
         assert before + case.filled(case.middles) + after == texts[case.path]
         assert texts[case.path] not in others and sum(map(len, others)) <= NEARBY_CHARS
+        whole = in_its_file(case)
+        assert whole.is_whole and whole.filled(case.middles) == texts[case.path] and whole.id == case.id
+        assert nearby_of(whole) == tuple(others)
 
 
 def test_files_of_the_same_folder_are_nearest() -> None:
@@ -50,7 +53,9 @@ def test_files_of_the_same_folder_are_nearest() -> None:
 
 
 def test_a_case_of_no_file_is_alone_and_one_of_another_text_is_refused() -> None:
-    assert elsewhere_of(Case("a", "line", "x = ", "\n", ("1",))) == ()
+    alone = Case("a", "line", "x = ", "\n", ("1",))
+    assert elsewhere_of(alone) == nearby_of(alone) == ()
+    assert in_its_file(alone) == alone
     case = case_of(HOLES[0])
     with pytest.raises(ValueError, match="does not hold the text"):
         elsewhere_of(replace(case, prefix=case.prefix + "?"))

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from dgemma_model import syntax
 from dgemma_model.evaluation.held_out import Case
+from dgemma_model.python_syntax import finds_fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,13 @@ class Fill:
 
     @property
     def does_proposal_parse(self) -> bool:
-        """The text with the server's suggestion has no more syntax errors than the original."""
-        return self.proposed is not None and _parses(self.case, self.proposed)
+        """The text with the server's suggestion has no more syntax errors than the original, and Python itself
+        parses it if it does the original."""
+        case = self.case
+        if self.proposed is None or not _parses(case, self.proposed):
+            return False
+        is_judged = case.language == "python" and (case.middles is None or _compiles(case.filled(case.middles)))
+        return not is_judged or _compiles(self.proposed)
 
 
 def stripped(text: str) -> str:
@@ -94,6 +100,11 @@ def _errors(text: str) -> int:
     tree = syntax.parse("python", text)
     assert tree is not None
     return syntax.error_count(tree)
+
+
+@lru_cache(maxsize=256)
+def _compiles(text: str) -> bool:
+    return not finds_fault(text, 1, text.count("\n") + 1)
 
 
 @lru_cache(maxsize=256)

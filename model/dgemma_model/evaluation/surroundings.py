@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,29 @@ from dgemma_model.evaluation.held_out import Case
 FILES = Path("eval/files.jsonl.xz")
 NEARBY_CHARS = 200_000
 """Code points of other files, as many as the server reads."""
+
+
+def in_its_file(case: Case, files: Path = FILES) -> Case:
+    """The case with all of its file around it; itself where it comes from no file.
+
+    Raises:
+        ValueError: see `elsewhere_of`.
+    """
+    before, after = _rest_of_file(case, files)
+    if not before and not after:
+        return case
+    return replace(case, prefix=before + case.prefix, suffix=case.suffix + after, is_whole=True)
+
+
+def nearby_of(case: Case, files: Path = FILES) -> tuple[str, ...]:
+    """Other files of its package, the nearest last, as many as the server reads; none where it comes from no file."""
+    left, near = NEARBY_CHARS, list[str]()
+    for text in (_texts(files)[path] for path in _nearest(case.path, files)) if case.path else ():
+        left -= len(text)
+        if left < 0:
+            break
+        near.append(text)
+    return tuple(near[::-1])
 
 
 def elsewhere_of(case: Case, files: Path = FILES) -> tuple[str, ...]:
@@ -24,18 +48,19 @@ def elsewhere_of(case: Case, files: Path = FILES) -> tuple[str, ...]:
     """
     if not case.path or case.middles is None:
         return ()
-    texts = _texts(files)
+    before, after = _rest_of_file(case, files)
+    return (*nearby_of(case, files), after, before)
+
+
+def _rest_of_file(case: Case, files: Path) -> tuple[str, str]:
+    """What stands before the case's text in its file, and behind it."""
+    if not case.path or case.middles is None:
+        return "", ""
     own = case.filled(case.middles)
-    before, found, after = texts.get(case.path, "").partition(own)
+    before, found, after = _texts(files).get(case.path, "").partition(own)
     if not found or own in after:
         raise ValueError(f"{case.id}: {case.path} in {files} does not hold the text of the case, or holds it twice")
-    left, near = NEARBY_CHARS, list[str]()
-    for text in (texts[path] for path in _nearest(case.path, files)):
-        left -= len(text)
-        if left < 0:
-            break
-        near.append(text)
-    return (*near[::-1], after, before)
+    return before, after
 
 
 @cache
