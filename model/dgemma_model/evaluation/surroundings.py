@@ -21,9 +21,9 @@ def in_its_file(case: Case, files: Path = FILES) -> Case:
     Raises:
         ValueError: see `elsewhere_of`.
     """
-    before, after = _rest_of_file(case, files)
-    if not before and not after:
+    if not case.path or case.middles is None:
         return case
+    before, after = _rest_of_file(case, files)
     return replace(case, prefix=before + case.prefix, suffix=case.suffix + after, is_whole=True)
 
 
