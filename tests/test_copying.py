@@ -1,43 +1,106 @@
 """The memory of the prompt."""
 
-from collections import Counter
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma_model.checkpoint import embedded_directory
-from dgemma_model.copying import WEIGHT_BY_MATCH, PromptCopies, Suggestions, most_similar_line
-from dgemma_model.elsewhere import Piece
+from dgemma_model.copying import LONGEST_MATCH, Place, PromptCopies, Suggestions, most_similar_line, similar_lines
+from dgemma_model.elsewhere import Elsewhere, Piece
 from dgemma_model.tokenizer import Tokenizer
 
 ids = st.lists(st.integers(0, 4), max_size=30)
+TOKENIZER = Tokenizer.read(embedded_directory() / "tokenizer.json")
 
 
-def naive(tokens: list[int]) -> tuple[int, dict[int, float]]:
-    for length in range(len(WEIGHT_BY_MATCH) - 1, 0, -1):
-        if length >= len(tokens):
-            continue
-        tail = tokens[-length:]
-        followers = Counter(tokens[end] for end in range(length, len(tokens)) if tokens[end - length : end] == tail)
-        if followers:
-            return length, {token: count / followers.total() for token, count in followers.items()}
-    return 0, {}
+def common_end(a: list[int], b: list[int]) -> int:
+    """How many tokens at the ends of both are the same, at most `LONGEST_MATCH`."""
+    length = 0
+    while length < min(len(a), len(b), LONGEST_MATCH) and a[-length - 1] == b[-length - 1]:
+        length += 1
+    return length
 
 
-def test_what_followed_the_longest_match_is_predicted() -> None:
-    assert PromptCopies([1, 2, 3, 9, 2, 3, 7, 2, 3, 7, 1, 2, 3]).predict() == (3, {9: 1.0})
-    assert PromptCopies([2, 3, 9, 2, 3, 7, 2, 3, 7, 5, 2, 3]).predict() == (2, {9: 1 / 3, 7: 2 / 3})
-    assert PromptCopies([1, 2, 3]).predict() == (0, {})
-    assert PromptCopies([]).predict() == (0, {})
-
-
-@given(ids, ids)
-def test_it_equals_a_search_of_the_whole_text(prompt: list[int], written: list[int]) -> None:
-    copies = PromptCopies(prompt)
+@given(ids, ids, st.lists(ids, max_size=3))
+def test_every_place_is_found_where_the_last_tokens_stood_before(
+    prompt: list[int], written: list[int], texts: list[list[int]]
+) -> None:
+    copies = PromptCopies(prompt, [Piece("", text) for text in texts])
     for token in written:
         copies.append(token)
-    assert copies.predict() == naive(prompt + written)
+    said = prompt + written
+    expected = []
+    for number, text in [*enumerate(texts), (None, said)]:
+        for at in range(len(text) - 1):
+            length = common_end(text[: at + 1], said)
+            if length > (number is not None):
+                expected.append(Place(number, text, at, length))
+    assert copies.places() == expected
+
+
+def suggestions(before: str, after: str, *texts: str, weight: float = 1.0, one_line: bool = True) -> Suggestions:
+    elsewhere = Elsewhere(TOKENIZER).read(texts)
+    prompt = TOKENIZER.encode(before)
+    return Suggestions(TOKENIZER, prompt, elsewhere, weight=weight, before=before, after=after, one_line=one_line)
+
+
+def shares_of(
+    said: Suggestions, *, likeliest: float = -1.0, head: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """What is suggested, as text, and how much of the next token's probability each has; "" has the rest."""
+    share, shares = said.predict(likeliest, lambda token: (head or {}).get(TOKENIZER.decode([token]), -5.0))
+    assert sum(shares.values()) == (pytest.approx(1.0) if shares else 0.0)
+    return {TOKENIZER.decode([token]): share * each for token, each in shares.items()} | {"": 1 - share}
+
+
+BEFORE = "value = one.two"
+
+
+def test_nothing_is_suggested_where_nothing_was_before() -> None:
+    assert shares_of(suggestions(BEFORE, "\n")) == {"": 1.0}
+    assert shares_of(suggestions(BEFORE, "\n", "value = one.two(3)\n", weight=0.0)) == {"": 1.0}
+
+
+def test_the_longer_the_match_the_more_it_says() -> None:
+    short = shares_of(suggestions(BEFORE, "\n", "x.two[1]\n"))
+    long = shares_of(suggestions(BEFORE, "\n", "value = one.two[1]\n"))
+    assert long["["] > short["["] > 0
+    both = shares_of(suggestions(BEFORE, "\n", "value = one.two(1)\nx.two[1]\n"))
+    assert both["("] > both["["] > 0
+
+
+def test_the_more_places_say_the_same_the_more_it_counts() -> None:
+    said = shares_of(suggestions(BEFORE, "\n", "a.two[1]\nb.two(1)\nc.two(1)\n"))
+    assert said["("] > said["["] > 0
+    assert shares_of(suggestions(BEFORE, "\n", "b.two(1)\nc.two(1)\n"))["("] > said["("]
+
+
+def test_what_is_near_says_more() -> None:
+    said = shares_of(suggestions(BEFORE, "\n", "x.two[1]\n", "x.two(1)\n"))
+    assert said["("] > said["["] > 0
+
+
+def test_places_between_like_lines_say_more() -> None:
+    text = "check(name)\nx = a.two[1]\nwrite(name)\n\n\nx = a.two(1)\n"
+    said = shares_of(suggestions("check(name)\n" + BEFORE, "\nwrite(name)\n", text))
+    assert said["["] > said["("] > 0
+    said = shares_of(suggestions(BEFORE, "\n", text))
+    assert said["["] == said["("] > 0
+
+
+def test_the_head_has_its_say() -> None:
+    of = suggestions(BEFORE, "\n", "a.two[1]\nb.two(1)\n")
+    assert shares_of(of, head={"(": -0.1})["("] > shares_of(of, head={"(": -9.0})["("]
+    assert shares_of(of, likeliest=-0.1)[""] > shares_of(of, likeliest=-3.0)[""]
+
+
+def test_only_what_is_allowed_is_suggested() -> None:
+    of = suggestions(BEFORE, "\n", "a.two[1]\nb.two(1)\n")
+    [bracket] = TOKENIZER.encode("[")
+    assert set(of.predict(-1.0, lambda token: -5.0, [bracket])[1]) == {bracket}
+    assert of.predict(-1.0, lambda token: -5.0, []) == (0.0, {})
 
 
 @pytest.mark.parametrize(
@@ -56,6 +119,23 @@ def test_the_most_similar_line_is_the_one_with_the_same_neighbours(marked: str, 
     assert most_similar_line(prefix, suffix) == line
 
 
+def test_similar_lines_come_in_order_and_none_twice() -> None:
+    prefix = "open(a)\nread(a)\nclose(a)\nopen(a)\nread(b)\nstop()\nbegin()\nread(c)\nopen(a)\n"
+    found = similar_lines(prefix, "\nclose(a)\n", count=3)
+    assert [line.text for line in found][:2] == ["read(a)", "read(b)"]
+    assert len({line.text for line in found}) == len(found) == 3
+    assert [line.likeness for line in found] == sorted((line.likeness for line in found), reverse=True)
+    assert similar_lines(prefix, "\nclose(a)\n") == found[:1]
+
+
+@given(st.lists(st.sampled_from(["open(a)", "read(a)", "ad", "", "  x = read(b)"]), max_size=12), st.integers(1, 4))
+def test_the_most_similar_of_all_lines_are_found(lines: list[str], count: int) -> None:
+    prefix, suffix = "\n".join([*lines, ""]), "\nclose()\nread(c)\n"
+    every = similar_lines(prefix, suffix, count=100)
+    assert similar_lines(prefix, suffix, count=count)[:1] == every[:1]
+    assert len(similar_lines(prefix, suffix, count=count)) == min(count, len(every))
+
+
 @pytest.mark.parametrize(
     ("ids", "expected"),
     [
@@ -66,14 +146,11 @@ def test_the_most_similar_line_is_the_one_with_the_same_neighbours(marked: str, 
         ([1, 2, 9, 1, 3, 9, 1], (2, [3, 9, 1])),
         ([5, 1, 2, 9, 8, 7, 6, 4, 5, 1, 3, 5, 1, 2], (3, [9, 8, 7, 6, 4, 5])),
         ([1, 2, 3, 1, 4, 5, 1], (1, [4, 5])),
-        ([*range(20), *range(9)], (8, [*range(9, 20), 0])),
+        ([*range(40), *range(25)], (20, [*range(25, 37)])),
     ],
 )
 def test_what_followed_the_longest_and_latest_match_is_copied(ids: list[int], expected: tuple[int, list[int]]) -> None:
     assert PromptCopies(ids).continuation() == expected
-
-
-TOKENIZER = Tokenizer.read(embedded_directory() / "tokenizer.json")
 
 
 @pytest.mark.parametrize(
@@ -91,22 +168,15 @@ def test_a_copy_that_goes_on_as_the_text_behind_the_hole_ends_the_fill(
     marked: str, written: str, elsewhere: str, *, ends: bool
 ) -> None:
     before, after = marked.split("▮")
-    piece = Piece(elsewhere, TOKENIZER.encode(elsewhere))
-    prompt = TOKENIZER.encode(before)
-    suggestions = Suggestions(TOKENIZER, prompt, [piece], weight=1.0, before=before, after=after, one_line=True)
-    for token in TOKENIZER.encode(before + written)[len(prompt) :]:
-        suggestions.append(token)
-    share, suggested = suggestions.predict()
+    said = suggestions(before, after, elsewhere)
+    for token in TOKENIZER.encode(before + written)[len(TOKENIZER.encode(before)) :]:
+        said.append(token)
+    share, suggested = said.predict(-1.0, lambda token: -5.0)
     assert share > 0
     assert (TOKENIZER.end_id in suggested) is ends
 
 
 @pytest.mark.parametrize(("before", "closes"), [("    for item", False), ("    x = sum(y for item", True)])
 def test_a_copied_bracket_closes_one_that_is_open(before: str, *, closes: bool) -> None:
-    there = "    return sum(x for item)\n"
-    piece = Piece(there, TOKENIZER.encode(there))
-    suggestions = Suggestions(
-        TOKENIZER, TOKENIZER.encode(before), [piece], weight=1.0, before=before, after="\n", one_line=True
-    )
-    _, suggested = suggestions.predict()
-    assert any(TOKENIZER.decode([token]).startswith(")") for token in suggested) is closes
+    said = suggestions(before, "\n", "    return sum(x for item)\n")
+    assert any(text.startswith(")") for text in shares_of(said)) is closes

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from model_fixtures import tiny_infiller
 
 from dgemma_model import elsewhere
 from dgemma_model.checkpoint import embedded_directory
-from dgemma_model.copying import LONGEST_MATCH, PromptCopies, most_similar_line
+from dgemma_model.copying import PromptCopies, most_similar_line
 from dgemma_model.elsewhere import Elsewhere, Piece, split
 from dgemma_model.infill import Infiller
 from dgemma_model.request import Excerpt, FillRequest
@@ -38,30 +37,6 @@ def test_pieces_are_the_text_and_end_with_their_lines(text: str, size: int) -> N
     assert all(0 < len(part) <= size for part in parts)
     for part, after in pairwise(parts):
         assert after.startswith("\n") or "\n" not in part[1:]
-
-
-@settings(max_examples=300)
-@given(st.lists(ids, max_size=3), ids, ids)
-def test_the_longest_match_anywhere_says_what_follows(
-    pieces: list[list[int]], prompt: list[int], new: list[int]
-) -> None:
-    copies = PromptCopies(prompt, [Piece("", piece) for piece in pieces])
-    for token in new:
-        copies.append(token)
-    said = prompt + new
-    longest, followers = 0, Counter[int]()
-    for number, tokens in enumerate([*pieces, said]):
-        least = 1 if number == len(pieces) else 2
-        for length in range(LONGEST_MATCH, least - 1, -1):
-            ends = [e for e in range(length, len(tokens)) if tokens[e - length : e] == said[-length:]]
-            if length > len(said) or not ends:
-                continue
-            if length > longest:
-                longest, followers = length, Counter()
-            if length == longest:
-                followers.update(tokens[e] for e in ends)
-            break
-    assert copies.predict() == (longest, {token: count / followers.total() for token, count in followers.items()})
 
 
 def test_the_nearest_of_equal_matches_is_copied() -> None:

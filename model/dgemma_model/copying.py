@@ -2,27 +2,64 @@
 one that is missing. No torch.
 
 Code repeats itself, and a small model is slow to learn to copy. Its next-token distribution is therefore mixed with
-the counts of a cache n-gram model over the prompt and the fill so far (Kuhn & De Mori 1990; for code Hellendoorn &
-Devanbu 2017), the more the longer the match.
+that of a cache n-gram model over the prompt, the fill so far and text elsewhere (Kuhn & De Mori 1990; for code
+Hellendoorn & Devanbu 2017). Every place where the last tokens stood before has a say in what comes next, the more the
+longer the match, the nearer the text, and the more alike the lines around it are to those around the hole.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
+from typing import NamedTuple
 
-from dgemma_model.elsewhere import Piece
+from dgemma_model.elsewhere import Piece, words
 from dgemma_model.tokenizer import Tokenizer
 
-WEIGHT_BY_MATCH = (0.0, 0.03, 0.1, 0.23, 0.39, 0.52, 0.65, 0.72, 0.78)
-"""Share of the copied distribution for a match of so many tokens; the last one also for longer matches (LOG.md)."""
+# Fitted to holes of the training packages (LOG.md).
+LOG_WEIGHT_BY_MATCH = (0.0, 0.49, 1.54, 2.77, 3.76, 4.36, 4.95, 5.17, 5.35)
+"""Log-weight of a place whose last tokens, so many of them, are those before the hole."""
+_LOG_WEIGHT_PER_TOKEN = 0.2
+"""For each further token."""
+LONGEST_MATCH = 20
+_ELSEWHERE = 0.3
+"""Log-weight of a place in the nearest piece elsewhere, against one in the prompt."""
+_NEARNESS = 0.67
+"""The weight of a place falls with the number of pieces that are nearer, to this power."""
+_LIKENESS = 4.9
+"""Log-weight of a place all words around which are those around the hole."""
+_SHARPNESS = 1.3
+"""Power to which the weight of what is copied is raised: places that agree count for more than their number."""
+_PLAUSIBILITY = 0.285
+"""Power of the probability that the head gives to what is copied."""
+_TRUST, _TRUST_IN_ONE = -4.0, -5.1
+"""Log-odds of copying rather than writing where there is next to no reason to; and where only one token matches."""
+_TRUST_IN_WEIGHT, _LEAST_WEIGHT = 0.386, 3.0
+"""What the log-weight of all places adds, and the weight that nothing has."""
+_TRUST_IN_AGREEMENT = 2.67
+"""What it adds that all places say the same."""
+_TRUST_IN_HEAD = -0.372
+"""What each nat adds by which the head is sure of its own."""
 
-LONGEST_MATCH = len(WEIGHT_BY_MATCH) - 1
+_IMPOSSIBLE = -30.0
+"""Nats; nothing is less likely."""
 _BRACKETS_SEEN = 800
 """How far back an open bracket is looked for, in code points."""
 LONGEST_COPY = 12
 """Most tokens copied at once as a draft."""
+
+
+class Place(NamedTuple):
+    """Where the last tokens stood before, followed by another one."""
+
+    piece: int | None
+    """Number of the piece elsewhere; None in the prompt."""
+    ids: list[int]
+    at: int
+    """Of the last token, in `ids`."""
+    length: int
+    """How many of the last tokens stand there, 1 to `LONGEST_MATCH`; at least 2 elsewhere."""
 
 
 class PromptCopies:
@@ -32,59 +69,42 @@ class PromptCopies:
     def __init__(self, ids: list[int], elsewhere: Sequence[Piece] = ()) -> None:
         self._ids: list[int] = []
         self._elsewhere = elsewhere
-        self._matches: tuple[int, list[tuple[list[int], int]]] | None = None
-        self._places: dict[int, list[int]] = {}
+        self._found: list[Place] | None = None
+        self._stands_at: dict[int, list[int]] = {}
         for token in ids:
             self.append(token)
 
     def append(self, token: int) -> None:
         """Take in one more token behind the others."""
-        self._places.setdefault(token, []).append(len(self._ids))
+        self._stands_at.setdefault(token, []).append(len(self._ids))
         self._ids.append(token)
-        self._matches = None
+        self._found = None
 
     def continuation(self) -> tuple[int, list[int]]:
         """The length of the longest earlier match of the last tokens, at most `LONGEST_MATCH`, and up to twice as many
         tokens (at most `LONGEST_COPY`) that followed the nearest such match; (0, []) without any."""
-        longest, places = self._longest_matches()
+        places = self.places()
         if not places:
             return 0, []
-        ids, at = places[-1]
+        longest = max(place.length for place in places)
+        _, ids, at, _ = next(place for place in reversed(places) if place.length == longest)
         return longest, ids[at + 1 : at + 1 + min(2 * longest, LONGEST_COPY)]
 
-    def predict(self) -> tuple[int, dict[int, float]]:
-        """The length of the longest earlier match of the last tokens, at most `LONGEST_MATCH`, and the
-        share of each id among those that followed matches of that length; (0, {}) without any."""
-        longest, places = self._longest_matches()
-        followers = Counter(ids[at + 1] for ids, at in places)
-        return longest, {token: count / len(places) for token, count in followers.items()}
+    def places(self) -> list[Place]:
+        """Where the last tokens stood before, the nearest last; at most `elsewhere.PLACES` in each piece."""
+        if self._found is None:
+            self._found = list(self._find())
+        return self._found
 
-    def _longest_matches(self) -> tuple[int, list[tuple[list[int], int]]]:
-        """How many of the last tokens stand somewhere else, too, followed by another one, and where the last of them
-        stands: ids and place, the nearest last. Elsewhere at least two tokens must agree."""
-        if self._matches is None:
-            self._matches = self._find_matches()
-        return self._matches
-
-    def _find_matches(self) -> tuple[int, list[tuple[list[int], int]]]:
-        if not self._ids:
-            return 0, []
-        found: list[tuple[int, list[int], int]] = []
-        pairs: list[tuple[list[int], int]] = []
-        for piece in self._elsewhere if len(self._ids) > 1 else ():
-            ids, third = piece.ids, self._ids[-3] if len(self._ids) > 2 else None
-            places = [at for at in piece.places(*self._ids[-2:]) if at + 1 < len(ids)]
-            longer = [at for at in places if at > 1 and ids[at - 2] == third]  # seldom many, where pairs may be
-            found += ((self._match_length(ids, at, known=3), ids, at) for at in longer)
-            pairs += ((ids, at) for at in places)
-        here = self._places[self._ids[-1]][:-1]
-        found += ((self._match_length(self._ids, at, known=1), self._ids, at) for at in here)
-        longest = max((length for length, _, _ in found), default=0)
-        if longest < 2 and pairs:
-            return 2, pairs
-        if longest > 2:
-            pairs = []
-        return longest, pairs + [(ids, at) for length, ids, at in found if length == longest]
+    def _find(self) -> Iterator[Place]:
+        ids = self._ids
+        for number, piece in enumerate(self._elsewhere if len(ids) > 1 else ()):
+            there = piece.ids
+            for at in piece.places(*ids[-2:]):
+                if at + 1 < len(there):
+                    yield Place(number, there, at, self._match_length(there, at, known=2))
+        for at in self._stands_at[ids[-1]][:-1] if ids else ():
+            yield Place(None, ids, at, self._match_length(ids, at, known=1))
 
     def _match_length(self, ids: list[int], place: int, known: int) -> int:
         last, length = len(self._ids) - 1, known
@@ -111,29 +131,78 @@ class Suggestions:
         """`before` stands before the hole and `after` behind it; `forced` is what healing makes the fill begin with;
         see `Policy.copy_weight` for `weight`."""
         self.copies = PromptCopies(list(prompt), elsewhere)
+        self._elsewhere = elsewhere
         self._tokenizer, self._weight = tokenizer, weight
         self._after = after.partition("\n")[0].encode("utf-8", "replace")
         self._ends = frozenset(tokenizer.ids_starting(b"\n") if one_line else ())
         self._forced, self._written = len(forced), b""
         self._before = before[-_BRACKETS_SEEN:].encode("utf-8", "replace")
+        self._around = lines_around(before, after)
+        self._likeness: dict[int, Mapping[int, float]] = {}
 
     def append(self, token: int) -> None:
         """The next token of the fill."""
         self.copies.append(token)
         self._written += self._tokenizer.token_bytes[token]
 
-    def predict(self) -> tuple[float, dict[int, float]]:
+    def predict(
+        self,
+        likeliest: float,
+        log_probability: Callable[[int], float],
+        allowed: Container[int] | None = None,
+    ) -> tuple[float, dict[int, float]]:
         """How much of the next token's probability is shared out among what is suggested, 0 to 1, and the shares; all
-        that would end the fill is end-of-text."""
-        length, copied = self.copies.predict() if self._weight else (0, {})
-        found: dict[int, float] = {}
-        for token, count in copied.items():
-            if token in self._ends or self._is_end(token):
-                token = self._tokenizer.end_id
-            elif token in self._tokenizer.special_ids or self._closes_nothing(token):
-                continue
-            found[token] = found.get(token, 0.0) + count
-        return self._weight * WEIGHT_BY_MATCH[length], found
+        that would end the fill is end-of-text.
+
+        `likeliest` is the log-probability of what the head would write, `log_probability` that of a token. Only
+        `allowed` tokens are suggested.
+        """
+        weights: dict[int, float] = {}
+        longest = 0
+        for place in self.copies.places() if self._weight else ():
+            token = self._suggested(place.ids[place.at + 1])
+            if token is not None and (allowed is None or token in allowed):
+                weights[token] = weights.get(token, 0.0) + math.exp(self._log_weight(place))
+                longest = max(longest, place.length)
+        if not weights:
+            return 0.0, {}
+        favour = {
+            token: weight**_SHARPNESS * math.exp(_PLAUSIBILITY * max(log_probability(token), _IMPOSSIBLE))
+            for token, weight in weights.items()
+        }
+        total = sum(favour.values())
+        shares = {token: each / total for token, each in favour.items()}
+        log_odds = (
+            (_TRUST if longest > 1 else _TRUST_IN_ONE)
+            + _TRUST_IN_WEIGHT * math.log(sum(weights.values()) + _LEAST_WEIGHT)
+            + _TRUST_IN_AGREEMENT * max(shares.values())
+            + _TRUST_IN_HEAD * likeliest
+        )
+        return self._weight / (1 + math.exp(-log_odds)), shares
+
+    def _log_weight(self, place: Place) -> float:
+        table = len(LOG_WEIGHT_BY_MATCH) - 1
+        weight = LOG_WEIGHT_BY_MATCH[min(place.length, table)] + _LOG_WEIGHT_PER_TOKEN * max(0, place.length - table)
+        if place.piece is None:
+            return weight
+        nearness = _ELSEWHERE - _NEARNESS * math.log(len(self._elsewhere) - place.piece)
+        line = self._elsewhere[place.piece].line_of(place.at)
+        return weight + nearness + _LIKENESS * self._likeness_in(place.piece).get(line, 0.0)
+
+    def _likeness_in(self, number: int) -> Mapping[int, float]:
+        """How alike the lines around each line of a piece are to those around the hole, 0 to 1; 0 left out."""
+        if number not in self._likeness:
+            above, below = self._around
+            most = 1 + len(words(above)) + len(words(below))
+            shared = self._elsewhere[number].shared_words(above, below)
+            self._likeness[number] = {line: count / most for line, count in shared.items()}
+        return self._likeness[number]
+
+    def _suggested(self, token: int) -> int | None:
+        """What a copied token means here; None where it must not be."""
+        if token in self._ends or self._is_end(token):
+            return self._tokenizer.end_id
+        return None if token in self._tokenizer.special_ids or self._closes_nothing(token) else token
 
     def _closes_nothing(self, token: int) -> bool:
         """Whether a copied token begins with a bracket that closes none."""
@@ -161,35 +230,82 @@ def _open_brackets(text: bytes) -> int:
     return depth
 
 
-def most_similar_line(prefix: str, suffix: str, elsewhere: Sequence[Piece] = ()) -> str:
-    """The rest of the cursor's line as a line near it or `elsewhere` would have it: the one whose neighbours are most
-    like the cursor's.
+def lines_around(prefix: str, suffix: str) -> tuple[str, str]:
+    """The lines above and below the cursor's line that are not blank, stripped; empty where there is none."""
+    before, after = prefix.split("\n"), suffix.split("\n")
+    above = next((line for line in reversed(before[:-1]) if line.strip()), "")
+    return above.strip(), next((line for line in after[1:] if line.strip()), "").strip()
 
-    Only lines that begin as the cursor's line does count. Empty where there is none.
+
+class SimilarLine(NamedTuple):
+    """The rest of the cursor's line as another line has it."""
+
+    text: str
+    likeness: float
+    """Of that line's neighbours to the cursor's, 0 to 2, a little more where it is near."""
+
+
+def similar_lines(prefix: str, suffix: str, elsewhere: Sequence[Piece] = (), count: int = 1) -> list[SimilarLine]:
+    """The rest of the cursor's line as lines near it or `elsewhere` would have it: those whose neighbours are most like
+    the cursor's, the most similar first, none twice.
+
+    Only lines that begin as the cursor's line does count.
     """
     before, after = prefix.split("\n"), suffix.split("\n")
     begun = before[-1].lstrip()
-    above = next((line for line in reversed(before[:-1]) if line.strip()), "").strip()
-    below = next((line for line in after[1:] if line.strip()), "").strip()
-    best, best_score = "", -1.0
-    for piece in elsewhere:
-        for over, content, under in piece.lines_between(above, below):
-            if content.startswith(begun) and len(content) > len(begun):
-                score = _similarity(over, above) + _similarity(under, below)
-                if score >= best_score:
-                    best, best_score = content[len(begun) :], score
+    likeness = _Likeness(*lines_around(prefix, suffix))
+    found: dict[str, float] = {}
+
+    def consider(over: str, line: str, under: str, nearness: float) -> None:
+        rest = line[len(begun) :]
+        if not line.startswith(begun) or not rest:
+            return
+        least = found.get(rest, -1.0)
+        if len(found) >= count:
+            least = max(least, min(found.values()))
+        alike = likeness.of(over, under, above=least - nearness)
+        if alike is not None:
+            found[rest] = alike + nearness
+            if len(found) > count:
+                del found[min(found, key=found.__getitem__)]
+
     for lines in (before[:-1], after[1:]):
-        for at, line in enumerate(lines):
-            content = line.strip()
-            if not content.startswith(begun) or len(content) <= len(begun):
-                continue
-            neighbours = lines[at - 1].strip() if at else "", lines[at + 1].strip() if at + 1 < len(lines) else ""
-            nearness = 0.01 * at / len(lines)
-            score = _similarity(neighbours[0], above) + _similarity(neighbours[1], below) + nearness
-            if score > best_score:
-                best, best_score = content[len(begun) :], score
-    return best
+        stripped = ["", *map(str.strip, lines), ""]
+        for at in range(len(lines), 0, -1):
+            consider(stripped[at - 1], stripped[at], stripped[at + 1], 0.01 + 0.01 * at / len(lines))
+    above, below = lines_around(prefix, suffix)
+    for piece in reversed(elsewhere):
+        for over, line, under in piece.lines_between(above, below):
+            consider(over, line, under, 0.0)
+    return sorted((SimilarLine(*each) for each in found.items()), key=lambda each: -each.likeness)
 
 
-def _similarity(a: str, b: str) -> float:
-    return SequenceMatcher(None, a, b, autojunk=False).ratio() if a and b else 0.0
+class _Likeness:
+    """How alike two lines are to those around the hole."""
+
+    def __init__(self, above: str, below: str) -> None:
+        self._matchers = [SequenceMatcher(None, "", line, autojunk=False) for line in (above, below)]
+        self._around = above, below
+
+    def of(self, over: str, under: str, *, above: float) -> float | None:
+        """The sum of both ratios, 0 to 2; None where it is not `above` a bound."""
+        pairs = [
+            (matcher, line)
+            for matcher, line, around in zip(self._matchers, (over, under), self._around, strict=True)
+            if line and around
+        ]
+        for matcher, line in pairs:
+            matcher.set_seq1(line)
+        bounds = [SequenceMatcher.real_quick_ratio, SequenceMatcher.quick_ratio, SequenceMatcher.ratio]
+        ratios = 0.0
+        for bound in bounds:  # the last one is no bound but the ratio
+            ratios = sum(bound(matcher) for matcher, _ in pairs)
+            if ratios <= above:
+                return None
+        return ratios
+
+
+def most_similar_line(prefix: str, suffix: str, elsewhere: Sequence[Piece] = ()) -> str:
+    """The first of `similar_lines`; empty where there is none."""
+    found = similar_lines(prefix, suffix, elsewhere)
+    return found[0].text if found else ""

@@ -8,6 +8,7 @@ Hellendoorn & Devanbu 2017; figures in LOG.md).
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -30,10 +31,15 @@ _WORD = re.compile(r"[^\W\d]\w+")
 
 
 class Piece:
-    """Some whole lines of a text: where each pair of tokens stands in them, and each word."""
+    """Some whole lines of a text: where each pair of tokens stands in them, and each word.
 
-    def __init__(self, text: str, ids: list[int]) -> None:
+    Lines are counted without blank ones.
+    """
+
+    def __init__(self, text: str, ids: list[int], line_starts: Sequence[int] = ()) -> None:
+        """`line_starts` are where in `ids` the lines begin, with the line breaks before them."""
         self.text, self.ids = text, ids
+        self._line_starts = line_starts
         self._places: dict[tuple[int, int], list[int]] = {}
         for at in range(1, len(ids)):
             self._places.setdefault((ids[at - 1], ids[at]), []).append(at)
@@ -42,16 +48,25 @@ class Piece:
         """Where in `ids` the second of these tokens stands behind the first, in order."""
         return self._places.get((before_last, last), [])[-PLACES:]
 
+    def line_of(self, at: int) -> int:
+        """Number of the line that the token at `ids[at]` is on."""
+        return bisect_right(self._line_starts, at) - 1
+
+    def shared_words(self, above: str, below: str) -> Counter[int]:
+        """How many words the lines above and below a line, by its number, share with those given."""
+        _, lines_with = self._lines
+        shared = Counter[int]()
+        for word in words(above):
+            shared.update(at + 1 for at in lines_with.get(word, ()))
+        for word in words(below):
+            shared.update(at - 1 for at in lines_with.get(word, ()))
+        return shared
+
     def lines_between(self, above: str, below: str) -> Iterator[tuple[str, str, str]]:
         """The lines whose neighbours share most words with `above` and `below`, each as (above it, itself, below it),
         all stripped."""
-        lines, lines_with = self._lines
-        shared = Counter[int]()
-        for word in set(_WORD.findall(above)):
-            shared.update(at + 1 for at in lines_with.get(word, ()))
-        for word in set(_WORD.findall(below)):
-            shared.update(at - 1 for at in lines_with.get(word, ()))
-        for at, _ in shared.most_common(CANDIDATES):
+        lines, _ = self._lines
+        for at, _ in self.shared_words(above, below).most_common(CANDIDATES):
             if 0 < at < len(lines) - 1:
                 yield lines[at - 1], lines[at], lines[at + 1]
 
@@ -60,9 +75,14 @@ class Piece:
         lines = [line for line in map(str.strip, self.text.split("\n")) if line]
         lines_with: dict[str, list[int]] = {}
         for at, line in enumerate(lines):
-            for word in set(_WORD.findall(line)):
+            for word in words(line):
                 lines_with.setdefault(word, []).append(at)
         return lines, {word: places for word, places in lines_with.items() if len(places) < COMMON_WORD}
+
+
+def words(line: str) -> frozenset[str]:
+    """The names and keywords in a line: they say where it belongs."""
+    return frozenset(_WORD.findall(line))
 
 
 class Elsewhere:
@@ -86,8 +106,7 @@ class Elsewhere:
                         limit -= len(part)
                         if limit < 0:
                             continue
-                    piece = Piece(part, [i for line in _LINE.findall(part) for i in self._encode_line(line)])
-                    self._pieces[part] = piece
+                    piece = self._pieces[part] = self._piece(part)
                     self._chars += len(part)
                 self._pieces.move_to_end(part)
                 found.append(piece)
@@ -95,6 +114,14 @@ class Elsewhere:
             forgotten, _ = self._pieces.popitem(last=False)
             self._chars -= len(forgotten)
         return found[::-1]
+
+    def _piece(self, text: str) -> Piece:
+        ids, line_starts = list[int](), list[int]()
+        for line in _LINE.findall(text):
+            if not line.isspace():
+                line_starts.append(len(ids))
+            ids += self._encode_line(line)
+        return Piece(text, ids, line_starts)
 
 
 def split(text: str) -> tuple[str, ...]:

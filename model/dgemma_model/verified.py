@@ -12,7 +12,7 @@ token is taken at the first disagreement (Leviathan et al., arXiv 2211.17192, wi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -145,24 +145,26 @@ class Written:
         All that ends a line is one outcome, end-of-text, where only one line is wanted.
         """
         end, ends, ending = self._tokenizer.end_id, frozenset[int](), -math.inf
+        allowed: Sequence[int] | None = None
         if self.forced:
-            best = best_allowed(spoken, self._allowed())
+            allowed = self._allowed()
+            best = best_allowed(spoken, allowed)
             best_value = float(spoken[best])
         elif self._one_line:
             ends = self._line_end_set
             ending = float(spoken[self._line_ends].logsumexp(0))
             if best in ends or ending > best_value:
                 best, best_value = end, ending
-        share, copied = self.suggestions.predict()
+
+        def own(token: int) -> float:
+            return ending if ends and token == end else float(spoken[token])
+
+        share, copied = self.suggestions.predict(best_value, own, allowed)
         if not share:
             return best, best_value
         mixed = {best: math.exp(best_value) * (1 - share)}
         for token, count in copied.items():
-            if self.forced and token not in self._allowed():
-                continue
-            own = ending if ends and token == end else float(spoken[token])
-            mixed.setdefault(token, math.exp(own) * (1 - share))
-            mixed[token] += share * count
+            mixed[token] = share * count + math.exp(own(token)) * (1 - share)
         token = max(mixed, key=mixed.__getitem__)
         return token, math.log(mixed[token]) if mixed[token] else -math.inf
 
