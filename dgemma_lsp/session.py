@@ -25,7 +25,7 @@ from dgemma_lsp.notebooks import Notebooks
 from dgemma_lsp.settings import Settings
 from dgemma_lsp.suggest import InfillerLike, candidates, closed, suggest
 from dgemma_lsp.trees import Trees
-from dgemma_lsp.watched import Frame, Frames, Watched
+from dgemma_lsp.watched import Frame, Frames, Watched, before_cursor
 from dgemma_lsp.worker import Answer, Lane, Steps, Worker
 from dgemma_lsp.workspace import Workspace
 
@@ -214,7 +214,7 @@ class DgemmaServer(transport.StrictServer):
             loop.call_soon_threadsafe(show, frame)
 
         def steps(infiller: InfillerLike) -> Steps[Suggestion]:
-            frames = Frames(send)
+            frames = Frames(send, before_cursor(snapshot))
             yield from suggest(parsed(snapshot), Watched(infiller, frames.see, verify=False), using, invoked=True)
 
         return await self.worker.run(steps, lane=Lane.BACKGROUND, document=snapshot.uri, budget_s=_WATCH_S)

@@ -140,6 +140,11 @@ class Infiller:
         return len(self._tokenizer.encode(text))
 
     @property
+    def verifies(self) -> bool:
+        """Whether one hole is filled as the causal head would fill it, by default."""
+        return self._policy.verify and self._chat is None
+
+    @property
     def copies(self) -> bool:
         """Whether fills make use of `FillRequest.elsewhere` by default."""
         return self._policy.verify and self._policy.copy_weight > 0
