@@ -1,7 +1,7 @@
 # make demo   fills a hole in examples/ and shows it
 # make test   everything that CI checks
 # make vscode   the extension for VS Code, with this server in it: dist/dgemma-VERSION.vsix; wants Node 20 or later
-# make test-editors   real editors with the plugins of editors/ in them, driven through their user interfaces
+# make test-editors   real editors with the plugins or lines of editors/, by their keys; as root on Debian, installs Emacs and Kate
 # make eval   how many held-out holes come out right: the tables, and eval/results.csv
 # make bench  times of encoder, decoder and fills, beside transformers
 # Each makes .venv on first use. On Python 3.11 and later.
@@ -33,7 +33,9 @@ test-editors: .venv/.installed-test vscode
 	-tests/test_nvim/fetch_neovim.sh trixie .cache/neovim/trixie
 	-tests/test_nvim/fetch_neovim.sh sid .cache/neovim/sid
 	-tests/test_vscode/fetch_codeserver.sh .cache/code-server
+	-tests/test_editors_other/fetch_editors.sh .cache/helix
 	$(BIN)/python -m pytest -q -m editors tests/test_nvim
+	$(BIN)/python -m pytest -q -m editors tests/test_editors_other
 	$(BIN)/python -m pytest -q -m editors tests/test_vscode
 
 check: .venv/.installed-test

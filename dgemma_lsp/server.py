@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Callable
 
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
@@ -51,10 +52,12 @@ async def initialized(server: DgemmaServer, params: types.InitializedParams) -> 
     server.loading = True
     await _ask_for_settings(server)
     server.show_complaints()
-    server.become("loading", "loading the model")
     started, using = time.perf_counter(), server.settings
-    loading = server.worker.start(lambda: server.load_infiller(using))
-    showing = asyncio.create_task(_show_progress(server, loading)) if server.client.shows_progress else None
+    percentages = _Percentages(server)
+    loading = server.worker.start(lambda: server.load_infiller(using, percentages.read))
+    showing = (
+        asyncio.create_task(_show_progress(server, loading, percentages)) if server.client.shows_progress else None
+    )
     await asyncio.wait([loading])
     if (error := loading.exception()) is not None:
         logger.error("the model could not be loaded", exc_info=error)
@@ -86,15 +89,45 @@ async def _ask_for_settings(server: DgemmaServer) -> None:
         server.memory.forget()
 
 
-async def _show_progress(server: DgemmaServer, loading: asyncio.Future[InfillerLike]) -> None:
+_LOADING = "loading the model"
+
+
+class _Percentages:
+    """How much of the model has been read: told to clients that show the server's state, and kept for `_show_progress`.
+
+    Made on the event loop's thread, where it is followed, too; `read` is for the model's.
+    """
+
+    def __init__(self, server: DgemmaServer) -> None:
+        self._server, self._loop = server, asyncio.get_running_loop()
+        self._read = 0
+        self.changes = asyncio.Queue[int | None]()
+        server.become("loading", _LOADING, 0)
+
+    def read(self, share: float) -> None:
+        """Take the share that has been read, from 0 to 1."""
+        if (percentage := int(100 * share)) > self._read:
+            self._read = percentage
+            self._loop.call_soon_threadsafe(self._advance, percentage)
+
+    def _advance(self, percentage: int) -> None:
+        self._server.become("loading", _LOADING, percentage)
+        self.changes.put_nowait(percentage)
+
+
+async def _show_progress(
+    server: DgemmaServer, loading: asyncio.Future[InfillerLike], percentages: _Percentages
+) -> None:
     """Show that the model loads, for as long as it does."""
     progress, token = server.work_done_progress, "dgemma/loading"
     try:
         await progress.create_async(token)
     except JsonRpcException:
         return  # the client would rather not
-    progress.begin(token, types.WorkDoneProgressBegin(title="dgemma", message="loading the model"))
-    await asyncio.wait([loading])
+    progress.begin(token, types.WorkDoneProgressBegin(title="dgemma", message=_LOADING, percentage=0))
+    loading.add_done_callback(lambda _: percentages.changes.put_nowait(None))
+    while (percentage := await percentages.changes.get()) is not None:
+        progress.report(token, types.WorkDoneProgressReport(message=_LOADING, percentage=percentage))
     message = "ready" if loading.exception() is None else "the model could not be loaded"
     progress.end(token, types.WorkDoneProgressEnd(message=message))
 
@@ -183,7 +216,7 @@ def did_close_notebook(server: DgemmaServer, params: types.DidCloseNotebookDocum
         server.forget(uri)
 
 
-def status(server: DgemmaServer, params: object) -> dict[str, str]:
+def status(server: DgemmaServer, params: object) -> dict[str, object]:
     """What the server is doing, and why a document is excluded."""
     uri = protocol.status_uri(params)
     rule = server.exclusions.rule(server.notebooks.notebook_of(uri) or uri) if uri is not None else None
@@ -248,9 +281,9 @@ def log_to_stderr() -> None:
 
 
 def _infiller_loader(checkpoint: str | None, device: str | None) -> LoadInfiller:
-    def load(using: Settings) -> InfillerLike:
+    def load(using: Settings, progress: Callable[[float], None]) -> InfillerLike:
         from dgemma_model.infill import Infiller  # imports torch
 
-        return Infiller.load(checkpoint or using.checkpoint, device or using.device)
+        return Infiller.load(checkpoint or using.checkpoint, device or using.device, progress=progress)
 
     return load

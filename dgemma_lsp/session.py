@@ -25,14 +25,15 @@ from dgemma_lsp.notebooks import Notebooks
 from dgemma_lsp.settings import Settings
 from dgemma_lsp.suggest import InfillerLike, candidates, closed, suggest
 from dgemma_lsp.trees import Trees
-from dgemma_lsp.watched import Frame, Frames, Watched
+from dgemma_lsp.watched import Frame, Frames, Watched, before_cursor
 from dgemma_lsp.worker import Answer, Lane, Steps, Worker
 from dgemma_lsp.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-LoadInfiller = Callable[[Settings], InfillerLike]
-"""Loads the model. Runs on the model's thread, so that this is where torch may be imported."""
+LoadInfiller = Callable[[Settings, Callable[[float], None]], InfillerLike]
+"""Loads the model, and tells on the way which share of it has been read, from 0 to 1. Runs on the model's thread, so
+that this is where torch may be imported."""
 
 CANDIDATES = 3
 """How many suggestions a user who asks may choose from."""
@@ -57,7 +58,7 @@ class DgemmaServer(transport.StrictServer):
         super().__init__("dgemma-lsp", version("dgemma-lsp"), _converter, protocol.NOTEBOOKS)
         self.load_infiller = load_infiller
         self.loading = False
-        self.state = {"state": "starting", "message": "the model is not loaded yet"}
+        self.state: dict[str, object] = {"state": "starting", "message": "the model is not loaded yet"}
         self.settings = self.configured = defaults
         self.languages: frozenset[str] | None = None
         """What the checkpoint knows, once it is loaded."""
@@ -100,9 +101,10 @@ class DgemmaServer(transport.StrictServer):
             self.show(types.MessageType.Warning, f"settings: {complaint}")
         self.complaints = []
 
-    def become(self, state: str, message: str) -> None:
-        """Go into another state, and tell clients that show it."""
-        self.state = {"state": state, "message": message}
+    def become(self, state: str, message: str, percentage: int | None = None) -> None:
+        """Go into another state, or further in the same, and tell clients that show it."""
+        how_far: dict[str, object] = {} if percentage is None else {"percentage": percentage}
+        self.state = {"state": state, "message": message} | how_far
         if self.client.shows_status:
             self.protocol.notify(protocol.STATUS, self.state)
 
@@ -212,7 +214,7 @@ class DgemmaServer(transport.StrictServer):
             loop.call_soon_threadsafe(show, frame)
 
         def steps(infiller: InfillerLike) -> Steps[Suggestion]:
-            frames = Frames(send)
+            frames = Frames(send, before_cursor(snapshot))
             yield from suggest(parsed(snapshot), Watched(infiller, frames.see, verify=False), using, invoked=True)
 
         return await self.worker.run(steps, lane=Lane.BACKGROUND, document=snapshot.uri, budget_s=_WATCH_S)

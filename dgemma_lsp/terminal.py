@@ -15,10 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.color import Color
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import Progress
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -26,9 +28,9 @@ from dgemma_lsp import context
 from dgemma_lsp.edits import NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.settings import Settings
 from dgemma_lsp.suggest import suggest
-from dgemma_lsp.watched import Watched
+from dgemma_lsp.watched import Frame, Frames, TokenState, Watched, before_cursor
 from dgemma_model import languages, syntax
-from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest, InfillError
+from dgemma_model.request import Excerpt, FillRequest, InfillError
 
 if TYPE_CHECKING:
     from dgemma_model.infill import Infiller
@@ -79,18 +81,14 @@ def fill_once(
     infiller = load_infiller(checkpoint, device)
     console = Console(stderr=as_json, highlight=False)
     started = time.perf_counter()
-    with Live(console=console, auto_refresh=False, transient=False) if watch else _Silent() as live:
-
-        def show(draft: Draft) -> None:
-            if isinstance(live, Live):
-                live.update(canvas_text(draft), refresh=True)
-                time.sleep(0.12 if console.is_terminal else 0.0)  # steps take milliseconds; eyes do not
-
-        watched = Watched(infiller, show, steps, budget_ms)
-        try:
-            *_, answer = suggest(snapshot, watched, Settings(), invoked=True)
-        except InfillError as error:
-            raise UserError(str(error)) from error
+    try:
+        if watch:
+            _show_denoising(snapshot, infiller, console, steps, budget_ms)
+            started = time.perf_counter()
+        wished = Watched(infiller, lambda draft: None, steps, budget_ms)
+        *_, answer = suggest(snapshot, wished, Settings(), invoked=True)
+    except InfillError as error:
+        raise UserError(str(error)) from error
     elapsed_ms = 1000 * (time.perf_counter() - started)
     if as_json:
         print(json.dumps(_as_json(answer, snapshot, infiller, elapsed_ms)))
@@ -102,12 +100,32 @@ def fill_once(
         console.print(f"nothing to suggest: {answer.value}")
 
 
-class _Silent:
-    """Stands in for `Live` where nothing is to be shown."""
+def _show_denoising(
+    snapshot: Snapshot, infiller: Infiller, console: Console, steps: int | None, budget_ms: float | None
+) -> None:
+    """Denoise at the cursor, and show the canvas after each step; the last one stays on the screen."""
+    # Steps take milliseconds, eyes do not; but a budget is of real time.
+    pause_s = _PACE_S if console.is_terminal and budget_ms is None else 0.0
+    before = before_cursor(snapshot)
+    shown: list[Frame] = []
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
 
-    def __enter__(self) -> None: ...
+        def show(frame: Frame) -> None:
+            shown.append(frame)
+            live.update(canvas_text(frame, before), refresh=True)
+            time.sleep(pause_s)
 
-    def __exit__(self, *_: object) -> None: ...
+        frames = Frames(show, before)
+        for _ in suggest(
+            snapshot, Watched(infiller, frames.see, steps, budget_ms, verify=False), Settings(), invoked=True
+        ):
+            pass
+    took = f"{shown[-1].step} steps, {sum(frame.ms for frame in shown):.0f} ms" if shown else "no step"
+    below = "what is suggested, read token by token from the same network" if infiller.verifies else "its text in place"
+    console.print(f"[dim]above: denoising alone, {took} · below: {below}[/dim]\n")
+
+
+_PACE_S = 0.22
 
 
 def snapshot_at(place: str) -> Snapshot:
@@ -148,19 +166,40 @@ def in_place(text: str, suggestion: Suggestion) -> Text:
     return shown
 
 
-def canvas_text(draft: Draft) -> Text:
-    """One canvas: settled tokens bright, noise dim, the rest by how certain it is."""
-    shown = Text(f"step {draft.step:2d}  ", style="bold")
-    for tokens in draft.tokens:
-        for token in tokens:
-            shown.append(token.text.replace("\n", "⏎\n         "), style=_token_style(token))
-    return shown
+def canvas_text(frame: Frame, before: str) -> Text:
+    """A canvas behind the line `before` it, with its step, its time, and what its colours mean."""
+    shown = Text(f"step {frame.step} · {frame.ms:.1f} ms\n", style="bold")
+    shown.append(before.rpartition("\n")[2], style="dim")
+    for token, state in zip(frame.tokens, frame.states, strict=True):
+        shown.append(token.text.replace("\n", "⏎\n") or END_SIGN, style=_token_style(state, token.confidence))
+    shown.append("\n")
+    for state, name in _LEGEND.items():
+        shown.append(name, style=_token_style(state, 1.0))
+        shown.append("  ")
+    return shown.append(f"\nthe greyer, the less certain; {END_SIGN} is the end of the text\n", style="dim")
 
 
-def _token_style(token: DraftToken) -> str:
-    if token.settled:
-        return "bold green"
-    return "yellow" if token.confidence > 0.5 else "red" if token.confidence > 0.1 else "dim"
+END_SIGN = "▪"
+_LEGEND = {
+    TokenState.ACCEPTED: "accepted",
+    TokenState.REVISED: "accepted, then revised",
+    TokenState.RENOISED: "accepted, then noise again",
+    TokenState.NOISE: "noise",
+}
+_COLOURS = {
+    TokenState.ACCEPTED: ((0, 190, 80), Style(bold=True)),
+    TokenState.REVISED: ((40, 140, 255), Style(bold=True, underline=True)),
+    TokenState.RENOISED: ((220, 150, 0), Style(strike=True)),
+    TokenState.NOISE: ((200, 100, 200), Style(italic=True)),
+}
+_GREY = 110
+"""Of a token that is not certain at all; seen on dark and on light grounds."""
+
+
+def _token_style(state: TokenState, confidence: float) -> Style:
+    colour, style = _COLOURS[state]
+    shade = (round(_GREY + confidence * (part - _GREY)) for part in colour)
+    return style + Style(color=Color.from_rgb(*shade))
 
 
 def _as_json(

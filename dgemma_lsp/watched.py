@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from dgemma_lsp.edits import Snapshot
 from dgemma_lsp.suggest import InfillerLike
 from dgemma_model.request import Draft, DraftToken, FillRequest
 
@@ -85,12 +86,23 @@ class Frame:
     """One for each token."""
 
 
+def before_cursor(snapshot: Snapshot) -> str:
+    """What stands before the cursor, as far as the first token of a canvas may reach over it."""
+    return snapshot.source[max(0, snapshot.offset - _BEFORE_CHARS) : snapshot.offset]
+
+
+_BEFORE_CHARS = 200
+
+
 class Frames:
     """Makes frames of the drafts of one fill, in order; drafts without a canvas are left out."""
 
-    def __init__(self, show: Callable[[Frame], None], clock: Callable[[], float] = time.perf_counter) -> None:
-        """`clock` tells seconds."""
-        self._show, self._clock = show, clock
+    def __init__(
+        self, show: Callable[[Frame], None], before: str = "", clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """`before` is what stands before the cursor; `clock` tells seconds. The time that
+        `show` takes counts for no step."""
+        self._show, self._before, self._clock = show, before, clock
         self._last = clock()
         self._accepted: dict[int, str] = {}
         """What was accepted last, by position."""
@@ -101,9 +113,18 @@ class Frames:
         now = self._clock()
         tokens = draft.tokens[0] if draft.tokens else ()
         if tokens:
-            states = tuple(self._state(at, token) for at, token in enumerate(tokens))
-            self._show(Frame(draft.step, 1000 * (now - self._last), draft.done, tokens, states))
-        self._last = now
+            states = [self._state(at, token) for at, token in enumerate(tokens)]
+            places = tuple(_without(self._healed(draft), zip(tokens, states, strict=True)))
+            shown, became = tuple(token for token, _ in places), tuple(state for _, state in places)
+            self._show(Frame(draft.step, 1000 * (now - self._last), draft.done, shown, became))
+        self._last = self._clock()
+
+    def _healed(self, draft: Draft) -> int:
+        """How many characters at the canvas's beginning stand before the cursor already: token healing says them
+        again."""
+        said = "".join(token.text for token in draft.tokens[0])
+        at = said.find(draft.text)
+        return at if at > 0 and self._before.endswith(said[:at]) else 0
 
     def _state(self, at: int, token: DraftToken) -> TokenState:
         before = self._accepted.get(at)
@@ -113,3 +134,12 @@ class Frames:
             self._revised.add(at)
         self._accepted[at] = token.text
         return TokenState.REVISED if at in self._revised else TokenState.ACCEPTED
+
+
+def _without(count: int, places: Iterable[tuple[DraftToken, TokenState]]) -> Iterator[tuple[DraftToken, TokenState]]:
+    """Positions of a canvas without its first `count` characters."""
+    for token, state in places:
+        rest = token.text[count:]
+        if rest or not token.text:  # without a text it ends the hole
+            yield replace(token, text=rest), state
+        count = max(0, count - len(token.text))

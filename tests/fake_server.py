@@ -4,8 +4,8 @@ Custom requests, for tests only: `test/text` reads a document back, `test/say` s
 for each seed), or its `script` (what it says behind which texts, and otherwise nothing), and holds it at each step,
 `test/reached` answers when the model stands at a held step, `test/release` lets it go on, `test/counts` says how many
 fills began and how many steps were taken, `test/seen` what the model was shown last, `test/verify` whether it was to
-verify. The environment variable FAKE_LOAD makes loading `fail`, or `wait` for `test/release`; with FAKE_AHEAD the
-server thinks ahead, as it really does; FAKE_PROMPT says how many tokens the model reads.
+verify. The environment variable FAKE_LOAD makes loading `fail`, or `wait` at 25 % for `test/release`; with FAKE_AHEAD
+the server thinks ahead, as it really does; FAKE_PROMPT says how many tokens the model reads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dgemma_lsp import server as dgemma_server
@@ -91,13 +91,15 @@ class FakeInfiller:
 def main() -> int:
     infiller = FakeInfiller()
 
-    def load(settings: Settings) -> FakeInfiller:
+    def load(settings: Settings, progress: Callable[[float], None]) -> FakeInfiller:
         logging.getLogger("dgemma_lsp").info("loading checkpoint=%s", settings.checkpoint)
         match os.environ.get("FAKE_LOAD"):
             case "fail":
                 raise ValueError("the weights are truncated")
             case "wait":
                 infiller.hold(True)
+                progress(0.257)
+                progress(0.258)
                 infiller.pass_gate()
         return infiller
 

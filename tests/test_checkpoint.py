@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,19 @@ def test_what_we_save_is_what_we_load(tmp_path: Path) -> None:
     for name, tensor in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor.bfloat16().float()), name
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_it_is_told_how_much_of_the_weights_has_been_read(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    shares: list[float] = []
+    loaded = checkpoint.load(tmp_path, CPU, torch.float32, shares.append)
+    sizes = [
+        tensor.numel() for name, tensor in load_file(tmp_path / "model.safetensors").items() if "vision" not in name
+    ]
+    assert len(shares) == len(sizes) > 10 and loaded.skipped > 5
+    read = [round(share * sum(sizes)) for share in (0.0, *shares)]
+    assert sorted(after - before for before, after in pairwise(read)) == sorted(sizes)
+    assert shares[-1] == 1.0
 
 
 def test_padded_experts_say_the_same(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from typer.testing import CliRunner
 
 from dgemma_lsp import cli, terminal
 from dgemma_lsp.edits import Edit, Snapshot, Suggestion
+from dgemma_lsp.terminal import END_SIGN, canvas_text
+from dgemma_lsp.watched import Frame, TokenState
 from dgemma_model.checkpoint import embedded_directory
 from dgemma_model.fused import FusedNetwork
 from dgemma_model.infill import Infiller
@@ -209,6 +212,32 @@ def test_watching_does_not_disturb_the_json(file: Path) -> None:
     assert json.loads(result.stdout)["checkpoint"] == "tiny"
 
 
+def test_watching_shows_denoising_and_ends_with_what_is_suggested(file: Path) -> None:
+    options = (f"{file}:4:9", "--checkpoint", tiny_checkpoint())
+    watched, suggested = invoke("fill", *options, "--watch").stdout, invoke("fill", *options).stdout
+    canvas, _, rest = watched.partition("above: denoising alone, ")
+    assert re.match(r"step \d+ · [\d.]+ ms\n", canvas) and "accepted, then noise again" in canvas
+    assert re.match(r"\d+ steps, \d+ ms · below: what is suggested,", rest)
+
+    def without_times(text: str) -> list[str]:
+        return [re.sub(r"\d+ ms", "", line) for line in text.splitlines() if line.strip()]
+
+    assert without_times(rest)[-len(without_times(suggested)) :] == without_times(suggested)
+
+
+def test_a_canvas_tells_what_became_of_a_token_and_how_certain_it_is() -> None:
+    states, certainties = list(TokenState), [0.1, 0.9]
+    tokens = tuple(DraftToken(f"{state.value}\n", certainty, True) for state in states for certainty in certainties)
+    frame = Frame(
+        3, 12.34, False, (*tokens, DraftToken("", 1.0, True)), (*(s for s in states for _ in "12"), states[0])
+    )
+    shown = canvas_text(frame, "x = 1\n    y = ")
+    assert shown.plain.startswith("step 3 · 12.3 ms\n    y = accepted⏎\naccepted⏎\nrevised⏎\n")
+    assert f"noise⏎\n{END_SIGN}\n" in shown.plain
+    styles = [span.style for span in shown.spans[2 : 2 + len(tokens)]]
+    assert len(set(styles)) == len(tokens), "each state, and each certainty, looks different"
+
+
 def test_steps_and_budget_are_the_users(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[FillRequest] = []
     fill = Infiller.fill
@@ -265,13 +294,6 @@ def test_long_lines_are_shown_as_they_are(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_is_checked_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "_trial_fill", lambda *_: "return 'items[red] [/x]'")
     assert "return 'items[red] [/x]'" in invoke("check", "--checkpoint", tiny_checkpoint()).stdout
-
-
-def test_a_canvas_shows_line_breaks_and_how_certain_each_token_is() -> None:
-    tokens = tuple(DraftToken(text, sure, settled) for text, sure, settled in (("a", 1.0, True), ("\n", 0.2, False)))
-    shown = terminal.canvas_text(Draft(("a\n",), 3, tokens=(tokens,)))
-    assert "step  3" in shown.plain and "a⏎" in shown.plain
-    assert len({str(span.style) for span in shown.spans}) == 2
 
 
 # --------------------------------------------------------------------- a batch

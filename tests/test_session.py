@@ -102,7 +102,9 @@ def test_while_the_model_loads_there_is_progress_and_a_named_silence() -> None:
         wire.initialize(capabilities={"window": {"workDoneProgress": True}})
         create = wire.wait(lambda message: message.get("method") == "window/workDoneProgress/create")
         wire.send({"jsonrpc": "2.0", "id": create["id"], "result": None})
-        assert progress(wire)["kind"] == "begin"
+        begun, advanced = progress(wire), progress(wire)
+        assert (begun["kind"], begun["percentage"]) == ("begin", 0)
+        assert (advanced["kind"], advanced["percentage"]) == ("report", 25)
         wire.open(uri, "x = ")
         assert wire.request(INLINE, inline(uri, 0, 4)) == []
         explain = {"command": "dgemma.explainSilence", "arguments": [uri]}
@@ -111,6 +113,27 @@ def test_while_the_model_loads_there_is_progress_and_a_named_silence() -> None:
         wire.request("test/release", {})
         assert wire.response(asked)["result"][0]["insertText"] == "value"
         assert progress(wire)["kind"] == "end"
+
+
+def test_the_status_says_how_much_of_the_model_is_loaded() -> None:
+    with Wire(env={"FAKE_LOAD": "wait"}) as wire:
+        wire.initialize(capabilities={"experimental": {"dgemma": {"status": True}}})
+        loading = {"state": "loading", "message": "loading the model"}
+        assert [told_status(wire) for _ in range(2)] == [loading | {"percentage": 0}, loading | {"percentage": 25}]
+        assert wire.request("dgemma/status", {}) == loading | {"percentage": 25}
+        wire.request("test/release", {})
+        assert told_status(wire) == {"state": "ready", "message": "fake on none"}
+
+
+def test_the_embedded_checkpoint_says_how_much_of_it_is_loaded() -> None:
+    with Wire(sys.executable, "-P", "-m", "dgemma_lsp") as wire:
+        wire.initialize(capabilities={"experimental": {"dgemma": {"status": True}}})
+        told = [told_status(wire)]
+        while told[-1]["state"] == "loading":
+            told.append(told_status(wire))
+    assert told[-1]["state"] == "ready"
+    shares = [status["percentage"] for status in told[:-1]]
+    assert shares == sorted(set(shares)) and (shares[0], shares[-1]) == (0, 100) and len(shares) > 5
 
 
 def test_a_client_that_refuses_progress_gets_none() -> None:
@@ -150,6 +173,12 @@ def test_a_model_that_cannot_be_loaded_is_told_once_and_the_server_lives_on() ->
 def shown_message(wire: Wire) -> str:
     """The next message that the user is shown."""
     return str(wire.wait(lambda message: message.get("method") == "window/showMessage")["params"]["message"])
+
+
+def told_status(wire: Wire) -> dict[str, Any]:
+    """The next notification of what the server is doing."""
+    found: dict[str, Any] = wire.wait(lambda message: message.get("method") == "dgemma/status")["params"]
+    return found
 
 
 def progress(wire: Wire) -> dict[str, Any]:

@@ -59,6 +59,43 @@ def test_a_canvas_may_grow_and_drafts_without_one_are_left_out() -> None:
     assert [frame.states for frame in seen] == [(TokenState.ACCEPTED,), (TokenState.ACCEPTED, TokenState.NOISE)]
 
 
+def test_what_stands_before_the_cursor_already_is_not_shown_again() -> None:
+    """Token healing: the canvas begins with what was taken away from the prompt."""
+
+    def shown(before: str, text: str, *tokens: str) -> list[tuple[str, str]]:
+        seen: list[Frame] = []
+        drafted = tuple(DraftToken(token, 0.5, at > 0) for at, token in enumerate(tokens))
+        Frames(seen.append, before).see(Draft((text,), 1, tokens=(drafted,)))
+        return [(token.text, state.value) for token, state in zip(seen[0].tokens, seen[0].states, strict=True)]
+
+    item, dot, end = ("item", "noise"), (".x", "accepted"), ("", "accepted")
+    assert shown("return ", "item.x", " item", ".x", "") == [item, dot, end]
+    assert shown("\n    ret", "urn item", "\n    ", "return", " item", "") == [
+        ("urn", "accepted"),
+        (" item", "accepted"),
+        end,
+    ]
+    assert shown("x = ", "item.x", "item", ".x", "") == [item, dot, end], "nothing was taken away"
+    assert shown("x = ", "item", "!item", "") == [("!item", "noise"), end], "it does not stand there"
+    assert shown("f(x ", "", " ") == [(" ", "noise")]
+    assert shown("x ", "y", " ", "y") == [("y", "accepted")]
+
+
+def test_the_time_that_showing_takes_is_not_the_steps() -> None:
+    now = [0.0]
+
+    def show(frame: Frame) -> None:
+        seen.append(frame.ms)
+        now[0] += 5.0
+
+    seen: list[float] = []
+    frames = Frames(show, clock=lambda: now[0])
+    for step in range(3):
+        now[0] += 0.25
+        frames.see(Draft(("",), step, tokens=((DraftToken("a", 1.0, True),),)))
+    assert seen == [250.0] * 3
+
+
 def test_each_step_reaches_who_asked(own_wire: Wire) -> None:
     own_wire.open(URI, SECRET)
     assert own_wire.request(WATCH, place()) == {"text": "value"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -81,7 +81,13 @@ def find(checkpoint: str | None) -> Path:
         raise CheckpointError(str(error)) from error
 
 
-def load(directory: Path, device: torch.device, dtype: torch.dtype) -> Checkpoint:
+Progress = Callable[[float], None]
+"""Is told which share of the weights has been read, from 0 to 1, after each tensor."""
+
+
+def load(
+    directory: Path, device: torch.device, dtype: torch.dtype, progress: Progress = lambda share: None
+) -> Checkpoint:
     """Load configuration, tokenizer and weights; the vision tower stays on disk.
 
     Raises:
@@ -103,7 +109,7 @@ def load(directory: Path, device: torch.device, dtype: torch.dtype) -> Checkpoin
             f"tokenizer.json has {tokenizer.vocab_size} tokens but the network only {config.network.vocab_size}; "
             "the files in this directory do not belong together"
         )
-    network, skipped = load_network(directory, config.network, device, dtype)
+    network, skipped = load_network(directory, config.network, device, dtype, progress)
     if skipped:
         logger.info("%d tensors of the vision tower were skipped: this program reads and writes text", skipped)
     return Checkpoint(directory, config, network, tokenizer, skipped, chat)
@@ -120,7 +126,11 @@ def _chat_format(directory: Path, tokenizer: Tokenizer) -> ChatFormat:
 
 
 def load_network(
-    directory: Path, config: NetworkConfig, device: torch.device, dtype: torch.dtype
+    directory: Path,
+    config: NetworkConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress = lambda share: None,
 ) -> tuple[Network, int]:
     """Load the weights alone, tensor by tensor; returns the network and how many vision tensors were skipped.
 
@@ -142,11 +152,14 @@ def load_network(
         raise CheckpointError(
             f"{len(missing)} tensors are missing, the first is {missing[0]!r}; the checkpoint is incomplete"
         )
-    check_memory(sum(tensor.numel() for tensor in expected.values()) * dtype.itemsize, free_memory(device), device)
+    weights, read = sum(tensor.numel() for tensor in expected.values()), 0
+    check_memory(weights * dtype.itemsize, free_memory(device), device)
     found: dict[str, Tensor] = {}
     try:
         for name, value in _values(wanted):
             found[own_names[name]] = _placed(name, value, device, dtype)
+            read += value.numel()
+            progress(read / weights)
     except torch.OutOfMemoryError as error:
         raise CheckpointError(
             f"the memory of {device} ran out while loading ({str(error).splitlines()[0]}); end other programs that "

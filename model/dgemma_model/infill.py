@@ -25,7 +25,7 @@ from dgemma_model.anytime import within_budget
 from dgemma_model.canvas import Prompt, encode_prompt
 from dgemma_model.causal import fill_log_probabilities, ranked
 from dgemma_model.chat import ChatFormat
-from dgemma_model.checkpoint import Checkpoint, CheckpointError
+from dgemma_model.checkpoint import Checkpoint, CheckpointError, Progress
 from dgemma_model.constraint import Constraint
 from dgemma_model.copying import Suggestions, most_similar_line
 from dgemma_model.denoised import LINE_TOKENS, DenoisedFill
@@ -79,19 +79,25 @@ class Infiller:
 
     @classmethod
     def load(
-        cls, checkpoint: str | None = None, device: str | None = None, *, cache_bytes: int | None = None
+        cls,
+        checkpoint: str | None = None,
+        device: str | None = None,
+        *,
+        cache_bytes: int | None = None,
+        progress: Progress = lambda share: None,
     ) -> Infiller:
         """Load a checkpoint, by default the embedded one, onto a device, by default the GPU if there is one.
 
         `checkpoint` is a directory, or a name on the Hugging Face hub such as "google/diffusiongemma-26B-A4B-it",
-        which is downloaded once. `cache_bytes` is what may be kept of prompts.
+        which is downloaded once. `cache_bytes` is what may be kept of prompts; `progress` is told which share of the
+        weights has been read.
 
         Raises:
             CheckpointError: the checkpoint or the device cannot be used; the message is for users.
         """
         place = usable_device(device)
         dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-        loaded = checkpoints.load(checkpoints.find(checkpoint), place, dtype)
+        loaded = checkpoints.load(checkpoints.find(checkpoint), place, dtype, progress)
         return cls(loaded, place, fastest_products(place), cache_bytes=cache_bytes)
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
@@ -132,6 +138,11 @@ class Infiller:
     def count_tokens(self, text: str) -> int:
         """How many tokens `text` takes in a prompt."""
         return len(self._tokenizer.encode(text))
+
+    @property
+    def verifies(self) -> bool:
+        """Whether one hole is filled as the causal head would fill it, by default."""
+        return self._policy.verify and self._chat is None
 
     @property
     def copies(self) -> bool:

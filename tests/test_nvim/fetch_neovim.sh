@@ -1,49 +1,15 @@
 #!/bin/sh
-# Put the Neovim of a Debian suite into a folder, with all libraries it needs, without installing anything.
+# Put the Neovim of a Debian suite into a folder, without installing anything. About 20 MB.
 # usage: fetch_neovim.sh SUITE FOLDER        afterwards FOLDER/nvim runs
-# Wants apt-get and dpkg-deb, and a machine whose package sources name a Debian archive. About 20 MB.
 set -eu
-suite=$1
-mkdir -p "$2"
-folder=$(cd "$2" && pwd)
-
-fail() {
-    echo "fetch_neovim.sh: $1" >&2
-    exit 1
-}
-command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || fail "no apt-get here: Neovim of Debian $suite cannot be had"
-archive=$(apt-get indextargets --format '$(REPO_URI) $(ORIGIN)' 'Created-By: Packages' | awk '$2 == "Debian" { print $1; exit }')
-[ -n "$archive" ] || fail "no Debian archive among this machine's package sources: Neovim of Debian $suite cannot be had"
-
-# apt's own places, moved into the folder: nothing is read or written outside of it.
-work=$folder/apt
-mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/etc/preferences.d"
-: >"$work/status"
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-echo "deb [signed-by=$keyring] $archive $suite main" >"$work/sources.list"
-apt() {
-    apt-get -qq -o Dir::State="$work" -o Dir::State::Lists="$work/lists" -o Dir::State::status="$work/status" \
-        -o Dir::Cache="$work" -o Dir::Cache::Archives="$work/archives" -o Dir::Etc::SourceList="$work/sources.list" \
-        -o Dir::Etc::SourceParts=/dev/null -o Dir::Etc::PreferencesParts="$work/etc/preferences.d" \
-        -o APT::Sandbox::User="$(id -un)" -o Acquire::Languages=none "$@"
-}
-apt update || fail "the package lists of Debian $suite cannot be had"
-apt install --yes --download-only --no-install-recommends neovim || fail "Neovim of Debian $suite cannot be had"
-
-rm -rf "$folder/root"
-for package in "$work"/archives/*.deb; do
-    dpkg-deb --extract "$package" "$folder/root"
-done
-rm -rf "$work"
-cat >"$folder/nvim" <<'SCRIPT'
+"$(dirname "$0")/../fetch_debian.sh" "$1" "$2" neovim
+cat >"$2/nvim" <<'SCRIPT'
 #!/bin/sh
-root=$(dirname "$(readlink -f "$0")")/root
-loader=$(ls "$root"/lib64/ld-linux-*.so.* "$root"/usr/lib64/ld-linux-*.so.* "$root"/lib/ld-linux-*.so.* "$root"/usr/lib/ld-linux-*.so.* 2>/dev/null | head -n 1)
-libraries=$(ls -d "$root"/lib/*-linux-gnu "$root"/usr/lib/*-linux-gnu 2>/dev/null | tr '\n' ':')
-VIMRUNTIME=$root/usr/share/nvim/runtime
-LUA_CPATH="$(ls -d "$root"/usr/lib/*-linux-gnu/lua/5.1)/?.so"
+folder=$(dirname "$(readlink -f "$0")")
+VIMRUNTIME=$folder/root/usr/share/nvim/runtime
+LUA_CPATH="$(ls -d "$folder"/root/usr/lib/*-linux-gnu/lua/5.1)/?.so"
 export VIMRUNTIME LUA_CPATH
-exec "$loader" --library-path "$libraries" "$root/usr/bin/nvim" "$@"
+exec "$folder/run" usr/bin/nvim "$@"
 SCRIPT
-chmod +x "$folder/nvim"
-"$folder/nvim" --version | head -n 1
+chmod +x "$2/nvim"
+"$2/nvim" --version | head -n 1

@@ -1,8 +1,9 @@
 """A language server that says what a test tells it to. Knows nothing of models; for tests of what an editor draws.
 
 `test/plan` sets its items; their `covers` counts the characters after the cursor that the item replaces. With `held`,
-requests wait for `test/release`, which answers the oldest of them (or, with `last`, the newest). `test/received` gives
-the trigger kinds of all requests so far, and the methods of all notifications.
+requests wait for `test/release`, which answers the oldest of them (or, with `last`, the newest). `edits` are the next
+edits, for the version that is asked about. `test/received` gives the trigger kinds of all requests so far ("edit" for
+those of next edits), and the methods of all notifications.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ def main() -> None:
 
     def answer(request: dict[str, Any]) -> None:
         params = request["params"]
+        if request["method"] == "textDocument/copilotInlineEdit":
+            document, places = params["textDocument"], plan.get("edits", [])
+            send({"id": request["id"], "result": {"edits": [place | {"textDocument": document} for place in places]}})
+            return
         invoked = params["context"]["triggerKind"] == 1
         items = plan.get("invoked", plan["items"]) if invoked else plan["items"]
         send({"id": request["id"], "result": [item(planned, params["position"]) for planned in items]})
@@ -67,8 +72,8 @@ def main() -> None:
                 encodings = params["capabilities"].get("general", {}).get("positionEncodings", ["utf-16"])
                 offered = {**CAPABILITIES, "positionEncoding": encodings[0]}
                 result = {"capabilities": offered, "serverInfo": {"name": "scripted", "version": "1"}}
-            case "textDocument/inlineCompletion":
-                received["kinds"].append(params["context"]["triggerKind"])
+            case "textDocument/inlineCompletion" | "textDocument/copilotInlineEdit":
+                received["kinds"].append(params.get("context", {}).get("triggerKind", "edit"))
                 if plan.get("held"):
                     waiting.append(message)
                 else:

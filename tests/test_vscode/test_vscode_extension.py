@@ -193,6 +193,15 @@ def test_a_model_that_cannot_be_loaded(window: Open) -> None:
     }
 
 
+def test_the_status_says_how_much_of_the_model_is_loaded(window: Open) -> None:
+    editor = window(["env", "FAKE_LOAD=wait", *FAKE])
+    editor.open("name = ")
+    editor.wait(lambda: editor._is_active() and editor.status()["text"] == "dgemma: loading 25 %", "it is at 25 %")
+    assert editor.status()["busy"]
+    editor.ours("return dgemma.server.client.sendRequest('test/release', {})")
+    editor.wait_ready()
+
+
 def test_no_server_at_all(window: Open) -> None:
     editor = window()
     editor.open("name = ")

@@ -1,5 +1,6 @@
 --- The command :Dgemma.
 local inline = require('dgemma.inline')
+local next_edit = require('dgemma.next_edit')
 local server = require('dgemma.server')
 local status = require('dgemma.status')
 
@@ -45,7 +46,7 @@ function subcommands.status()
   if client then
     local info = client.server_info
     table.insert(lines, ('server: %s'):format(info and ('%s %s'):format(info.name, info.version) or client.name))
-    local _, reason = inline.is_wanted(bufnr)
+    local reason = inline.obstacle(bufnr)
     if reason then
       table.insert(lines, 'quiet: ' .. reason)
     end
@@ -57,6 +58,7 @@ function subcommands.pause()
   inline.paused = true
   for _, bufnr in ipairs(vim.api.nvim_list_bufs()) do
     inline.drop(bufnr)
+    next_edit.drop(bufnr)
   end
   status.changed()
 end
@@ -68,7 +70,7 @@ end
 
 function subcommands.why()
   local bufnr = vim.api.nvim_get_current_buf()
-  local client, _, reason = server.client(bufnr), inline.is_wanted(bufnr)
+  local client, reason = server.client(bufnr), inline.obstacle(bufnr)
   if not client then
     return tell({ 'dgemma: ' .. (status.text() or 'the server is not for this kind of file') })
   elseif reason then

@@ -12,7 +12,8 @@ local defaults = {
   automatic = true,
   --- Draw through `vim.lsp.inline_completion`, which Neovim 0.12 brings.
   native = vim.lsp.inline_completion ~= nil,
-  --- In insert mode, in buffers with the server. False for one key, or for all, leaves it alone.
+  --- In insert mode, in buffers with the server; `next_edit` in normal mode. False for one key, or for all, leaves it
+  --- alone.
   keys = {
     accept = '<Tab>',
     accept_word = '<M-Right>',
@@ -21,6 +22,7 @@ local defaults = {
     previous = '<M-[>',
     dismiss = '<C-]>',
     suggest = '<M-\\>',
+    next_edit = '<M-CR>',
   },
 }
 

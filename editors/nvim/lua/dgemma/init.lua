@@ -11,11 +11,13 @@ function M.setup(options)
   local config = require('dgemma.config')
   config.set(options)
   local ghost, inline, keys = require('dgemma.ghost'), require('dgemma.inline'), require('dgemma.keys')
-  local server, status = require('dgemma.server'), require('dgemma.status')
+  local next_edit, server, status = require('dgemma.next_edit'), require('dgemma.server'), require('dgemma.status')
   local group = vim.api.nvim_create_augroup('dgemma', { clear = true })
 
-  ghost.define_highlights()
-  vim.api.nvim_create_autocmd('ColorScheme', { group = group, callback = ghost.define_highlights })
+  for _, drawing in ipairs({ ghost, next_edit }) do
+    drawing.define_highlights()
+    vim.api.nvim_create_autocmd('ColorScheme', { group = group, callback = drawing.define_highlights })
+  end
   vim.api.nvim_create_autocmd('LspAttach', {
     group = group,
     callback = function(event)
@@ -34,6 +36,7 @@ function M.setup(options)
         end
       end
       keys.attach(event.buf)
+      next_edit.attach(event.buf)
     end,
   })
   vim.api.nvim_create_autocmd('LspDetach', {
@@ -42,6 +45,7 @@ function M.setup(options)
       inline.detach(event.buf, event.data.client_id)
       if not inline.client(event.buf) then
         keys.detach(event.buf)
+        next_edit.detach(event.buf)
       end
     end,
   })
@@ -55,6 +59,18 @@ function M.setup(options)
     group = group,
     callback = function(event)
       inline.drop(event.buf)
+    end,
+  })
+  vim.api.nvim_create_autocmd({ 'TextChanged', 'InsertLeave' }, {
+    group = group,
+    callback = function(event)
+      next_edit.follow(event.buf)
+    end,
+  })
+  vim.api.nvim_create_autocmd({ 'InsertEnter', 'BufLeave', 'WinLeave' }, {
+    group = group,
+    callback = function(event)
+      next_edit.drop(event.buf)
     end,
   })
   status.enable(group)
@@ -94,12 +110,19 @@ function M.previous()
   return require('dgemma.inline').select(vim.api.nvim_get_current_buf(), -1)
 end
 
---- Hide the visible suggestion.
+--- Hide the visible suggestion, or the next edit.
 function M.dismiss()
-  local bufnr, inline = vim.api.nvim_get_current_buf(), require('dgemma.inline')
-  local visible = inline.visible(bufnr) ~= nil
-  inline.drop(bufnr)
+  local bufnr, visible = vim.api.nvim_get_current_buf(), false
+  for _, shown in ipairs({ require('dgemma.inline'), require('dgemma.next_edit') }) do
+    visible = visible or shown.visible(bufnr) ~= nil
+    shown.drop(bufnr)
+  end
   return visible
+end
+
+--- Go to the next edit; make it, where the cursor is there already.
+function M.next_edit()
+  return require('dgemma.next_edit').go_or_accept()
 end
 
 --- Ask for a suggestion at the cursor.

@@ -56,19 +56,26 @@ function M.client(bufnr)
   return buffers[bufnr] and vim.lsp.get_client_by_id(buffers[bufnr].client_id)
 end
 
---- Whether the user may be shown something now, and why not.
+--- Why nothing may be shown in a buffer, in whatever mode.
+---@param bufnr integer
+---@return string?
+function M.obstacle(bufnr)
+  if M.paused then
+    return 'suggestions are paused; :Dgemma resume'
+  elseif vim.fn.reg_recording() ~= '' or vim.fn.reg_executing() ~= '' then
+    return 'a macro is recorded or executed: it must not depend on suggestions'
+  elseif not vim.bo[bufnr].modifiable then
+    return 'the buffer cannot be modified'
+  end
+end
+
+--- Whether the user may be shown a suggestion now.
 ---@param bufnr integer
 ---@return boolean
----@return string? reason
 function M.is_wanted(bufnr)
-  if M.paused then
-    return false, 'suggestions are paused; :Dgemma resume'
-  elseif vim.fn.reg_recording() ~= '' or vim.fn.reg_executing() ~= '' then
-    return false, 'a macro is recorded or executed: it must not depend on suggestions'
-  elseif not vim.bo[bufnr].modifiable then
-    return false, 'the buffer cannot be modified'
-  end
-  return vim.api.nvim_get_current_buf() == bufnr and vim.startswith(vim.api.nvim_get_mode().mode, 'i')
+  return M.obstacle(bufnr) == nil
+    and vim.api.nvim_get_current_buf() == bufnr
+    and vim.startswith(vim.api.nvim_get_mode().mode, 'i')
 end
 
 ---@return integer row 0-based
@@ -92,7 +99,7 @@ end
 
 ---@param encoding string
 ---@return fun(line: string, character: integer): integer
-local function byte_column(encoding)
+function M.byte_column(encoding)
   return function(line, character)
     if encoding == 'utf-8' then
       return math.min(character, #line)
@@ -121,7 +128,7 @@ function M.receive(bufnr, asked, result)
   end
   state.items, state.index, state.counted = {}, 1, false
   for _, item in ipairs(result.items or result) do
-    local found = suggestion.from_item(item, asked, byte_column(client.offset_encoding))
+    local found = suggestion.from_item(item, asked, M.byte_column(client.offset_encoding))
     if found then
       table.insert(state.items, found)
     end
