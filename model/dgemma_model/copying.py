@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from functools import lru_cache
 
 from dgemma_model.elsewhere import Piece
 from dgemma_model.tokenizer import Tokenizer
@@ -29,13 +30,13 @@ class PromptCopies:
     """The prompt's tokens and those written since, with where each id stands; and pieces of text `elsewhere`, the
     nearest last."""
 
-    def __init__(self, ids: list[int], elsewhere: Sequence[Piece] = ()) -> None:
-        self._ids: list[int] = []
+    def __init__(self, ids: Sequence[int], elsewhere: Sequence[Piece] = ()) -> None:
+        self._ids = list(ids)
         self._elsewhere = elsewhere
         self._matches: tuple[int, list[tuple[list[int], int]]] | None = None
         self._places: dict[int, list[int]] = {}
-        for token in ids:
-            self.append(token)
+        for place, token in enumerate(ids):
+            self._places.setdefault(token, []).append(place)
 
     def append(self, token: int) -> None:
         """Take in one more token behind the others."""
@@ -110,7 +111,7 @@ class Suggestions:
     ) -> None:
         """`before` stands before the hole and `after` behind it; `forced` is what healing makes the fill begin with;
         see `Policy.copy_weight` for `weight`."""
-        self.copies = PromptCopies(list(prompt), elsewhere)
+        self.copies = PromptCopies(prompt, elsewhere)
         self._tokenizer, self._weight = tokenizer, weight
         self._after = after.partition("\n")[0].encode("utf-8", "replace")
         self._ends = frozenset(tokenizer.ids_starting(b"\n") if one_line else ())
@@ -172,12 +173,11 @@ def most_similar_line(prefix: str, suffix: str, elsewhere: Sequence[Piece] = ())
     above = next((line for line in reversed(before[:-1]) if line.strip()), "").strip()
     below = next((line for line in after[1:] if line.strip()), "").strip()
     best, best_score = "", -1.0
-    for piece in elsewhere:
-        for over, content, under in piece.lines_between(above, below):
-            if content.startswith(begun) and len(content) > len(begun):
-                score = _similarity(over, above) + _similarity(under, below)
-                if score >= best_score:
-                    best, best_score = content[len(begun) :], score
+    for over, content, under in _lines_between(tuple(elsewhere), above, below):
+        if content.startswith(begun) and len(content) > len(begun):
+            score = _similarity(over, above) + _similarity(under, below)
+            if score >= best_score:
+                best, best_score = content[len(begun) :], score
     for lines in (before[:-1], after[1:]):
         for at, line in enumerate(lines):
             content = line.strip()
@@ -191,5 +191,12 @@ def most_similar_line(prefix: str, suffix: str, elsewhere: Sequence[Piece] = ())
     return best
 
 
+@lru_cache(maxsize=4)
+def _lines_between(pieces: tuple[Piece, ...], above: str, below: str) -> list[tuple[str, str, str]]:
+    """Those of all pieces. This and the next are asked the same at every keystroke in a line."""
+    return [found for piece in pieces for found in piece.lines_between(above, below)]
+
+
+@lru_cache(maxsize=1 << 14)
 def _similarity(a: str, b: str) -> float:
     return SequenceMatcher(None, a, b, autojunk=False).ratio() if a and b else 0.0

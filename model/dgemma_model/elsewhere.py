@@ -25,7 +25,6 @@ COMMON_WORD = 20
 CANDIDATES = 3
 """Lines of a piece that are worth a closer look."""
 
-_LINE = re.compile(r"\n+[^\n]*|[^\n]+")
 _WORD = re.compile(r"[^\W\d]\w+")
 
 
@@ -69,7 +68,7 @@ class Elsewhere:
     """The pieces of texts that were read, latest used last."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._encode_line = lru_cache(maxsize=1 << 16)(tokenizer.encode)  # nothing is merged across a line break
+        self._tokenizer = tokenizer
         self._pieces: OrderedDict[str, Piece] = OrderedDict()
         self._split = lru_cache(maxsize=1024)(split)
         self._chars = 0
@@ -86,7 +85,7 @@ class Elsewhere:
                         limit -= len(part)
                         if limit < 0:
                             continue
-                    piece = Piece(part, [i for line in _LINE.findall(part) for i in self._encode_line(line)])
+                    piece = Piece(part, self._tokenizer.encode_by_line(part))
                     self._pieces[part] = piece
                     self._chars += len(part)
                 self._pieces.move_to_end(part)
