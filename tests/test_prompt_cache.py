@@ -79,7 +79,7 @@ def test_with_reuse_and_without_logits_are_the_same(
         at = round(share * len(ids))
         ids = [*ids[:at], *new, *ids[at + gone :]] or [1]
         assert worst(read(caches, ids), anew(NETWORK, ids)) < 1e-4
-        assert caches.nbytes <= budget
+        assert sum(prompt.cache.nbytes for prompt in caches._kept) == caches.nbytes <= budget
 
 
 @settings(max_examples=30, deadline=None)

@@ -13,11 +13,26 @@ from gemma_fixtures import SPECIAL, gemma_json, gemma_of_transformers, gemma_tok
 from hypothesis import example, given
 from hypothesis import strategies as st
 from model_fixtures import SOURCE, VOCAB_SIZE, tiny_tokenizer
-from tokenizers import models, pre_tokenizers
+from tokenizers import models, pre_tokenizers, trainers
 
 from dgemma_model.tokenizer import SPECIAL_TOKENS, Tokenizer, TokenizerError
 
 TOKENIZER = tiny_tokenizer()
+
+
+def crossing_tokenizer() -> Tokenizer:
+    """A byte-level one that cuts nothing before it merges."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([SOURCE], trainer)
+    return Tokenizer(tokenizer)
+
+
+CROSSING = crossing_tokenizer()
 
 any_text = st.text(st.characters(codec="utf-8"), max_size=60)
 PARTS = ["  ", "\n    ", "\r\n", "def ", "self", "return", "é", "e\u0301", "😀", "👩\u200d💻", "漢字", "ﬁ"]
@@ -39,6 +54,23 @@ def test_ids_are_those_of_the_bytes(text: str) -> None:
 @given(pieces=st.lists(texts, max_size=4))
 def test_a_batch_is_the_same_as_one_by_one(pieces: list[str]) -> None:
     assert TOKENIZER.encode_batch(pieces) == [TOKENIZER.encode(piece) for piece in pieces]
+
+
+@given(text=texts)
+def test_lines_encoded_one_by_one_are_the_text(text: str) -> None:
+    assert TOKENIZER.encode_by_line(text) == TOKENIZER.encode(text)
+    assert GEMMA.encode_by_line(text) == GEMMA.encode(text)
+
+
+@given(text=source_like)
+@example(text=SOURCE)
+def test_so_they_are_where_tokens_cross_line_breaks(text: str) -> None:
+    assert CROSSING.encode_by_line(text) == CROSSING.encode(text)
+
+
+def test_some_tokens_cross_line_breaks_elsewhere() -> None:
+    assert any(b"\n" in data.lstrip(b"\n") for data in CROSSING.token_bytes)
+    assert not any(b"\n" in data.lstrip(b"\n") for data in TOKENIZER.token_bytes)
 
 
 @pytest.mark.parametrize("name", SPECIAL_TOKENS)

@@ -46,8 +46,7 @@ def encode_prompt(excerpt: Excerpt, tokenizer: Tokenizer, max_tokens: int) -> Pr
     """The prompt of an excerpt, at most `max_tokens` ids; over that, the far end of the prefix goes, then that of the
     suffix. The prefix is cut on a grid, so that its beginning stays where it was for a while of typing."""
     kept, healed = tokenizer.split_last_piece(excerpt.prefix)
-    suffix, prefix = tokenizer.encode_batch([excerpt.suffix, kept])
-    suffix = suffix[: max_tokens // 2]
+    suffix, prefix = tokenizer.encode_by_line(excerpt.suffix)[: max_tokens // 2], tokenizer.encode_by_line(kept)
     excess = max(0, len(prefix) - (max_tokens - 3 - len(suffix)))
     grid = min(CUT_GRID, max_tokens // 8)
     prefix = prefix[-(-excess // grid) * grid :]

@@ -45,7 +45,8 @@ def fill_log_probabilities(
 
     The end is end-of-text, or with `one_line` a line break as well.
     """
-    rows = tokenizer.encode_batch([prompt.forced.decode("utf-8", "replace") + text for text in texts])
+    healed = prompt.forced.decode("utf-8", "replace")
+    rows = [tokenizer.encode_by_line(healed + text) for text in texts]
     ends = [tokenizer.end_id, *(tokenizer.ids_starting(b"\n") if one_line else [])]
     found = []
     for row, logits in zip(rows, next_token_logits(cached, prompt.ids, rows), strict=True):

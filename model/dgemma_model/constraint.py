@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,7 +36,7 @@ class Constraint:
         return logits
 
 
-def ids_in_line(tokenizer: Tokenizer, forced: bytes, *, is_indent_settled: bool) -> list[int]:
+def ids_in_line(tokenizer: Tokenizer, forced: bytes, *, is_indent_settled: bool) -> Sequence[int]:
     """The ids that may come while `forced` is still to be said: those that begin it, or go beyond it, but not with
     more blanks where it is an indentation that is settled."""
     ids = tokenizer.ids_starting(forced)
@@ -43,7 +45,7 @@ def ids_in_line(tokenizer: Tokenizer, forced: bytes, *, is_indent_settled: bool)
     return [i for i in ids if not tokenizer.token_bytes[i][len(forced) :][:1].isspace()] or ids
 
 
-def best_allowed(logits: Tensor, allowed: list[int]) -> int:
+def best_allowed(logits: Tensor, allowed: Sequence[int]) -> int:
     """The most likely of the `allowed` ids; `logits` is [V]."""
     candidates = torch.tensor(allowed, device=logits.device)
     return int(candidates[logits[candidates].argmax()])

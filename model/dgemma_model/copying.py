@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import NamedTuple
 
 from dgemma_model.elsewhere import Piece, words
@@ -66,13 +67,13 @@ class PromptCopies:
     """The prompt's tokens and those written since, with where each id stands; and pieces of text `elsewhere`, the
     nearest last."""
 
-    def __init__(self, ids: list[int], elsewhere: Sequence[Piece] = ()) -> None:
-        self._ids: list[int] = []
+    def __init__(self, ids: Sequence[int], elsewhere: Sequence[Piece] = ()) -> None:
+        self._ids = list(ids)
         self._elsewhere = elsewhere
         self._found: list[Place] | None = None
         self._stands_at: dict[int, list[int]] = {}
-        for token in ids:
-            self.append(token)
+        for place, token in enumerate(ids):
+            self._stands_at.setdefault(token, []).append(place)
 
     def append(self, token: int) -> None:
         """Take in one more token behind the others."""
@@ -130,7 +131,7 @@ class Suggestions:
     ) -> None:
         """`before` stands before the hole and `after` behind it; `forced` is what healing makes the fill begin with;
         see `Policy.copy_weight` for `weight`."""
-        self.copies = PromptCopies(list(prompt), elsewhere)
+        self.copies = PromptCopies(prompt, elsewhere)
         self._elsewhere = elsewhere
         self._tokenizer, self._weight = tokenizer, weight
         self._after = after.partition("\n")[0].encode("utf-8", "replace")
@@ -253,7 +254,7 @@ def similar_lines(prefix: str, suffix: str, elsewhere: Sequence[Piece] = (), cou
     """
     before, after = prefix.split("\n"), suffix.split("\n")
     begun = before[-1].lstrip()
-    likeness = _Likeness(*lines_around(prefix, suffix))
+    above, below = lines_around(prefix, suffix)
     found: dict[str, float] = {}
 
     def consider(over: str, line: str, under: str, nearness: float) -> None:
@@ -263,46 +264,36 @@ def similar_lines(prefix: str, suffix: str, elsewhere: Sequence[Piece] = (), cou
         least = found.get(rest, -1.0)
         if len(found) >= count:
             least = max(least, min(found.values()))
-        alike = likeness.of(over, under, above=least - nearness)
-        if alike is not None:
-            found[rest] = alike + nearness
-            if len(found) > count:
-                del found[min(found, key=found.__getitem__)]
+        if _at_most(over, above) + _at_most(under, below) + nearness > least:
+            likeness = _similarity(over, above) + _similarity(under, below) + nearness
+            if likeness > least:
+                found[rest] = likeness
+        if len(found) > count:
+            del found[min(found, key=found.__getitem__)]
 
     for lines in (before[:-1], after[1:]):
         stripped = ["", *map(str.strip, lines), ""]
         for at in range(len(lines), 0, -1):
             consider(stripped[at - 1], stripped[at], stripped[at + 1], 0.01 + 0.01 * at / len(lines))
-    above, below = lines_around(prefix, suffix)
-    for piece in reversed(elsewhere):
-        for over, line, under in piece.lines_between(above, below):
-            consider(over, line, under, 0.0)
+    for over, line, under in _lines_between(tuple(elsewhere), above, below):
+        consider(over, line, under, 0.0)
     return sorted((SimilarLine(*each) for each in found.items()), key=lambda each: -each.likeness)
 
 
-class _Likeness:
-    """How alike two lines are to those around the hole."""
+@lru_cache(maxsize=4)
+def _lines_between(pieces: tuple[Piece, ...], above: str, below: str) -> list[tuple[str, str, str]]:
+    """Those of all pieces, the nearest first. This and the next are asked the same at every keystroke in a line."""
+    return [found for piece in reversed(pieces) for found in piece.lines_between(above, below)]
 
-    def __init__(self, above: str, below: str) -> None:
-        self._matchers = [SequenceMatcher(None, "", line, autojunk=False) for line in (above, below)]
-        self._around = above, below
 
-    def of(self, over: str, under: str, *, above: float) -> float | None:
-        """The sum of both ratios, 0 to 2; None where it is not `above` a bound."""
-        pairs = [
-            (matcher, line)
-            for matcher, line, around in zip(self._matchers, (over, under), self._around, strict=True)
-            if line and around
-        ]
-        for matcher, line in pairs:
-            matcher.set_seq1(line)
-        bounds = [SequenceMatcher.real_quick_ratio, SequenceMatcher.quick_ratio, SequenceMatcher.ratio]
-        ratios = 0.0
-        for bound in bounds:  # the last one is no bound but the ratio
-            ratios = sum(bound(matcher) for matcher, _ in pairs)
-            if ratios <= above:
-                return None
-        return ratios
+@lru_cache(maxsize=1 << 14)
+def _similarity(a: str, b: str) -> float:
+    return SequenceMatcher(None, a, b, autojunk=False).ratio() if a and b else 0.0
+
+
+def _at_most(a: str, b: str) -> float:
+    """What `_similarity` is at most, by their lengths."""
+    return 2 * min(len(a), len(b)) / (len(a) + len(b)) if a and b else 0.0
 
 
 def most_similar_line(prefix: str, suffix: str, elsewhere: Sequence[Piece] = ()) -> str:

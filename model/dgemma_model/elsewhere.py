@@ -89,7 +89,7 @@ class Elsewhere:
     """The pieces of texts that were read, latest used last."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._encode_line = lru_cache(maxsize=1 << 16)(tokenizer.encode)  # nothing is merged across a line break
+        self._tokenizer = tokenizer
         self._pieces: OrderedDict[str, Piece] = OrderedDict()
         self._split = lru_cache(maxsize=1024)(split)
         self._chars = 0
@@ -120,7 +120,7 @@ class Elsewhere:
         for line in _LINE.findall(text):
             if not line.isspace():
                 line_starts.append(len(ids))
-            ids += self._encode_line(line)
+            ids += self._tokenizer.encode_by_line(line)
         return Piece(text, ids, line_starts)
 
 

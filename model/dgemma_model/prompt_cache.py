@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import compress, count
+from operator import ne
 
 import torch
 from torch import Tensor
@@ -80,11 +82,8 @@ class PromptCaches:
         self._network = network
         self._budget_bytes = budget_bytes
         self._kept: list[CachedPrompt] = []  # the latest last
-
-    @property
-    def nbytes(self) -> int:
+        self.nbytes = 0
         """Bytes of all that is kept."""
-        return sum(prompt.cache.nbytes for prompt in self._kept)
 
     @contextmanager
     def lent(self, ids: Sequence[int]) -> Iterator[CachedPrompt]:
@@ -108,6 +107,7 @@ class PromptCaches:
     def clear(self) -> None:
         """Forget all prompts."""
         self._kept.clear()
+        self.nbytes = 0
 
     def _take(self, ids: Sequence[int]) -> CachedPrompt:
         best, common = None, 0
@@ -120,19 +120,16 @@ class PromptCaches:
         if 2 * common < len(best.ids):  # another text that happens to begin alike: it keeps its own
             return CachedPrompt(self._network, best.cache.copy(common), best.ids[:common])
         self._kept.remove(best)
+        self.nbytes -= best.cache.nbytes
         best.crop(common)
         return best
 
     def _keep(self, prompt: CachedPrompt) -> None:
         self._kept.append(prompt)
+        self.nbytes += prompt.cache.nbytes
         while self._kept and self.nbytes > self._budget_bytes:
-            del self._kept[0]
+            self.nbytes -= self._kept.pop(0).cache.nbytes
 
 
 def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    length = 0
-    for ours, theirs in zip(a, b, strict=False):
-        if ours != theirs:
-            break
-        length += 1
-    return length
+    return next(compress(count(), map(ne, a, b)), min(len(a), len(b)))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 from bisect import bisect_left, bisect_right
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import tokenizers
+from tokenizers import Regex, pre_tokenizers
 
 END, SUFFIX, PREFIX, MASK, MIDDLE = "<eos>", "<|suffix|>", "<|prefix|>", "<mask>", "<|middle|>"
 PAD, BOS = "<pad>", "<bos>"
@@ -17,6 +19,21 @@ SPECIAL_TOKENS = (PAD, END, BOS, SUFFIX, PREFIX, MASK, MIDDLE)
 them."""
 
 
+PIECES = (
+    r"\n+[ \t]*"  # a line break with the indentation behind it: one piece, so one token where it is frequent
+    r"|\r"
+    r"| ?[\p{L}\p{M}_]+"
+    r"| ?\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}_]+"
+    r"|[^\S\n\r]+"
+)
+"""The recipe's pieces, across whose borders no tokens are merged. Borders depend on nothing behind the piece, which
+token healing relies on; line breaks begin a piece whatever is before them, which `Tokenizer.encode_by_line` relies
+on."""
+_LINE = re.compile(r"\n+[^\n]*|[^\n]+")
+LINES_KEPT = 1 << 16
+"""Lines whose ids are remembered, the latest used."""
+
 SPACE = "▁"
 """SentencePiece's sign for a space."""
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
@@ -24,6 +41,12 @@ BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 class TokenizerError(ValueError):
     """A tokenizer file that is missing, unreadable, or lacks a special token; the message is for users."""
+
+
+def recipe_pieces() -> pre_tokenizers.PreTokenizer:
+    """What cuts a text into `PIECES`, and spells them in bytes."""
+    pieces, letters = Regex(PIECES), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(pieces, "isolated"), letters])
 
 
 class Tokenizer:
@@ -38,6 +61,10 @@ class Tokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self._encode_line = lru_cache(maxsize=LINES_KEPT)(self.encode)
+        self.ids_starting: Callable[[bytes], tuple[int, ...]] = lru_cache(maxsize=64)(self._ids_starting)
+        """The ids whose bytes start with some bytes, or that these start with: what may come next while they are
+        still to be said."""
         self.has_byte_fallback = bool(getattr(tokenizer.model, "byte_fallback", False))
         """SentencePiece style; otherwise byte-level."""
         if self.has_byte_fallback:
@@ -109,6 +136,21 @@ class Tokenizer:
         batch = self._tokenizer.encode_batch_fast([_sanitised(text) for text in texts], add_special_tokens=False)
         return [list(encoding.ids) for encoding in batch]
 
+    def encode_by_line(self, text: str) -> list[int]:
+        """`encode`, where each line of the text is encoded once and remembered, if the tokenizer is one that joins
+        nothing across the beginning of a line."""
+        if not self._cuts_at_lines:
+            return self.encode(text)
+        return [i for line in _LINE.findall(text) for i in self._encode_line(line)]
+
+    @cached_property
+    def _cuts_at_lines(self) -> bool:
+        """Whether its pieces are those of the recipe, and nothing touches a text before they are cut."""
+        tokenizer = self._tokenizer
+        state = None if tokenizer.pre_tokenizer is None else tokenizer.pre_tokenizer.__getstate__()
+        all_special = all(token.special for token in tokenizer.get_added_tokens_decoder().values())
+        return tokenizer.normalizer is None and all_special and state == recipe_pieces().__getstate__()
+
     def special_id(self, name: str) -> int | None:
         """The id of a special token; None where there is no such one."""
         return self._special_ids.get(name)
@@ -137,15 +179,13 @@ class Tokenizer:
         letters = _byte_letters()
         return [bytes(letters[letter] for letter in token) for token in plain]
 
-    def ids_starting(self, forced: bytes) -> list[int]:
-        """Ids whose bytes start with `forced`, or that `forced` starts with: what may come next while `forced` is
-        still to be said."""
+    def _ids_starting(self, forced: bytes) -> tuple[int, ...]:
         ordered, ids = self._by_bytes
         first = bisect_left(ordered, forced)
         longer = itertools.takewhile(lambda at: ordered[at].startswith(forced), range(first, len(ordered)))
         shorter = ((bisect_left(ordered, part), bisect_right(ordered, part)) for part in _beginnings(forced))
         known = itertools.chain.from_iterable(range(*span) for span in shorter)
-        return [ids[at] for at in (*longer, *known)]
+        return tuple(ids[at] for at in (*longer, *known))
 
     @cached_property
     def _by_bytes(self) -> tuple[list[bytes], list[int]]:
@@ -158,6 +198,8 @@ class Tokenizer:
         Everything before the split is tokenised the same whatever follows `text` (token healing starts there).
         """
         tail = text[-256:]
+        if self._cuts_at_lines and tail:
+            tail = _LINE.findall(tail)[-1]
         if self.has_byte_fallback:
             border = self._last_border(_sanitised(tail))
         else:

@@ -106,8 +106,8 @@ class Written:
         self._all_forced = prompt.forced
         self._one_line = one_line
         self._never = sorted(tokenizer.special_ids - {tokenizer.end_id})
-        self._line_ends = [tokenizer.end_id, *tokenizer.ids_starting(b"\n")] if one_line else [tokenizer.end_id]
-        self._line_end_set = frozenset(self._line_ends)
+        line_ends = [tokenizer.end_id, *tokenizer.ids_starting(b"\n")] if one_line else [tokenizer.end_id]
+        self._line_ends, self._line_end_set = torch.tensor(line_ends), frozenset(line_ends)
         self._log_probability = 0.0
         self._ended = False
         self._has_newline = False
@@ -128,12 +128,11 @@ class Written:
 
         `logits` [len(drafted) + 1, V] are of what follows the last written token, and each drafted one.
         """
-        log_probabilities = logits.log_softmax(-1)
-        spoken = log_probabilities[:, : self._tokenizer.vocab_size].clone()
-        spoken[:, self._never] = -torch.inf
-        best_values, best_ids = (column.tolist() for column in spoken.max(-1))
-        for place, best in enumerate(best_ids):
-            token, log_probability = self._choose(spoken[place], best, best_values[place])
+        never = torch.tensor(self._never, device=logits.device)
+        for place, row in enumerate(logits):
+            spoken = row.log_softmax(-1)[: self._tokenizer.vocab_size].index_fill_(0, never, -torch.inf)
+            best = int(spoken.argmax())
+            token, log_probability = self._choose(spoken, best, float(spoken[best]))
             self._write(token, log_probability)
             if self.is_finished or place == len(drafted) or token != drafted[place]:
                 return place
@@ -168,7 +167,7 @@ class Written:
         token = max(mixed, key=mixed.__getitem__)
         return token, math.log(mixed[token]) if mixed[token] else -math.inf
 
-    def _allowed(self) -> list[int]:
+    def _allowed(self) -> Sequence[int]:
         return ids_in_line(self._tokenizer, self.forced, is_indent_settled=self.is_indent_settled)
 
     def _write(self, token: int, log_probability: float) -> None:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import Regex, models, pre_tokenizers, trainers
+from tokenizers import models, pre_tokenizers, trainers
 
-from dgemma_model.tokenizer import SPECIAL_TOKENS
+from dgemma_model.tokenizer import SPECIAL_TOKENS, recipe_pieces
 
 HELD_OUT = frozenset({"anyio", "cattrs", "click", "jinja2", "networkx", "rich"})
 """Packages kept out of training whole; evaluation holes are cut from them."""
@@ -42,16 +42,6 @@ BENCHMARK = re.compile(r"HumanEval|check\(candidate\)|MBPP")
 
 MAX_CHARS_PER_PACKAGE = 9_000_000
 VOCAB_SIZE = 4096
-
-PIECES = (
-    r"\n+[ \t]*"  # a line break with the indentation behind it: one piece, so one token where it is frequent
-    r"|\r"
-    r"| ?[\p{L}\p{M}_]+"
-    r"| ?\p{N}"
-    r"| ?[^\s\p{L}\p{M}\p{N}_]+"
-    r"|[^\S\n\r]+"
-)
-"""Borders between pieces depend on nothing behind the piece, which token healing relies on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +116,9 @@ class NearDuplicates:
 
 
 def train_tokenizer(texts: list[str]) -> tokenizers.Tokenizer:
-    """Byte-level BPE over `PIECES`, with `SPECIAL_TOKENS` as the first ids."""
+    """Byte-level BPE over the recipe's pieces, with `SPECIAL_TOKENS` as the first ids."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PIECES), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = recipe_pieces()
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE,
