@@ -7,8 +7,12 @@ local M = {}
 local running = {}
 ---@type table<integer, string> by client: why there is no model
 local without_model = {}
+---@type table<integer, true> by client: it has loaded one, or could not
+local has_loaded = {}
 
 local LOADING, READY = 'dgemma/loading', 'ready'
+--- A command of the server that tells of its loading; others, in tests, may not.
+local OWN_COMMAND = 'dgemma.fillHole'
 
 --- Have status lines drawn again.
 function M.changed()
@@ -27,6 +31,7 @@ local function on_progress(client_id, progress)
   if value.kind == 'end' then
     of_client[token] = nil
     if token == LOADING then
+      has_loaded[client_id] = true
       without_model[client_id] = value.message ~= READY and value.message or nil
     end
   else
@@ -64,6 +69,9 @@ function M.text()
     return without_model[attached.id]
   end
   local _, task = next(running[attached.id] or {})
+  if not task and not has_loaded[attached.id] and server.offers_command(attached, OWN_COMMAND) then
+    return 'loading the model' -- it has answered, and not yet begun
+  end
   return task or (require('dgemma.inline').paused and 'paused' or 'ready')
 end
 
