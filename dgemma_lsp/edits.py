@@ -94,7 +94,7 @@ class Suggestion:
     snapshot: Snapshot
     edit: Edit
     score: float
-    """Mean log-probability per token, in nats."""
+    """How sure the model is, in nats: see `Draft.score`."""
     steps: int
     """Denoising steps that it took; 0 when it was typed through."""
     others: tuple[Edit, ...] = ()

@@ -48,7 +48,7 @@ class InfillerLike(Protocol):
 
     @property
     def threshold(self) -> float:
-        """Mean log-probability per token, in nats, under which nothing is shown unasked."""
+        """The `Draft.score`, in nats, under which nothing is shown unasked."""
 
     @property
     def prompt_tokens(self) -> int:

@@ -95,7 +95,7 @@ def fill_once(
     elif isinstance(answer, Suggestion):
         console.print(in_place(snapshot.text, answer), soft_wrap=True)
         timing = f"{answer.steps} passes, {elapsed_ms:.0f} ms, {infiller.name} on {infiller.device}"
-        console.print(f"[dim]{timing}, mean log-probability {answer.score:.2f}[/dim]")
+        console.print(f"[dim]{timing}, score {answer.score:.2f}[/dim]")
     else:
         console.print(f"nothing to suggest: {answer.value}")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from math import isfinite
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from dgemma_model import checkpoint, denoised, verified
 from dgemma_model.canvas import encode_prompt, read_fill
-from dgemma_model.causal import NEARBY_LINE_NATS
-from dgemma_model.copying import most_similar_line
+from dgemma_model.causal import next_token_logits
+from dgemma_model.copying import similar_lines
 from dgemma_model.infill import Infiller
+from dgemma_model.judge import SIMILAR_LINES, Reading, judged, log_probabilities
 from dgemma_model.network import Cache
 from dgemma_model.request import Draft, Excerpt, FillRequest, InfillError
 from dgemma_model.sampler import CanvasStep, denoise
@@ -451,30 +453,58 @@ def test_an_infiller_says_what_it_is() -> None:
 # ----------------------------------------------------------------- similar line
 
 
-def total(excerpt: Excerpt, line: str) -> float:
-    """Log-probability of `line` and its end under the causal head, token by token."""
+def total(excerpt: Excerpt, line: str) -> tuple[float, int]:
+    """Log-probability of `line` and its end under the causal head, token by token; and how many tokens that takes."""
     prompt = encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS)
     ids = TOKENIZER.encode(prompt.forced.decode() + line)
     hidden = INFILLER._checkpoint.network.encode(torch.tensor([prompt.ids + ids]), Cache())
     scores = INFILLER._checkpoint.network.logits(hidden[0, len(prompt.ids) - 1 :]).log_softmax(-1)
-    said, at = 0, 0.0
+    said, at, free = 0, 0.0, 1
     for place, token in enumerate(ids):
         said += len(TOKENIZER.token_bytes[token])
         at += scores[place, token].item() if said > len(prompt.forced) else 0.0
+        free += said > len(prompt.forced)
     ends = [i for i, data in enumerate(TOKENIZER.token_bytes) if data.startswith(b"\n") or i == TOKENIZER.end_id]
-    return at + scores[len(ids), ends].logsumexp(0).item()
+    return at + scores[len(ids), ends].logsumexp(0).item(), free
 
 
-def test_a_line_is_the_likelier_of_what_was_written_and_the_most_similar_line() -> None:
+def test_a_line_is_the_likelier_right_of_what_was_written_and_similar_lines() -> None:
     taken = []
     for size in range(1, 9):
         excerpt = Excerpt(f"for a in b:\n    {'x' * size}\n\nfor a in b:\n    ", "\nreturn self\n")
         knobs = {"one_line": True, "verify": True, "max_tokens": 2 * size}
         written = last(INFILLER, excerpt, copy_weight=0.0, **knobs)
-        copied = most_similar_line(excerpt.prefix, excerpt.suffix)
+        similar = similar_lines(excerpt.prefix, excerpt.suffix, count=SIMILAR_LINES)
+        readings = []
+        for text in {written.text, *(line.text for line in similar)}:
+            log_probability, tokens = total(excerpt, text)
+            readings.append(Reading(text, log_probability, tokens, text == written.text, text == similar[0].text))
+        best = max(readings, key=lambda reading: reading.log_odds)
         chosen = last(INFILLER, excerpt, copy_weight=1e-9, **knobs)  # copies change nothing of what is written
-        likelier = total(excerpt, copied) + NEARBY_LINE_NATS > total(excerpt, written.text)
-        assert chosen.text == (copied if likelier else written.text)
         assert chosen.done
-        taken.append(likelier)
+        assert chosen.text == best.text
+        assert chosen.score == pytest.approx(best.score, abs=1e-3)
+        taken.append(best.is_written)
     assert len(set(taken)) == 2
+
+
+@pytest.mark.parametrize("excerpt", EXCERPTS)
+def test_a_line_is_read_as_it_was_written(excerpt: Excerpt) -> None:
+    """With copies, the text's chances are those that its tokens had when they were chosen."""
+    with patch("dgemma_model.infill.judged", wraps=judged) as judge:
+        *_, written, chosen = INFILLER.fill(
+            FillRequest(excerpt, one_line=True, verify=True, copy_weight=1.0, max_tokens=12)
+        )
+    _, _, draft, _, _, _, tokenizer, suggestions = judge.call_args.args
+    assert draft.text == written.text
+    if not draft.complete or "\n" in draft.text:
+        return
+    with INFILLER._lent(excerpt) as (cached, prompt):
+        for _ in cached.read_all_of(prompt.ids):
+            pass
+        row = tokenizer.encode(prompt.forced.decode() + draft.text)
+        [logits] = next_token_logits(cached, prompt.ids, [row])
+        read = log_probabilities(row, logits, len(prompt.forced), tokenizer, suggestions())
+    assert chosen.done
+    if len(read) == len(draft.tokens[0]) + 1:  # written in the tokens in which it is read
+        assert sum(read) / len(read) == pytest.approx(draft.score, abs=1e-3)

@@ -45,7 +45,7 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_model.train.holes"},
     {"dgemma_model.bench"},
     {"dgemma_model.infill"},
-    {"dgemma_model.verified", "dgemma_model.denoised", "dgemma_model.widths"},
+    {"dgemma_model.verified", "dgemma_model.denoised", "dgemma_model.widths", "dgemma_model.judge"},
     {"dgemma_model.stopping", "dgemma_model.causal", "dgemma_model.review"},
     {"dgemma_model.sampler", "dgemma_model.checkpoint", "dgemma_model.prompt_cache"},
     {"dgemma_model.chat"},
@@ -85,7 +85,7 @@ JUDGES = {module for module in RANK if module.startswith("dgemma_model.evaluatio
 TENSORS = {
     f"dgemma_model.{name}"
     for name in ("infill", "verified", "denoised", "widths", "stopping", "causal", "review", "sampler", "checkpoint")
-} | {f"dgemma_model.{name}" for name in ("prompt_cache", "constraint", "fused", "network", "bench")}
+} | {f"dgemma_model.{name}" for name in ("judge", "prompt_cache", "constraint", "fused", "network", "bench")}
 TRAINING = {module for module in RANK if module.startswith("dgemma_model.train.")}
 
 HANDLERS = {f"dgemma_lsp.{name}" for name in ("server", "session", "completions", "editing")}

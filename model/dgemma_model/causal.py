@@ -15,9 +15,6 @@ from dgemma_model.prompt_cache import CachedPrompt
 from dgemma_model.request import Candidate, Draft, DraftToken, FillRequest, InfillError
 from dgemma_model.tokenizer import Tokenizer
 
-NEARBY_LINE_NATS = 1.0
-"""How much likelier than its tokens say the nearby line most like the missing one is (LOG.md)."""
-
 
 @torch.inference_mode()
 def next_token_logits(cached: CachedPrompt, ids: list[int], rows: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -65,18 +62,15 @@ def ranked(
     others: Sequence[str],
     request: FillRequest,
     tokenizer: Tokenizer,
-    *,
-    nearby_line: str = "",
 ) -> Draft:
-    """The likeliest, as a whole, of a finished draft of one hole, `others`, and `nearby_line`; with the best of all as
-    `candidates` where the request wants several."""
-    texts = list(dict.fromkeys([draft.text, *filter(None, [*others, nearby_line])]))
+    """The likeliest, as a whole, of a finished draft of one hole and `others`; with the best of all as `candidates`
+    where the request wants several."""
+    texts = list(dict.fromkeys([draft.text, *filter(None, others)]))
     if len(texts) == 1 and request.candidates == 1:
         return draft
     read = fill_log_probabilities(cached, prompt, texts, tokenizer, one_line=request.one_line)
     likelihoods = [float(found.sum()) for found in read]
-    favour = [NEARBY_LINE_NATS if number and text == nearby_line else 0.0 for number, text in enumerate(texts)]
-    order = sorted(range(len(texts)), key=lambda number: -likelihoods[number] - favour[number])
+    order = sorted(range(len(texts)), key=lambda number: -likelihoods[number])
     if request.candidates > 1:
         found = tuple(Candidate(texts[number], likelihoods[number]) for number in order[: request.candidates])
         draft = replace(draft, candidates=found)

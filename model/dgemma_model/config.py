@@ -235,7 +235,7 @@ class Policy:
     languages: tuple[str, ...] | None = None
     """Languages it knows; None for all."""
     threshold: float = float("-inf")
-    """Mean log-probability per token, in nats, under which a fill is not offered unasked."""
+    """The `Draft.score`, in nats, under which a fill is not offered unasked."""
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> Policy:

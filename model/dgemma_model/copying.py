@@ -24,6 +24,10 @@ LOG_WEIGHT_BY_MATCH = (0.0, 0.49, 1.54, 2.77, 3.76, 4.36, 4.95, 5.17, 5.35)
 _LOG_WEIGHT_PER_TOKEN = 0.2
 """For each further token."""
 LONGEST_MATCH = 20
+_WEIGHT_BY_MATCH = [
+    math.exp(LOG_WEIGHT_BY_MATCH[min(length, 8)] + _LOG_WEIGHT_PER_TOKEN * max(0, length - 8))
+    for length in range(LONGEST_MATCH + 1)
+]
 _ELSEWHERE = 0.3
 """Log-weight of a place in the nearest piece elsewhere, against one in the prompt."""
 _NEARNESS = 0.67
@@ -158,13 +162,19 @@ class Suggestions:
         `likeliest` is the log-probability of what the head would write, `log_probability` that of a token. Only
         `allowed` tokens are suggested.
         """
+        copied: dict[int, float] = {}
+        lengths: dict[int, int] = {}
+        for place in self.copies.places() if self._weight else ():
+            token = place.ids[place.at + 1]
+            copied[token] = copied.get(token, 0.0) + self._weight_of(place)
+            lengths[token] = max(lengths.get(token, 0), place.length)
         weights: dict[int, float] = {}
         longest = 0
-        for place in self.copies.places() if self._weight else ():
-            token = self._suggested(place.ids[place.at + 1])
-            if token is not None and (allowed is None or token in allowed):
-                weights[token] = weights.get(token, 0.0) + math.exp(self._log_weight(place))
-                longest = max(longest, place.length)
+        for token, weight in copied.items():
+            meant = self._suggested(token)
+            if meant is not None and (allowed is None or meant in allowed):
+                weights[meant] = weights.get(meant, 0.0) + weight
+                longest = max(longest, lengths[token])
         if not weights:
             return 0.0, {}
         favour = {
@@ -181,22 +191,22 @@ class Suggestions:
         )
         return self._weight / (1 + math.exp(-log_odds)), shares
 
-    def _log_weight(self, place: Place) -> float:
-        table = len(LOG_WEIGHT_BY_MATCH) - 1
-        weight = LOG_WEIGHT_BY_MATCH[min(place.length, table)] + _LOG_WEIGHT_PER_TOKEN * max(0, place.length - table)
+    def _weight_of(self, place: Place) -> float:
+        weight = _WEIGHT_BY_MATCH[place.length]
         if place.piece is None:
             return weight
-        nearness = _ELSEWHERE - _NEARNESS * math.log(len(self._elsewhere) - place.piece)
-        line = self._elsewhere[place.piece].line_of(place.at)
-        return weight + nearness + _LIKENESS * self._likeness_in(place.piece).get(line, 0.0)
+        likeness = self._likeness_in(place.piece)
+        weight *= math.exp(_ELSEWHERE) * math.pow(len(self._elsewhere) - place.piece, -_NEARNESS)
+        return weight * likeness.get(self._elsewhere[place.piece].line_of(place.at), 1.0) if likeness else weight
 
     def _likeness_in(self, number: int) -> Mapping[int, float]:
-        """How alike the lines around each line of a piece are to those around the hole, 0 to 1; 0 left out."""
+        """The weight of each line of a piece for how alike the lines around it are to those around the hole; those that
+        are not alike at all are left out."""
         if number not in self._likeness:
             above, below = self._around
             most = 1 + len(words(above)) + len(words(below))
             shared = self._elsewhere[number].shared_words(above, below)
-            self._likeness[number] = {line: count / most for line, count in shared.items()}
+            self._likeness[number] = {line: math.exp(_LIKENESS * count / most) for line, count in shared.items()}
         return self._likeness[number]
 
     def _suggested(self, token: int) -> int | None:
@@ -239,7 +249,7 @@ def lines_around(prefix: str, suffix: str) -> tuple[str, str]:
 
 
 class SimilarLine(NamedTuple):
-    """The rest of the cursor's line as another line has it."""
+    """What is missing in the cursor's line as another line has it."""
 
     text: str
     likeness: float
@@ -247,19 +257,19 @@ class SimilarLine(NamedTuple):
 
 
 def similar_lines(prefix: str, suffix: str, elsewhere: Sequence[Piece] = (), count: int = 1) -> list[SimilarLine]:
-    """The rest of the cursor's line as lines near it or `elsewhere` would have it: those whose neighbours are most like
-    the cursor's, the most similar first, none twice.
+    """What is missing in the cursor's line as lines near it or `elsewhere` have it: those whose neighbours are most
+    like the cursor's, the most similar first, none twice.
 
-    Only lines that begin as the cursor's line does count.
+    Only lines that begin and end as the cursor's line does count.
     """
     before, after = prefix.split("\n"), suffix.split("\n")
-    begun = before[-1].lstrip()
+    begun, ended = before[-1].lstrip(), after[0].rstrip()
     above, below = lines_around(prefix, suffix)
     found: dict[str, float] = {}
 
     def consider(over: str, line: str, under: str, nearness: float) -> None:
-        rest = line[len(begun) :]
-        if not line.startswith(begun) or not rest:
+        rest = line[len(begun) : len(line) - len(ended)]
+        if not line.startswith(begun) or not line.endswith(ended) or not rest:
             return
         least = found.get(rest, -1.0)
         if len(found) >= count:

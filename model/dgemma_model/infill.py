@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -27,10 +28,11 @@ from dgemma_model.causal import fill_log_probabilities, ranked
 from dgemma_model.chat import ChatFormat
 from dgemma_model.checkpoint import Checkpoint, CheckpointError, Progress
 from dgemma_model.constraint import Constraint
-from dgemma_model.copying import Suggestions, most_similar_line
+from dgemma_model.copying import Suggestions, similar_lines
 from dgemma_model.denoised import LINE_TOKENS, DenoisedFill
 from dgemma_model.elsewhere import Elsewhere
 from dgemma_model.fused import fastest_products
+from dgemma_model.judge import SIMILAR_LINES, judged
 from dgemma_model.prompt_cache import CachedPrompt, PromptCaches
 from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
 from dgemma_model.sampler import Noise, Sampling
@@ -176,7 +178,8 @@ class Infiller:
         with self._lent(excerpt) as (cached, prompt):
             for _ in cached.read_most_of(prompt.ids):
                 yield draft
-            suggestions = Suggestions(
+            suggestions = partial(
+                Suggestions,
                 self._tokenizer,
                 prompt.text,
                 elsewhere,
@@ -186,7 +189,7 @@ class Infiller:
                 one_line=request.one_line,
                 forced=prompt.forced,
             )
-            for draft in verified.fill(self._checkpoint, cached, prompt, request, sampling, suggestions):
+            for draft in verified.fill(self._checkpoint, cached, prompt, request, sampling, suggestions()):
                 yield draft
             others, step = list[str](), draft.step
             if request.candidates > 1:
@@ -196,10 +199,11 @@ class Infiller:
                     draft = replace(draft, step=step + other.step)
                     yield draft
                 others += denoised.texts()
-            nearby = ""
             if request.one_line and copy_weight:
-                nearby = most_similar_line(excerpt.prefix, excerpt.suffix, elsewhere)
-            draft = ranked(cached, prompt, draft, others, request, self._tokenizer, nearby_line=nearby)
+                similar = similar_lines(excerpt.prefix, excerpt.suffix, elsewhere, SIMILAR_LINES)
+                draft = judged(cached, prompt, draft, others, similar, request, self._tokenizer, suggestions)
+            else:
+                draft = ranked(cached, prompt, draft, others, request, self._tokenizer)
             yield replace(draft, done=True)
 
     def _fill_denoised(self, request: FillRequest) -> Iterator[Draft]:

@@ -131,7 +131,8 @@ class Draft:
     complete: bool = False
     """The model ended every hole itself; False means the text was cut by a limit or by stopping early."""
     score: float = float("-inf")
-    """Mean log-probability per token of the holes' text, in nats; higher is more certain."""
+    """Mean log-probability per token of the holes' text, in nats; of a line that was judged, the log-probability that
+    it is right, shared out among as many tokens as a line usually has (`judge`). Higher is more certain."""
     tokens: tuple[tuple[DraftToken, ...], ...] = ()
     revised: int = 0
     """How often a token that had been placed was replaced by another."""

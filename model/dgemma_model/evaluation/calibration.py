@@ -27,7 +27,7 @@ class Judged:
     """One suggestion that passed every check but that of its score."""
 
     score: float
-    """Mean log-probability per token, in nats."""
+    """See `Draft.score`, in nats."""
     is_right: bool
 
 

@@ -24,7 +24,7 @@ class Fill:
     passes: int = 0
     revised: int = 0
     score: float | None = None
-    """Mean log-probability per token, in nats, where a model filled."""
+    """The draft's, in nats, where a model filled."""
     passed: bool | None = None
     """Whether the case's tests passed, where it has some."""
     proposed: str | None = None
