@@ -83,10 +83,11 @@ def fill_once(
     started = time.perf_counter()
     try:
         if watch:
-            _show_denoising(snapshot, infiller, console, steps, budget_ms)
+            answer = _show_denoising(snapshot, infiller, console, steps, budget_ms)
+        if not watch or infiller.verifies:  # otherwise what was shown is what is suggested
             started = time.perf_counter()
-        wished = Watched(infiller, lambda draft: None, steps, budget_ms)
-        *_, answer = suggest(snapshot, wished, Settings(), invoked=True)
+            wished = Watched(infiller, lambda draft: None, steps, budget_ms)
+            *_, answer = suggest(snapshot, wished, Settings(), invoked=True)
     except InfillError as error:
         raise UserError(str(error)) from error
     elapsed_ms = 1000 * (time.perf_counter() - started)
@@ -102,8 +103,8 @@ def fill_once(
 
 def _show_denoising(
     snapshot: Snapshot, infiller: Infiller, console: Console, steps: int | None, budget_ms: float | None
-) -> None:
-    """Denoise at the cursor, and show the canvas after each step; the last one stays on the screen."""
+) -> Suggestion | NoSuggestion:
+    """Denoise at the cursor, and show the canvas after each step; the last one stays on the screen. What came of it."""
     # Steps take milliseconds, eyes do not; but a budget is of real time.
     pause_s = _PACE_S if console.is_terminal and budget_ms is None else 0.0
     before = before_cursor(snapshot)
@@ -116,13 +117,12 @@ def _show_denoising(
             time.sleep(pause_s)
 
         frames = Frames(show, before)
-        for _ in suggest(
-            snapshot, Watched(infiller, frames.see, steps, budget_ms, verify=False), Settings(), invoked=True
-        ):
-            pass
+        denoising = Watched(infiller, frames.see, steps, budget_ms, verify=False)
+        *_, answer = suggest(snapshot, denoising, Settings(), invoked=True)
     took = f"{shown[-1].step} steps, {sum(frame.ms for frame in shown):.0f} ms" if shown else "no step"
     below = "what is suggested, read token by token from the same network" if infiller.verifies else "its text in place"
     console.print(f"[dim]above: denoising alone, {took} · below: {below}[/dim]\n")
+    return answer
 
 
 _PACE_S = 0.22

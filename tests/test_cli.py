@@ -225,6 +225,27 @@ def test_watching_shows_denoising_and_ends_with_what_is_suggested(file: Path) ->
     assert without_times(rest)[-len(without_times(suggested)) :] == without_times(suggested)
 
 
+@pytest.mark.parametrize("verifies", [True, False])
+def test_what_is_suggested_by_denoising_is_denoised_once(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verifies: bool
+) -> None:
+    asked: list[bool | None] = []
+    fill = Infiller.fill
+
+    def recorded(self: Infiller, request: FillRequest) -> Iterator[Draft]:
+        asked.append(request.verify)
+        return fill(self, request)
+
+    monkeypatch.setattr(Infiller, "fill", recorded)
+    directory = write_checkpoint(tmp_path / "tiny")
+    policy = json.loads((directory / "dgemma.json").read_text())
+    (directory / "dgemma.json").write_text(json.dumps(policy | {"verify": verifies}))
+    shown = invoke("fill", f"{file}:4:9", "--watch", "--checkpoint", directory)
+    assert shown.exit_code == 0
+    assert asked == ([False, None] if verifies else [False])
+    assert ("below: what is suggested" in shown.stdout) == verifies
+
+
 def test_a_canvas_tells_what_became_of_a_token_and_how_certain_it_is() -> None:
     states, certainties = list(TokenState), [0.1, 0.9]
     tokens = tuple(DraftToken(f"{state.value}\n", certainty, True) for state in states for certainty in certainties)

@@ -58,3 +58,15 @@ def test_it_speaks_the_servers_words() -> None:
 def test_the_lock_file_names_no_registry() -> None:
     lock = json.loads((EXTENSION / "package-lock.json").read_text("utf-8"))
     assert [name for name, package in lock["packages"].items() if "resolved" in package] == []
+
+
+def test_it_runs_where_the_files_are_and_nowhere_else() -> None:
+    """On the far side of a remote window; not in workspaces that are on no disk."""
+    assert MANIFEST["extensionKind"] == ["workspace"]
+    assert MANIFEST["capabilities"]["virtualWorkspaces"]["supported"] is False
+
+
+def test_pictures_are_there_and_small() -> None:
+    for page in (*EXTENSION.parent.glob("*/README.md"), *EXTENSION.glob("walkthrough/*.md")):
+        for name in re.findall(r"!\[[^\]]*\]\(([^)]*)\)", page.read_text("utf-8")):
+            assert (page.parent / name).stat().st_size < 400_000, f"{name} in {page.name}"

@@ -9,7 +9,7 @@ complain() {
 }
 
 missing=
-for package in emacs-nox elpa-eglot elpa-lsp-mode kate xvfb xauth xdotool; do
+for package in emacs-nox elpa-eglot elpa-lsp-mode kate dbus-daemon xvfb xdotool; do
     dpkg-query --show --showformat '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing="$missing $package"
 done
 if [ -n "$missing" ] && [ "$(id -u)" != 0 ]; then

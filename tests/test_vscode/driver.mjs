@@ -46,7 +46,7 @@ const methods = {
   },
   click: (selector) => page.click(selector, { timeout: 20000 }),
   hover: (selector) => page.hover(selector, { timeout: 20000 }),
-  screenshot: (path) => page.screenshot({ path }).then(() => null),
+  screenshot: (path, clip) => page.screenshot({ path, clip: clip ?? undefined }).then(() => null),
 };
 
 for await (const line of createInterface({ input: process.stdin })) {

@@ -243,6 +243,24 @@ def test_the_environment_of_a_workspace(window: Open, tmp_path: Path, trusted: b
         assert editor.js("return vscode.workspace.getConfiguration('dgemma').get('checkpoint')") is None
 
 
+def test_in_a_virtual_workspace_it_is_off(window: Open) -> None:
+    editor = window(FAKE)
+    editor.js("vscode.commands.executeCommand('vscode.openFolder', vscode.Uri.parse('memory:/'))")
+    opened = "return vscode.workspace.workspaceFolders?.[0]?.uri.toString()"
+    editor.wait(lambda: editor.answers(f"{opened} === 'memory:/'"), "the folder is open")
+    editor.js(
+        "const file = vscode.Uri.parse('memory:/module.py');"
+        "const shown = await vscode.window.showTextDocument(await vscode.workspace.openTextDocument(file));"
+        "shown.selection = new vscode.Selection(0, 7, 0, 7)"
+    )
+    editor.command("workbench.action.focusActiveEditorGroup")
+    editor.wait(lambda: editor.shows(".monaco-editor.focused"), "it has the focus")
+    editor.type("1")
+    editor.wait(lambda: editor.text() == "name = 1", "it is typed")
+    assert editor.js("return vscode.extensions.getExtension('dgemma.dgemma') === undefined")
+    assert editor.server_log() == "" and editor.notices() == []
+
+
 def test_two_windows_on_one_folder_have_a_server_each(editor: Editor) -> None:
     first = editor.process_id()
     editor.open_window()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,28 @@ def test_who_says_no_gets_nothing(window: Open) -> None:
     editor.press("Escape")
     editor.wait(lambda: not editor.shows(".monaco-dialog-box"), "it is answered")
     assert not (editor.home / "data/User/globalStorage/dgemma.dgemma/server").exists()
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """Where the first window's extension keeps its own, on a disk of its own that has no room."""
+    folder = tmp_path / "home0/data/User/globalStorage/dgemma.dgemma"
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("NOT TESTED: nothing may be mounted here, so that no disk can be full")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_without_room(window: Open, full_disk: Path) -> None:
+    editor = window()
+    editor.open("name = ")
+    editor.start_command("dgemma.installServer")
+    assert editor.wait_notice(r"there are 0\.0 GB free in .* and [\d.]+ are needed; free some, then run this again")
+    editor.type("1")
+    editor.wait(lambda: editor.text() == "name = 1", "it is typed")
+    assert list(full_disk.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_actions_of_the_real_server(window: Open) -> None:
 
 def test_the_canvas_is_shown(window: Open) -> None:
     editor = window(REAL)
-    editor.open(UNFINISHED.replace("...", "", 1).replace("return ...", "return None"))
+    editor.open(UNFINISHED.replace("...", "", 1).replace("return ...", ""))
     editor.wait_ready()
     editor.select((1, 4))
     editor.command("dgemma.watch")
@@ -154,8 +154,8 @@ def test_the_canvas_is_shown(window: Open) -> None:
     # It follows the cursor, and what is typed goes first.
     editor.command("workbench.action.focusFirstEditorGroup")
     place = "document.querySelector('#place')?.innerText"
-    editor.select((6, 15))
-    editor.wait(lambda: editor.browser("evaluateInFrames", place) == "module.py:7:16", "it has followed")
+    editor.select((6, 8))
+    editor.wait(lambda: editor.browser("evaluateInFrames", place) == "module.py:7:9", "it has followed")
     editor.wait(lambda: editor.browser("evaluateInFrames", ended), "it comes to an end there")
     editor.picture("denoising")
     assert "item.name" not in editor.server_log(), "no text is logged"

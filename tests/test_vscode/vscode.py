@@ -180,7 +180,7 @@ class Editor:
             of_machine["dgemma.server.path"] = str(wrapped(command, home / "server"))
         for name, values in (("User", SETTINGS | settings), ("Machine", of_machine)):
             file = home / "data" / name / "settings.json"
-            file.parent.mkdir(parents=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(values))
         self.port, self.probe_port = free_port(), free_port()
         (home / "config.yaml").write_text("auth: none\n")
@@ -214,7 +214,7 @@ class Editor:
         )
         self.wait(self._listens, "code-server listens")
         self.open_window()
-        self.wait(lambda: self._answers("return true"), "the extension host answers")
+        self.wait(lambda: self.answers("return true"), "the extension host answers")
         self.command("workbench.action.closeSidebar")
 
     def close(self) -> None:
@@ -266,7 +266,8 @@ class Editor:
         with socket.socket() as trying:
             return trying.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def _answers(self, code: str) -> bool:
+    def answers(self, code: str) -> bool:
+        """Whether code in the extension host gives something true; False while there is none."""
         try:
             return bool(self.js(code))
         except (OSError, http.client.HTTPException):
