@@ -27,20 +27,15 @@ LONGEST_COPY = 12
 
 
 class PromptCopies:
-    """The prompt's tokens and those written since, with where each id stands; and pieces of text `elsewhere`, the
-    nearest last."""
+    """The prompt's tokens and those written since; and pieces of text `elsewhere`, the nearest last."""
 
     def __init__(self, ids: Sequence[int], elsewhere: Sequence[Piece] = ()) -> None:
         self._ids = list(ids)
         self._elsewhere = elsewhere
         self._matches: tuple[int, list[tuple[list[int], int]]] | None = None
-        self._places: dict[int, list[int]] = {}
-        for place, token in enumerate(ids):
-            self._places.setdefault(token, []).append(place)
 
     def append(self, token: int) -> None:
         """Take in one more token behind the others."""
-        self._places.setdefault(token, []).append(len(self._ids))
         self._ids.append(token)
         self._matches = None
 
@@ -78,7 +73,7 @@ class PromptCopies:
             longer = [at for at in places if at > 1 and ids[at - 2] == third]  # seldom many, where pairs may be
             found += ((self._match_length(ids, at, known=3), ids, at) for at in longer)
             pairs += ((ids, at) for at in places)
-        here = self._places[self._ids[-1]][:-1]
+        here = [at for at, token in enumerate(self._ids[:-1]) if token == self._ids[-1]]
         found += ((self._match_length(self._ids, at, known=1), self._ids, at) for at in here)
         longest = max((length for length, _, _ in found), default=0)
         if longest < 2 and pairs:
