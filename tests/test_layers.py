@@ -50,6 +50,7 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_model.sampler", "dgemma_model.checkpoint", "dgemma_model.prompt_cache"},
     {"dgemma_model.chat"},
     {"dgemma_model.canvas", "dgemma_model.constraint", "dgemma_model.fused"},
+    {"dgemma_model.products"},
     {"dgemma_model.network"},
     {"dgemma_model.copying"},
     {"dgemma_model.elsewhere"},
@@ -85,7 +86,9 @@ JUDGES = {module for module in RANK if module.startswith("dgemma_model.evaluatio
 TENSORS = {
     f"dgemma_model.{name}"
     for name in ("infill", "verified", "denoised", "widths", "stopping", "causal", "review", "sampler", "checkpoint")
-} | {f"dgemma_model.{name}" for name in ("judge", "prompt_cache", "constraint", "fused", "network", "bench")}
+} | {
+    f"dgemma_model.{name}" for name in ("judge", "prompt_cache", "constraint", "fused", "products", "network", "bench")
+}
 TRAINING = {module for module in RANK if module.startswith("dgemma_model.train.")}
 
 HANDLERS = {f"dgemma_lsp.{name}" for name in ("server", "session", "completions", "editing")}

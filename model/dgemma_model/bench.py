@@ -27,9 +27,10 @@ from dgemma_model import checkpoint as checkpoints
 from dgemma_model.canvas import encode_prompt
 from dgemma_model.config import LayerConfig, NetworkConfig, SamplerConfig
 from dgemma_model.excerpt import ExcerptBudget, cut
-from dgemma_model.fused import FusedNetwork, fastest_products
+from dgemma_model.fused import FusedNetwork
 from dgemma_model.infill import Infiller
 from dgemma_model.network import Cache, Network
+from dgemma_model.products import fastest_products
 from dgemma_model.request import Excerpt, FillRequest
 from dgemma_model.sampler import Noise, denoise
 

@@ -68,20 +68,15 @@ class Place(NamedTuple):
 
 
 class PromptCopies:
-    """The prompt's tokens and those written since, with where each id stands; and pieces of text `elsewhere`, the
-    nearest last."""
+    """The prompt's tokens and those written since; and pieces of text `elsewhere`, the nearest last."""
 
     def __init__(self, ids: Sequence[int], elsewhere: Sequence[Piece] = ()) -> None:
         self._ids = list(ids)
         self._elsewhere = elsewhere
         self._found: list[Place] | None = None
-        self._stands_at: dict[int, list[int]] = {}
-        for place, token in enumerate(ids):
-            self._stands_at.setdefault(token, []).append(place)
 
     def append(self, token: int) -> None:
         """Take in one more token behind the others."""
-        self._stands_at.setdefault(token, []).append(len(self._ids))
         self._ids.append(token)
         self._found = None
 
@@ -108,8 +103,9 @@ class PromptCopies:
             for at in piece.places(*ids[-2:]):
                 if at + 1 < len(there):
                     yield Place(number, there, at, self._match_length(there, at, known=2))
-        for at in self._stands_at[ids[-1]][:-1] if ids else ():
-            yield Place(None, ids, at, self._match_length(ids, at, known=1))
+        for at, token in enumerate(ids[:-1]):
+            if token == ids[-1]:
+                yield Place(None, ids, at, self._match_length(ids, at, known=1))
 
     def _match_length(self, ids: list[int], place: int, known: int) -> int:
         last, length = len(self._ids) - 1, known

@@ -31,8 +31,8 @@ from dgemma_model.constraint import Constraint
 from dgemma_model.copying import Suggestions, similar_lines
 from dgemma_model.denoised import LINE_TOKENS, DenoisedFill
 from dgemma_model.elsewhere import Elsewhere
-from dgemma_model.fused import fastest_products
 from dgemma_model.judge import SIMILAR_LINES, judged
+from dgemma_model.products import fastest_products
 from dgemma_model.prompt_cache import CachedPrompt, PromptCaches
 from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
 from dgemma_model.sampler import Noise, Sampling

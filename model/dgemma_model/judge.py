@@ -26,11 +26,11 @@ SIMILAR_LINES = 4
 LEAST = 1e-30
 """The probability of what is impossible."""
 
-_ALWAYS, _WRITTEN, _MOST_SIMILAR = -0.333, 0.468, 1.404
+_ALWAYS, _WRITTEN, _MOST_SIMILAR = -0.623, 0.51, 2.04
 """Log-odds of any text, and what it adds that it was written by the model, or is the most similar line's."""
-_TOTAL, _MEAN, _TOKENS = 0.193, 1.423, -0.177
+_TOTAL, _MEAN, _TOKENS = 0.205, 1.091, -0.163
 """What each nat of the text's log-probability adds, each nat of that per token, and each token."""
-_USUAL_TOKENS = 4.3
+_USUAL_TOKENS = 4
 """Among how many tokens the log-probability of being right is shared out, so that it compares with the scores of fills
 that are not judged."""
 

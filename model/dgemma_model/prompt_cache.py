@@ -111,7 +111,9 @@ class PromptCaches:
 
     def _take(self, ids: Sequence[int]) -> CachedPrompt:
         best, common = None, 0
-        for prompt in self._kept:
+        for prompt in reversed(self._kept):
+            if prompt.ids[common : common + 1] != list(ids[common : common + 1]):
+                continue  # cannot have more in common than the best so far
             if (shared := _common_length(prompt.ids, ids)) > common:
                 best, common = prompt, shared
         common = min(common, len(ids) - 1)

@@ -62,6 +62,7 @@ class Tokenizer:
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._encode_line = lru_cache(maxsize=LINES_KEPT)(self.encode)
+        self._encode_lines = lru_cache(maxsize=16)(self._join_lines)
         self.ids_starting: Callable[[bytes], tuple[int, ...]] = lru_cache(maxsize=64)(self._ids_starting)
         """The ids whose bytes start with some bytes, or that these start with: what may come next while they are
         still to be said."""
@@ -138,9 +139,13 @@ class Tokenizer:
 
     def encode_by_line(self, text: str) -> list[int]:
         """`encode`, where each line of the text is encoded once and remembered, if the tokenizer is one that joins
-        nothing across the beginning of a line."""
+        nothing across the beginning of a line. While one line is typed, those before it are looked up together."""
         if not self._cuts_at_lines:
             return self.encode(text)
+        before = text[: max(0, text.rfind("\n"))].rstrip("\n")
+        return [*self._encode_lines(before), *self._join_lines(text[len(before) :])]
+
+    def _join_lines(self, text: str) -> list[int]:
         return [i for line in _LINE.findall(text) for i in self._encode_line(line)]
 
     @cached_property
