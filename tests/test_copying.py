@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma_model.checkpoint import embedded_directory
-from dgemma_model.copying import LONGEST_MATCH, Place, PromptCopies, Suggestions, most_similar_line, similar_lines
+from dgemma_model.copying import IN_PROMPT, LONGEST_MATCH, PromptCopies, Suggestions, most_similar_line, similar_lines
 from dgemma_model.elsewhere import Elsewhere, Piece
 from dgemma_model.tokenizer import Tokenizer
 
@@ -32,11 +32,11 @@ def test_every_place_is_found_where_the_last_tokens_stood_before(
         copies.append(token)
     said = prompt + written
     expected = []
-    for number, text in [*enumerate(texts), (None, said)]:
+    for number, text in [*enumerate(texts), (IN_PROMPT, said)]:
         for at in range(len(text) - 1):
             length = common_end(text[: at + 1], said)
-            if length > (number is not None):
-                expected.append(Place(number, text, at, length))
+            if length > (number != IN_PROMPT):
+                expected.append((number, text, at, length))
     assert copies.places() == expected
 
 

@@ -10,7 +10,7 @@ longer the match, the nearer the text, and the more alike the lines around it ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import NamedTuple
@@ -55,16 +55,11 @@ LONGEST_COPY = 12
 """Most tokens copied at once as a draft."""
 
 
-class Place(NamedTuple):
-    """Where the last tokens stood before, followed by another one."""
-
-    piece: int | None
-    """Number of the piece elsewhere; None in the prompt."""
-    ids: list[int]
-    at: int
-    """Of the last token, in `ids`."""
-    length: int
-    """How many of the last tokens stand there, 1 to `LONGEST_MATCH`; at least 2 elsewhere."""
+Place = tuple[int, list[int], int, int]
+"""Where the last tokens stood before, followed by another one: the number of the piece elsewhere or `IN_PROMPT`, its
+ids, where in these the last token is, and how many of the last tokens stand there, 1 to `LONGEST_MATCH`; at least 2
+elsewhere. A plain tuple, for there are many."""
+IN_PROMPT = -1
 
 
 class PromptCopies:
@@ -83,29 +78,29 @@ class PromptCopies:
     def continuation(self) -> tuple[int, list[int]]:
         """The length of the longest earlier match of the last tokens, at most `LONGEST_MATCH`, and up to twice as many
         tokens (at most `LONGEST_COPY`) that followed the nearest such match; (0, []) without any."""
-        places = self.places()
-        if not places:
-            return 0, []
-        longest = max(place.length for place in places)
-        _, ids, at, _ = next(place for place in reversed(places) if place.length == longest)
-        return longest, ids[at + 1 : at + 1 + min(2 * longest, LONGEST_COPY)]
+        longest, copied = 0, list[int]()
+        for _, ids, at, length in self.places():
+            if length >= longest:
+                longest, copied = length, ids[at + 1 : at + 1 + min(2 * length, LONGEST_COPY)]
+        return longest, copied
 
     def places(self) -> list[Place]:
         """Where the last tokens stood before, the nearest last; at most `elsewhere.PLACES` in each piece."""
         if self._found is None:
-            self._found = list(self._find())
+            self._found = self._find()
         return self._found
 
-    def _find(self) -> Iterator[Place]:
-        ids = self._ids
+    def _find(self) -> list[Place]:
+        ids, found = self._ids, list[Place]()
         for number, piece in enumerate(self._elsewhere if len(ids) > 1 else ()):
             there = piece.ids
-            for at in piece.places(*ids[-2:]):
+            for at in piece.places(ids[-2], ids[-1]):
                 if at + 1 < len(there):
-                    yield Place(number, there, at, self._match_length(there, at, known=2))
+                    found.append((number, there, at, self._match_length(there, at, known=2)))
         for at, token in enumerate(ids[:-1]):
             if token == ids[-1]:
-                yield Place(None, ids, at, self._match_length(ids, at, known=1))
+                found.append((IN_PROMPT, ids, at, self._match_length(ids, at, known=1)))
+        return found
 
     def _match_length(self, ids: list[int], place: int, known: int) -> int:
         last, length = len(self._ids) - 1, known
@@ -139,7 +134,10 @@ class Suggestions:
         self._forced, self._written = len(forced), b""
         self._before = before[-_BRACKETS_SEEN:].encode("utf-8", "replace")
         self._around = lines_around(before, after)
-        self._likeness: dict[int, Mapping[int, float]] = {}
+        self._nearness = [
+            math.exp(_ELSEWHERE) * math.pow(len(elsewhere) - number, -_NEARNESS) for number in range(len(elsewhere))
+        ]
+        self._line_weights: dict[int, Mapping[int, float]] = {}
 
     def append(self, token: int) -> None:
         """The next token of the fill."""
@@ -160,10 +158,15 @@ class Suggestions:
         """
         copied: dict[int, float] = {}
         lengths: dict[int, int] = {}
-        for place in self.copies.places() if self._weight else ():
-            token = place.ids[place.at + 1]
-            copied[token] = copied.get(token, 0.0) + self._weight_of(place)
-            lengths[token] = max(lengths.get(token, 0), place.length)
+        for number, ids, at, length in self.copies.places() if self._weight else ():
+            token, weight = ids[at + 1], _WEIGHT_BY_MATCH[length]
+            if number != IN_PROMPT:
+                weight *= self._nearness[number]
+                if weights_there := self._weights_in(number):
+                    weight *= weights_there.get(self._elsewhere[number].line_of(at), 1.0)
+            copied[token] = copied.get(token, 0.0) + weight
+            if length > lengths.get(token, 0):
+                lengths[token] = length
         weights: dict[int, float] = {}
         longest = 0
         for token, weight in copied.items():
@@ -187,23 +190,11 @@ class Suggestions:
         )
         return self._weight / (1 + math.exp(-log_odds)), shares
 
-    def _weight_of(self, place: Place) -> float:
-        weight = _WEIGHT_BY_MATCH[place.length]
-        if place.piece is None:
-            return weight
-        likeness = self._likeness_in(place.piece)
-        weight *= math.exp(_ELSEWHERE) * math.pow(len(self._elsewhere) - place.piece, -_NEARNESS)
-        return weight * likeness.get(self._elsewhere[place.piece].line_of(place.at), 1.0) if likeness else weight
-
-    def _likeness_in(self, number: int) -> Mapping[int, float]:
-        """The weight of each line of a piece for how alike the lines around it are to those around the hole; those that
-        are not alike at all are left out."""
-        if number not in self._likeness:
-            above, below = self._around
-            most = 1 + len(words(above)) + len(words(below))
-            shared = self._elsewhere[number].shared_words(above, below)
-            self._likeness[number] = {line: math.exp(_LIKENESS * count / most) for line, count in shared.items()}
-        return self._likeness[number]
+    def _weights_in(self, number: int) -> Mapping[int, float]:
+        """See `_line_weights`."""
+        if number not in self._line_weights:
+            self._line_weights[number] = _line_weights(self._elsewhere[number], *self._around)
+        return self._line_weights[number]
 
     def _suggested(self, token: int) -> int | None:
         """What a copied token means here; None where it must not be."""
@@ -224,6 +215,15 @@ class Suggestions:
             return token == self._tokenizer.end_id
         opened = sum(map(written.count, (b"(", b"[", b"{")))
         return opened <= sum(map(written.count, (b")", b"]", b"}")))
+
+
+@lru_cache(maxsize=1024)
+def _line_weights(piece: Piece, above: str, below: str) -> Mapping[int, float]:
+    """The weight of each line of a piece for how alike the lines around it are to those around the hole; those that are
+    not alike at all are left out. While a line is typed, the same is asked at every keystroke, and for every text that
+    is judged."""
+    most = 1 + len(words(above)) + len(words(below))
+    return {line: math.exp(_LIKENESS * count / most) for line, count in piece.shared_words(above, below).items()}
 
 
 def _open_brackets(text: bytes) -> int:
