@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from editor import FAKE, PLUGIN, REAL, SCRIPTED, Editor, neovims
+from editor import PLUGIN, REAL, SCRIPTED, Editor, neovims
 
 pytestmark = pytest.mark.editors
 
@@ -22,17 +22,6 @@ def test_status(editor: Editor) -> None:
     assert "quiet: suggestions are paused; :Dgemma resume" in editor.nvim.command_output("Dgemma status")
     editor.nvim.command("enew")
     assert editor.nvim.command_output("Dgemma status") == "dgemma: not for this buffer"
-
-
-def test_the_status_line_says_how_much_of_the_model_is_loaded(bare: Editor) -> None:
-    def says(text: str) -> None:
-        bare.wait(lambda: bare.lua("return require('dgemma').statusline()") == text, text)
-
-    bare.set_up(["env", "FAKE_LOAD=wait", *FAKE])
-    bare.open()
-    says("dgemma: loading the model 25%")
-    bare.server("release")
-    says("dgemma: ready")
 
 
 def test_pause_and_resume(editor: Editor) -> None:

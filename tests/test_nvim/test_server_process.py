@@ -234,7 +234,14 @@ def test_loading_is_shown(bare: Editor) -> None:
     bare.set_up(["env", "FAKE_LOAD=wait", *FAKE])
     bare.open()
     line = "return require('dgemma').statusline()"
-    bare.wait(lambda: bare.lua(line) == "dgemma: loading the model", "it is loading")
+    said: list[str] = []
+
+    def says(text: str) -> bool:
+        said.append(bare.lua(line))
+        return said[-1] == text
+
+    bare.wait(lambda: says("dgemma: loading the model 25%"), "it is loading")
+    assert "dgemma: ready" not in said
     bare.server("release")
     bare.wait(lambda: bare.lua(line) == "dgemma: ready", "it is ready")
     bare.nvim.command("Dgemma pause")
