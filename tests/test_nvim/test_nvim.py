@@ -129,11 +129,11 @@ def test_what_neovim_does_to_a_buffer_reaches_the_server(editor: Editor) -> None
 def test_the_installed_server_fills_a_file(nvim: pynvim.Nvim, tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "dgemma_lsp"]
     editor = Editor(nvim, command, tmp_path / "module.py")
-    editor.type("idef area(width, height):<CR>    return <Esc>a")
-    (item,) = editor.suggest(INVOKED)
+    editor.type("iclass A:<CR>    def __init__(self, name, price):<CR>    self.name = name<CR>self.price = <Esc>a")
+    item, *_ = editor.suggest(INVOKED)
     assert str(item["insertText"]).strip()
     editor.accept(item)
-    first, second = editor.lines()[:2]
-    assert first == "def area(width, height):"
-    assert second.startswith("    return ") and len(second) > len("    return ")
+    *before, last = [line.strip() for line in editor.lines()[:4]]
+    assert before == ["class A:", "def __init__(self, name, price):", "self.name = name"]
+    assert last.startswith("self.price = ") and len(last) > len("self.price = ")
     assert editor.stop_server()
