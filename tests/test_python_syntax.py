@@ -51,6 +51,10 @@ def objected(marked: str, new: str, *, may_be_newer: bool = False) -> bool:
         ("x = [\n    1,\n    ▮\n        2,\n    ),\n]\n", "3,", True),
         ("x = [\n    1,\n    ▮\n        2,\n    ),\n]\n", "(", False),
         ("for a in f(▮\n    pass\n", "b), c)", True),
+        # what Python complains of further down
+        ("x = f(\n    a=1,\n    ▮\n    b=2,\n    c=3,\n)\n", "d,", True),
+        ("x = f(\n    a=1,\n    ▮\n    b=2,\n    c=3,\n)\n", "d=4,", False),
+        ("def f(\n    ▮\n    a: int,\n    *,\n    b: int,\n): ...\n", "*,", True),
         # the statement around it is found
         ("x = [\n    1,\n]\nif a:\n    b = 1\nelse:\n    ▮\n", "b = 2", False),
         ("@a\n@b\ndef f():\n    ▮\n\n@c\ndef g():\n    pass\n", "return 1", False),
@@ -71,6 +75,13 @@ def test_nothing_is_said_of_an_endless_statement() -> None:
     assert not objected(f"x = [\n{rows}    ▮\n{rows}]\n", "a b c")
     assert not objected(f"x = [\n    ▮\n{rows}]\n", "a b c")
     assert objected(f"{rows.replace('    1,', 'x = 1')}y = [\n    ▮\n]\n{rows.replace('    1,', 'x = 1')}", "a b c")
+
+
+@pytest.mark.parametrize(("new", "expected"), [("if x:", True), ("y = 1", False), ("y = = 1", True)])
+def test_a_method_of_a_long_class_is_judged_by_itself(new: str, *, expected: bool) -> None:
+    methods = "    def g(self):\n        return 1\n\n" * 2_000
+    text = f"class A:\n{methods}    @a\n    def f(self):\n        ▮\n        return 2\n\n{methods}"
+    assert objected(text, new) is expected
 
 
 def test_faults_are_near_or_reach_down() -> None:

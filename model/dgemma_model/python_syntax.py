@@ -40,12 +40,15 @@ def objects(source: Readable, start: int, end: int, new: str, *, may_be_newer: b
     """
     above = source[max(0, start - _REACH) : start].split("\n")
     below = source[end : end + _REACH].split("\n")
-    top = next((at for at in range(len(above) - 1, -1, -1) if not _CONTINUES.match(above[at])), None)
-    following = _next_code(below, 1) or len(below)
-    bottom = next((at for at in range(following, len(below)) if _begins_statement(below, at)), None)
-    if (top is None and start > _REACH) or (bottom is None and len(source) > end + _REACH):
+    top = _outermost(above, is_cut=start > _REACH)
+    if top is None:
         return False
-    head, tail = "\n".join(above[top:]), below[1:bottom]
+    margin = len(_indent(above[top]))
+    following = _next_code(below, 1) or len(below)
+    bottom = next((at for at in range(following, len(below)) if _begins_statement(below, at, margin)), None)
+    if bottom is None and len(source) > end + _REACH:
+        return False
+    head, tail = "\n".join(["if 1:"] * bool(margin) + above[top:]), below[1:bottom]
     first = head.count("\n") + 1
 
     def parsed(middle: str, body: Sequence[str] = ()) -> tuple[SyntaxError | None, bool]:
@@ -59,6 +62,8 @@ def objects(source: Readable, start: int, end: int, new: str, *, may_be_newer: b
         error, is_near = parsed(new, _body_of(line))
     if error is None:
         return False
+    if parsed("")[0] is None:
+        return True
     before, was_near = parsed(_STAND_IN)
     if is_near:
         is_own = first <= (error.lineno or 0) <= first + new.count("\n")
@@ -86,9 +91,23 @@ def _body_of(opener: str) -> list[str]:
     return [*body, f"{indent}finally:", *body] if opener == f"{indent}try:" else body
 
 
-def _begins_statement(lines: list[str], at: int) -> bool:
-    """Whether an outermost statement begins on a line, with its decorators."""
-    return not _CONTINUES.match(lines[at]) and not lines[at - 1].startswith("@")
+def _outermost(lines: list[str], *, is_cut: bool) -> int | None:
+    """Where the outermost statement around the last of these lines begins; in a text whose beginning `is_cut` off, that
+    may be the outermost function or class of a long class."""
+    for at in range(len(lines) - 1, is_cut - 1, -1):
+        if not _CONTINUES.match(lines[at]):
+            return at
+    if not is_cut:
+        return 0
+    defined = [at for at in range(1, len(lines)) if _DEFINES.match(lines[at])]
+    return min(defined, key=lambda at: (len(_indent(lines[at])), -at)) if defined else None
+
+
+def _begins_statement(lines: list[str], at: int, margin: int) -> bool:
+    """Whether a statement that is indented by `margin` or less begins on a line, with its decorators."""
+    is_inside = len(_indent(lines[at])) > margin
+    decorated = lines[at - 1].lstrip().startswith("@")
+    return not is_inside and not decorated and not _CONTINUES.match(lines[at].lstrip())
 
 
 def _is_near(error: SyntaxError, text: str, first: int, last: int) -> bool:
