@@ -80,8 +80,10 @@ def test_nothing_is_said_of_an_endless_statement() -> None:
 @pytest.mark.parametrize(("new", "expected"), [("if x:", True), ("y = 1", False), ("y = = 1", True)])
 def test_a_method_of_a_long_class_is_judged_by_itself(new: str, *, expected: bool) -> None:
     methods = "    def g(self):\n        return 1\n\n" * 2_000
-    text = f"class A:\n{methods}    @a\n    def f(self):\n        ▮\n        return 2\n\n{methods}"
-    assert objected(text, new) is expected
+    method = "    @a\n    def f(self):\n        ▮\n        return 2\n\n"
+    assert objected(f"class A:\n{methods}{method}{methods}", new) is expected
+    assert objected(f"class A:\n{method}{methods}", new) is expected
+    assert objected(f"class A:\n{methods}{method}", new) is expected
 
 
 def test_faults_are_near_or_reach_down() -> None:

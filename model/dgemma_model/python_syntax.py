@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dgemma_model.request import Readable
 
@@ -40,14 +40,13 @@ def objects(source: Readable, start: int, end: int, new: str, *, may_be_newer: b
     """
     above = source[max(0, start - _REACH) : start].split("\n")
     below = source[end : end + _REACH].split("\n")
-    top = _outermost(above, is_cut=start > _REACH)
-    if top is None:
-        return False
-    margin = len(_indent(above[top]))
     following = _next_code(below, 1) or len(below)
-    bottom = next((at for at in range(following, len(below)) if _begins_statement(below, at, margin)), None)
-    if bottom is None and len(source) > end + _REACH:
+    is_cut = start > _REACH, len(source) > end + _REACH
+    around = next(_statements_around(above, below, following, *is_cut), None)
+    if around is None:
         return False
+    top, bottom = around
+    margin = len(_indent(above[top]))
     head, tail = "\n".join(["if 1:"] * bool(margin) + above[top:]), below[1:bottom]
     first = head.count("\n") + 1
 
@@ -91,16 +90,22 @@ def _body_of(opener: str) -> list[str]:
     return [*body, f"{indent}finally:", *body] if opener == f"{indent}try:" else body
 
 
-def _outermost(lines: list[str], *, is_cut: bool) -> int | None:
-    """Where the outermost statement around the last of these lines begins; in a text whose beginning `is_cut` off, that
-    may be the outermost function or class of a long class."""
-    for at in range(len(lines) - 1, is_cut - 1, -1):
-        if not _CONTINUES.match(lines[at]):
-            return at
-    if not is_cut:
-        return 0
-    defined = [at for at in range(1, len(lines)) if _DEFINES.match(lines[at])]
-    return min(defined, key=lambda at: (len(_indent(lines[at])), -at)) if defined else None
+def _statements_around(
+    above: list[str], below: list[str], following: int, is_cut_above: bool, is_cut_below: bool
+) -> Iterator[tuple[int, int | None]]:
+    """Where statements begin and end that hold the last line above, the first one below and the one `following`: the
+    outermost one, then the outermost function or class within reach; None at the end of the text."""
+    outermost = (at for at in range(len(above) - 1, is_cut_above - 1, -1) if not _CONTINUES.match(above[at]))
+    defined = [at for at in range(1, len(above)) if _DEFINES.match(above[at]) and _indent(above[at])]
+    tops = [next(outermost, None if is_cut_above else 0)]
+    tops.append(min(defined, key=lambda at: (len(_indent(above[at])), -at), default=None))
+    for top in tops:
+        if top is not None:
+            margin = len(_indent(above[top]))
+            ends = (at for at in range(following, len(below)) if _begins_statement(below, at, margin))
+            bottom = next(ends, None)
+            if bottom is not None or not is_cut_below:
+                yield top, bottom
 
 
 def _begins_statement(lines: list[str], at: int, margin: int) -> bool:
