@@ -11,9 +11,11 @@ learning rate falls to zero. Interrupt it at any time: it resumes from `state.pt
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import random
 import signal
+import sys
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -31,24 +33,25 @@ from dgemma_model.network import Cache, Network
 from dgemma_model.sampler import Noise
 from dgemma_model.tokenizer import MASK, SPECIAL_TOKENS
 from dgemma_model.train.data import Canvases, Corpus, Rows, prefetched
+from dgemma_model.train.grow import grow
 
 CONFIG = NetworkConfig(
     vocab_size=4096,
-    hidden_size=256,
-    intermediate_size=768,
-    num_attention_heads=4,
+    hidden_size=384,
+    intermediate_size=1152,
+    num_attention_heads=6,
     sliding_window=1024,
     num_experts=1,
     top_k_experts=1,
     moe_intermediate_size=1,
     layers=tuple(
-        LayerConfig("full_attention" if i == 5 else "sliding_attention", 64, 2, 10_000.0, "default", 1.0)
+        LayerConfig("full_attention" if i == 5 else "sliding_attention", 64, 3, 10_000.0, "default", 1.0)
         for i in range(6)
     ),
     max_position_embeddings=2048,
     canvas_length=64,
 )
-"""The embedded network: 5.3 M parameters beside 1.0 M of embeddings."""
+"""The embedded network: 11.7 M parameters beside 1.6 M of embeddings."""
 
 ROW_LENGTH, ROWS = 512, 16
 CANVAS_POSITIONS = 256
@@ -216,18 +219,12 @@ class Run:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.step, self.tokens, self.history = state["step"], state["tokens"], state["history"]
+        elif self.args.init and self.args.init.is_dir():
+            config = CheckpointConfig.read(self.args.init).network
+            grow(self.network, load_network(self.args.init, config, self.device, torch.float32)[0])
         elif self.args.init:
-            self.network.load_state_dict(self._initial_weights(), strict=False)
-
-    def _initial_weights(self) -> dict[str, Tensor]:
-        """Weights to start from: of a training state, or of a checkpoint directory as it is published."""
-        if not self.args.init.is_dir():
             state = torch.load(self.args.init, map_location=self.device, weights_only=True)
-            return cast(dict[str, Tensor], state["network"])
-        config = CheckpointConfig.read(self.args.init).network
-        network, _ = load_network(self.args.init, config, self.device, torch.float32)
-        # The expert adds nothing, and is stored wider than it is here.
-        return {name: value for name, value in network.state_dict().items() if ".experts." not in name}
+            self.network.load_state_dict(state["network"])
 
     def save(self) -> None:
         """Write the state, in one move, so that an interruption leaves the old or the new one."""
@@ -323,8 +320,18 @@ def train(args: argparse.Namespace) -> None:
     run.save()
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory of freed tensors. By default it gives large ones back to the system at once, and the
+    next ones are cleared page by page, which can cost more time than the products that fill them (LOG.md)."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        never_mapped, never_trimmed, one_arena = (-4, 0), (-1, -1), (-8, 1)
+        for option, value in (never_mapped, never_trimmed, one_arena):
+            libc.mallopt(option, value)
+
+
 def main() -> None:
     """Command line of the recipe."""
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(".train"))
     parser.add_argument("--run", type=Path, default=Path(".train/run"))
@@ -332,7 +339,7 @@ def main() -> None:
     parser.add_argument(
         "--noise", choices=("uniform", "mask"), default="uniform", help="what the joint stage puts in place of tokens"
     )
-    parser.add_argument("--init", type=Path, help="a state.pt or checkpoint directory to start from")
+    parser.add_argument("--init", type=Path, help="a state.pt, or a checkpoint, whose network may be narrower")
     parser.add_argument("--tokens", type=float, required=True, help="train until so many tokens were seen in all")
     parser.add_argument("--warmup", type=float, default=0.02, help="share of the tokens")
     parser.add_argument(
