@@ -44,6 +44,7 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
         else:
             directory = None if checkpoint is None else Path(checkpoint).expanduser()
             report = measurements.compare(directory, place, repeats)
+            report["written_fill"] = measurements.written_fills(directory, place, repeats)
             report["warm_fill"] = measurements.warm_fills(directory, place, repeats)
             report["ping_during_fills"] = asyncio.run(ping_during_fills(PING_SECONDS, checkpoint, device))
             report["keystroke"] = {
@@ -93,6 +94,11 @@ def table(report: dict[str, Any]) -> Table:
     for key, what in (("fills", "prompt included"), ("fills_cached", "prompt cached")):
         for tokens, measured in report.get(key, {}).items():
             row(f"fill of {tokens}, {measured['steps']} steps, {what}", measured)
+    if "written_fill" in report:
+        written = report["written_fill"]
+        drafted = f"{written['ours']['tokens_per_pass']} tokens a pass"
+        row(f"a token of a fill of several lines, {drafted}", written)
+        row("the same text token by token", {"ours": written["ours"], "token_by_token": written["same_text"]})
     if "warm_fill" in report:
         outside = 100 * report["warm_fill"]["share_outside_network"]
         row(f"one line, one more keystroke ({outside:.0f} % outside the network)", {"ours": report["warm_fill"]})

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma_model.checkpoint import embedded_directory
-from dgemma_model.copying import IN_PROMPT, LONGEST_MATCH, PromptCopies, Suggestions, most_similar_line, similar_lines
+from dgemma_model.copying import (
+    IN_PROMPT,
+    LONGEST_MATCH,
+    PromptCopies,
+    Suggestions,
+    most_similar_line,
+    similar_lines,
+    texts_between,
+)
 from dgemma_model.elsewhere import Elsewhere, Piece
 from dgemma_model.tokenizer import Tokenizer
 
@@ -180,3 +188,40 @@ def test_a_copy_that_goes_on_as_the_text_behind_the_hole_ends_the_fill(
 def test_a_copied_bracket_closes_one_that_is_open(before: str, *, closes: bool) -> None:
     said = suggestions(before, "\n", "    return sum(x for item)\n")
     assert any(text.startswith(")") for text in shares_of(said)) is closes
+
+
+@pytest.mark.parametrize(
+    ("marked", "texts"),
+    [
+        ("y = load(path, mode)\nx = load(▮, mode)\n", ["path"]),
+        ("y = load(path, mode)\nx = load(▮)\n", ["path, mode"]),
+        ("a = self.go(bar(1), 2)\nb = self.go(▮)\n", ["bar(1), 2"]),
+        ("x = go(first(a + b))\ny = go(▮ + 1)\n", []),  # what is behind the hole stands in a bracket there
+        ("return self.items[0]\nif x:\n    return sel▮\n", ["f.items[0]"]),
+        ("return a.b\nx = a.c\nreturn a.c\n    return a.▮\n", ["c", "b"]),  # the oftener, then the nearer
+        ("    return old\nbegin\n    return▮\n", []),  # one word before the hole
+        ("x = 1\ny = 2\n▮\n", []),
+        ("(x)\n(▮)\n", []),  # only signs before the hole
+        ("x.y()\nx.y(▮)\n", []),  # nothing stands there
+        ("▮", []),
+    ],
+)
+def test_texts_between_the_same_words_are_found(marked: str, texts: list[str]) -> None:
+    prefix, suffix = marked.split("▮")
+    assert [each.text for each in texts_between(prefix, suffix, count=3)] == texts
+
+
+def test_the_closest_text_between_comes_first() -> None:
+    near, far = Piece("x = load(near, mode)\n", []), Piece("value = load(far, 0)\n", [])
+    found = texts_between("value = load(", ", 0)\n", [near, far], 2)
+    assert [each.text for each in found] == ["far", "near"]
+    assert found[0].closeness > found[1].closeness
+    assert texts_between("value = load(", ", 0)\n", [near, far], 1) == found[:1]
+
+
+@given(st.lists(st.sampled_from(["f(a)", "f(b, c)", "  g = f(a)", "f(", "", "f(f(d))"]), max_size=12))
+def test_what_stands_between_does_so_somewhere(lines: list[str]) -> None:
+    text = "\n".join([*lines, ""])
+    for each in texts_between(text + "  x = f(", ")\n" + text, [Piece(text, [])], 9):
+        assert f"f({each.text})" in text
+        assert each.text and "\n" not in each.text

@@ -28,21 +28,40 @@ def test_losses_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert re.fullmatch(r"Nats per token: causal [0-9.]+; denoising, t = 0.5 [0-9.]+; .* t = 1.0 [0-9.]+.\n", printed)
 
 
-def test_held_out_holes_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "COUNTS", {"line": 5, "empty": 2, "block": 3})
-    other = SOURCE.replace("self", "it").replace("account", "purse")
+OTHER = SOURCE.replace("self", "it").replace("account", "purse")
+
+
+def held_out(tmp_path: Path) -> None:
+    """A corpus that has seen one of two held-out files."""
     manifest = {name: {"licence": "MIT"} for name in ("one", "two")}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "corpus.jsonl").write_text(json.dumps({"package": "x", "path": "x.py", "text": SOURCE}) + "\n")
-    held_out = [("one", "seen.py", SOURCE), ("two", "new.py", other)]
+    files = [("one", "seen.py", SOURCE), ("two", "new.py", OTHER)]
     (tmp_path / "held_out.jsonl").write_text(
-        "".join(json.dumps({"package": p, "path": f, "text": t}) + "\n" for p, f, t in held_out)
+        "".join(json.dumps({"package": p, "path": f, "text": t}) + "\n" for p, f, t in files)
     )
+
+
+def test_held_out_holes_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "COUNTS", {"line": 5, "empty": 2, "block": 3})
+    held_out(tmp_path)
     holes = evaluate.cut_holes(tmp_path, seed=3)
     assert [h.kind for h in holes] == ["line"] * 5 + ["empty"] * 2 + ["block"] * 3
     assert {h.path for h in holes} == {"new.py"}  # training has seen the other
     assert [h.id for h in holes] == list(range(10))
     for h in holes:
-        assert h.sha256 == hashlib.sha256(other.encode()).hexdigest()
-        assert h.prefix + h.middle + h.suffix in other
+        assert h.sha256 == hashlib.sha256(OTHER.encode()).hexdigest()
+        assert h.prefix + h.middle + h.suffix in OTHER
     assert holes == evaluate.cut_holes(tmp_path, seed=3) != evaluate.cut_holes(tmp_path, seed=4)
+
+
+def test_holes_are_added_behind_those_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held_out(tmp_path)
+    evaluate.write_holes(tmp_path / "holes.jsonl", evaluate.cut_holes(tmp_path, seed=3, counts={"line": 3}))
+    before = (tmp_path / "holes.jsonl").read_text()
+    options = ["add", "--kind", "expression", "--count", "4", "--seed", "1"]
+    monkeypatch.setattr("sys.argv", ["x", *options, "--data", str(tmp_path), "--out", str(tmp_path / "holes.jsonl")])
+    evaluate.main()
+    assert (tmp_path / "holes.jsonl").read_text().startswith(before)
+    holes = evaluate.read_holes(tmp_path / "holes.jsonl")
+    assert [(h.id, h.kind) for h in holes[3:]] == [(number, "expression") for number in range(3, 7)]

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from itertools import pairwise
 from math import isfinite
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,10 +19,9 @@ from torch import Tensor
 
 from dgemma_model import checkpoint, denoised, verified
 from dgemma_model.canvas import encode_prompt, read_fill
-from dgemma_model.causal import next_token_logits
 from dgemma_model.copying import similar_lines
 from dgemma_model.infill import Infiller
-from dgemma_model.judge import SIMILAR_LINES, Reading, judged, log_probabilities
+from dgemma_model.judge import MEAN, SIMILAR_LINES, WEIGHTS, WRITTEN, Reading
 from dgemma_model.network import Cache
 from dgemma_model.request import Draft, Excerpt, FillRequest, InfillError
 from dgemma_model.sampler import CanvasStep, denoise
@@ -468,6 +466,25 @@ def total(excerpt: Excerpt, line: str) -> tuple[float, int]:
     return at + scores[len(ids), ends].logsumexp(0).item(), free
 
 
+def test_what_is_considered_stands_elsewhere_or_was_written() -> None:
+    excerpt = Excerpt("log(path, mode)\nopen(a)\nlog(", ", mode)\nclose(a)\n")
+    elsewhere = ("load(path)\nlog(name, mode)\nclose(a)\n",)
+    considered = INFILLER.considered(FillRequest(excerpt, elsewhere, one_line=True, copy_weight=1.0, max_tokens=8))
+    assert [reading.is_written for reading in considered] == [True] + [False] * (len(considered) - 1)
+    found = {reading.text: (reading.similar, reading.between) for reading in considered}
+    assert (found["name"], found["path"]) == ((0, 1), (1, 0))
+    for reading in considered:
+        assert len(reading.figures) == len(WEIGHTS)
+        assert reading.figures[WRITTEN] == reading.is_written
+        assert reading.figures[MEAN] == reading.log_probability / reading.tokens
+
+
+def test_a_line_without_end_elsewhere_is_not_considered() -> None:
+    excerpt = Excerpt("x = a\nlog(", ")\n")
+    request = FillRequest(excerpt, (f"log({'y' * 3000})\nlog(z)\n",), one_line=True, copy_weight=1.0, max_tokens=4)
+    assert {len(reading.text) < 1000 for reading in INFILLER.considered(request)} == {True}
+
+
 def test_a_line_is_the_likelier_right_of_what_was_written_and_similar_lines() -> None:
     taken = []
     for size in range(1, 9):
@@ -475,10 +492,12 @@ def test_a_line_is_the_likelier_right_of_what_was_written_and_similar_lines() ->
         knobs = {"one_line": True, "verify": True, "max_tokens": 2 * size}
         written = last(INFILLER, excerpt, copy_weight=0.0, **knobs)
         similar = similar_lines(excerpt.prefix, excerpt.suffix, count=SIMILAR_LINES)
+        likeness = {line.text: (place, line.likeness) for place, line in enumerate(similar)}
         readings = []
-        for text in {written.text, *(line.text for line in similar)}:
+        for text in {written.text, *likeness}:
             log_probability, tokens = total(excerpt, text)
-            readings.append(Reading(text, log_probability, tokens, text == written.text, text == similar[0].text))
+            of_line = likeness.get(text, (None, 0.0))
+            readings.append(Reading(text, log_probability, tokens, text == written.text, *of_line))
         best = max(readings, key=lambda reading: reading.log_odds)
         chosen = last(INFILLER, excerpt, copy_weight=1e-30, **knobs)  # copies change nothing of what is written
         assert chosen.done
@@ -486,25 +505,3 @@ def test_a_line_is_the_likelier_right_of_what_was_written_and_similar_lines() ->
         assert chosen.score == pytest.approx(best.score, abs=1e-3)
         taken.append(best.is_written)
     assert len(set(taken)) == 2
-
-
-@pytest.mark.parametrize("excerpt", EXCERPTS)
-def test_a_line_is_read_as_it_was_written(excerpt: Excerpt) -> None:
-    """With copies, the text's chances are those that its tokens had when they were chosen."""
-    with patch("dgemma_model.infill.judged", wraps=judged) as judge:
-        *_, written, chosen = INFILLER.fill(
-            FillRequest(excerpt, one_line=True, verify=True, copy_weight=1.0, max_tokens=12)
-        )
-    _, _, draft, _, _, _, tokenizer, suggestions = judge.call_args.args
-    assert draft.text == written.text
-    if not draft.complete or "\n" in draft.text:
-        return
-    with INFILLER._lent(excerpt) as (cached, prompt):
-        for _ in cached.read_all_of(prompt.ids):
-            pass
-        row = tokenizer.encode(prompt.forced.decode() + draft.text)
-        [logits] = next_token_logits(cached, prompt.ids, [row])
-        read = log_probabilities(row, logits, len(prompt.forced), tokenizer, suggestions())
-    assert chosen.done
-    if len(read) == len(draft.tokens[0]) + 1:  # written in the tokens in which it is read
-        assert sum(read) / len(read) == pytest.approx(draft.score, abs=1e-3)

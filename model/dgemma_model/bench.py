@@ -39,8 +39,12 @@ Times = dict[str, float]
 CANVASES = (8, 16, 32, 64)
 FILLS = (8, 32, 64, 200)
 """Tokens of a fill."""
+WRITTEN = 64
+"""Tokens of a fill that is written by the causal head, at most."""
 STEPS = 8
 """Denoising steps of a fill; early stopping is off on both sides."""
+NEARBY = ("inspect", "configparser", "optparse")
+"""Modules of the standard library that are taken for files near the one that is filled, the nearest last."""
 PROMPT_TOKENS = 1024
 """Length of the prompt before a canvas of the published shape."""
 
@@ -68,10 +72,23 @@ def _finish_gpu() -> None:
 
 def excerpts(count: int) -> list[Excerpt]:
     """Places at line starts, spread over a source file, each with a full prompt."""
-    text = Path(argparse.__file__).read_text("utf-8")
-    places = list(range(4000, len(text) - 4000, (len(text) - 8000) // count))[:count]
-    starts = [text.index("\n", place) + 1 for place in places]
-    return [cut(text, [(start, start)], ExcerptBudget()) for start in starts]
+    return [excerpt for excerpt, _ in places(count, 0)]
+
+
+def places(count: int, missing: int) -> list[tuple[Excerpt, tuple[str, ...]]]:
+    """Places at line starts, spread over a source file, with about `missing` code points of lines missing at each; and
+    what may be copied from: the rest of the file and some others, as many code points as the server reads."""
+    source = Path(argparse.__file__)
+    text = source.read_text("utf-8")
+    others = [(source.parent / f"{name}.py").read_text("utf-8") for name in NEARBY]
+    found = []
+    for place in list(range(4000, len(text) - 4000, (len(text) - 8000) // count))[:count]:
+        start = text.index("\n", place) + 1
+        end = text.index("\n", start + missing) if missing else start
+        excerpt = cut(text, [(start, end)], ExcerptBudget())
+        rest = text[end + len(excerpt.suffix) :], text[: start - len(excerpt.prefix)]
+        found.append((excerpt, (*others, *rest)))
+    return found
 
 
 Work = Callable[[], object]
@@ -303,10 +320,12 @@ def warm_fills(directory: Path | None, device: torch.device, repeats: int) -> di
     clock = _Clocked(served.network)
     infiller = Infiller(replace(served, network=cast(Any, clock)), device)
     times, shares, steps = [], [], []
-    for excerpt in excerpts(repeats):
+    for excerpt, elsewhere in places(repeats, 0):
+        infiller.remember(elsewhere)
+        request = FillRequest(excerpt, elsewhere, one_line=True, max_tokens=48)
         for prefix in (excerpt.prefix, excerpt.prefix + "x"):
             clock.seconds, started = 0.0, time.perf_counter()
-            *_, draft = infiller.fill(FillRequest(replace(excerpt, prefix=prefix), one_line=True, max_tokens=48))
+            *_, draft = infiller.fill(replace(request, excerpt=replace(excerpt, prefix=prefix)))
             seconds = time.perf_counter() - started
         times.append(seconds)
         shares.append(1 - clock.seconds / seconds)
@@ -314,6 +333,42 @@ def warm_fills(directory: Path | None, device: torch.device, repeats: int) -> di
     return summary(times) | {
         "share_outside_network": round(statistics.median(shares), 3),
         "mean_passes": round(statistics.fmean(steps), 1),
+    }
+
+
+WRITTEN_WAYS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "same_text": {"drafting": "none"},
+    "token_by_token": {"drafting": "none", "copy_weight": 0.0},
+}
+"""Fills of several lines: as they are served, with copied drafts; the same text token by token; and what the head alone
+writes token by token."""
+
+
+def written_fills(directory: Path | None, device: torch.device, repeats: int) -> dict[str, Any]:
+    """Fills of up to `WRITTEN` tokens behind a cached prompt, in turns: milliseconds a token, and tokens a pass."""
+    infiller = Infiller.load(None if directory is None else str(directory), str(device))
+    found: dict[str, dict[str, list[float]]] = {name: {"ms": [], "tokens": [], "passes": []} for name in WRITTEN_WAYS}
+    for number, (excerpt, elsewhere) in enumerate(places(repeats, 4 * WRITTEN)):
+        infiller.remember(elsewhere)
+        request = FillRequest(excerpt, elsewhere, max_tokens=WRITTEN, verify=True)
+        for _ in infiller.fill(replace(request, max_tokens=1)):
+            pass  # the prompt is cached now
+        for name in list(WRITTEN_WAYS) if number % 2 else reversed(list(WRITTEN_WAYS)):
+            started = time.perf_counter()
+            *_, draft = infiller.fill(replace(request, **WRITTEN_WAYS[name]))
+            milliseconds = 1000 * (time.perf_counter() - started)
+            tokens = 1 + infiller.count_tokens(draft.text)
+            for key, value in (("ms", milliseconds / tokens), ("tokens", tokens), ("passes", draft.step)):
+                found[name][key].append(value)
+    return {
+        name: {
+            "median_ms": round(statistics.median(taken["ms"]), 3),
+            "p95_ms": round(sorted(taken["ms"])[int(0.95 * repeats)], 3),
+            "tokens": round(statistics.fmean(taken["tokens"]), 1),
+            "tokens_per_pass": round(sum(taken["tokens"]) / sum(taken["passes"]), 1),
+        }
+        for name, taken in found.items()
     }
 
 

@@ -10,9 +10,11 @@ longer the match, the nearer the text, and the more alike the lines around it ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+import re
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
+from heapq import nlargest
 from typing import NamedTuple
 
 from dgemma_model.elsewhere import Piece, words
@@ -53,6 +55,10 @@ _BRACKETS_SEEN = 800
 """How far back an open bracket is looked for, in code points."""
 LONGEST_COPY = 12
 """Most tokens copied at once as a draft."""
+_PLACES_BETWEEN = 200
+"""Places of the words before the hole that are looked at for what stands between these and the words behind it."""
+_WORD = re.compile(r"\w+|\s+|[^\w\s]")
+_FIRST_WORD = re.compile(r"\s*(?:\w+|[^\w\s]|$)")
 
 
 Place = tuple[int, list[int], int, int]
@@ -158,12 +164,8 @@ class Suggestions:
         """
         copied: dict[int, float] = {}
         lengths: dict[int, int] = {}
-        for number, ids, at, length in self.copies.places() if self._weight else ():
-            token, weight = ids[at + 1], _WEIGHT_BY_MATCH[length]
-            if number != IN_PROMPT:
-                weight *= self._nearness[number]
-                if weights_there := self._weights_in(number):
-                    weight *= weights_there.get(self._elsewhere[number].line_of(at), 1.0)
+        for weight, ids, at, length in self._weighed_places() if self._weight else ():
+            token = ids[at + 1]
             copied[token] = copied.get(token, 0.0) + weight
             if length > lengths.get(token, 0):
                 lengths[token] = length
@@ -189,6 +191,16 @@ class Suggestions:
             + _TRUST_IN_HEAD * likeliest
         )
         return self._weight / (1 + math.exp(-log_odds)), shares
+
+    def _weighed_places(self) -> Iterator[tuple[float, list[int], int, int]]:
+        """The weight of each of `PromptCopies.places`, and the rest of it."""
+        for number, ids, at, length in self.copies.places():
+            weight = _WEIGHT_BY_MATCH[length]
+            if number != IN_PROMPT:
+                weight *= self._nearness[number]
+                if weights_there := self._weights_in(number):
+                    weight *= weights_there.get(self._elsewhere[number].line_of(at), 1.0)
+            yield weight, ids, at, length
 
     def _weights_in(self, number: int) -> Mapping[int, float]:
         """See `_line_weights`."""
@@ -306,3 +318,73 @@ def most_similar_line(prefix: str, suffix: str, elsewhere: Sequence[Piece] = ())
     """The first of `similar_lines`; empty where there is none."""
     found = similar_lines(prefix, suffix, elsewhere)
     return found[0].text if found else ""
+
+
+class TextBetween(NamedTuple):
+    """What stands elsewhere between the words on both sides of the hole."""
+
+    text: str
+    closeness: float
+    """How much of what is around it is as around the hole: code points before it on its line, up to 40; half as much
+    behind it, up to 10; and the more, the more often it stands there."""
+
+
+def texts_between(prefix: str, suffix: str, elsewhere: Sequence[Piece] = (), count: int = 1) -> list[TextBetween]:
+    """What stands near the hole or `elsewhere` on one line between the last words before the hole and the first word
+    behind it (or the end of the line), the closest first, none twice, none empty.
+
+    Only brackets that the text itself opens are closed in it.
+    """
+    begun, ended = prefix[prefix.rfind("\n") + 1 :].lstrip(), suffix.partition("\n")[0].rstrip() + "\n"
+    key = _last_words(begun)
+    first = _FIRST_WORD.match(ended)
+    if not key or first is None:
+        return []
+    end = first[0]
+    found: dict[str, tuple[int, int, int]] = {}
+    left = _PLACES_BETWEEN
+    for text in (prefix, suffix, *(piece.text for piece in reversed(elsewhere))):
+        at = text.find(key)
+        while at >= 0 and left:
+            left -= 1
+            start, after = text.rfind("\n", 0, at) + 1, at + len(key)
+            line_end = text.find("\n", after)
+            rest = text[after : line_end if line_end >= 0 else len(text)].rstrip() + "\n"
+            if size := _size_before(rest, end):
+                before, behind, times = found.get(rest[:size], (0, 0, 0))
+                now = _common(text[start:after][::-1], begun[::-1], 40), _common(rest[size:], ended, 10)
+                found[rest[:size]] = (*max(now, (before, behind)), times + 1)
+            at = text.find(key, at + 1)
+    between = (
+        TextBetween(text, before + behind / 2 + 2 * math.log(times)) for text, (before, behind, times) in found.items()
+    )
+    return nlargest(count, between, key=lambda each: each.closeness)
+
+
+def _last_words(begun: str) -> str:
+    """The end of a line in words, blanks and signs: at least two of them, and a word."""
+    spoken = [match[0] for match in _WORD.finditer(begun)]
+    for count in range(2, len(spoken) + 1):
+        if any(map(str.isalnum, "".join(spoken[-count:]))):
+            return "".join(spoken[-count:])
+    return ""
+
+
+def _size_before(rest: str, end: str) -> int:
+    """How much of `rest` stands before the first `end` that is in no bracket; 0 where there is none."""
+    depth = 0
+    for at, sign in enumerate(rest):
+        if depth == 0 and rest.startswith(end, at):
+            return at
+        depth += (sign in "([{") - (sign in ")]}")
+        if depth < 0:
+            return 0
+    return 0
+
+
+def _common(a: str, b: str, most: int) -> int:
+    """How many signs at the beginnings of both are the same, at most so many."""
+    for size in range(min(len(a), len(b), most)):
+        if a[size] != b[size]:
+            return size
+    return min(len(a), len(b), most)

@@ -28,10 +28,10 @@ from dgemma_model.causal import fill_log_probabilities, ranked
 from dgemma_model.chat import ChatFormat
 from dgemma_model.checkpoint import Checkpoint, CheckpointError, Progress
 from dgemma_model.constraint import Constraint
-from dgemma_model.copying import Suggestions, similar_lines
+from dgemma_model.copying import Suggestions, similar_lines, texts_between
 from dgemma_model.denoised import LINE_TOKENS, DenoisedFill
 from dgemma_model.elsewhere import Elsewhere
-from dgemma_model.judge import SIMILAR_LINES, judged
+from dgemma_model.judge import SIMILAR_LINES, TEXTS_BETWEEN, Reading, judged, readings
 from dgemma_model.products import fastest_products
 from dgemma_model.prompt_cache import CachedPrompt, PromptCaches
 from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
@@ -155,6 +155,18 @@ class Infiller:
         """Read `FillRequest.elsewhere` ahead, all of it; a fill itself reads only a little that is new."""
         self._elsewhere.read(texts)
 
+    def considered(self, request: FillRequest) -> list[Reading]:
+        """What the judge is told of each text for the (single) hole of one line, the model's own first.
+
+        Raises:
+            InfillError: see `fill`.
+        """
+        check(request)
+        found = list[Reading]()
+        for _ in self._fill_verified(request, found):
+            pass
+        return found
+
     # ------------------------------------------------------------------ fills
 
     def _fill(self, request: FillRequest) -> Iterator[Draft]:
@@ -170,7 +182,8 @@ class Infiller:
         else:
             yield from self._fill_denoised(request)
 
-    def _fill_verified(self, request: FillRequest) -> Iterator[Draft]:
+    def _fill_verified(self, request: FillRequest, considered: list[Reading] | None = None) -> Iterator[Draft]:
+        """`considered` takes what the judge is told."""
         excerpt, sampling = request.excerpt, self._sampling(request)
         copy_weight = self._policy.copy_weight if request.copy_weight is None else request.copy_weight
         elsewhere = self._elsewhere.read(request.elsewhere, NEW_CHARS) if copy_weight else []
@@ -200,8 +213,12 @@ class Infiller:
                     yield draft
                 others += denoised.texts()
             if request.one_line and copy_weight:
-                similar = similar_lines(excerpt.prefix, excerpt.suffix, elsewhere, SIMILAR_LINES)
-                draft = judged(cached, prompt, draft, others, similar, request, self._tokenizer, suggestions)
+                around = excerpt.prefix, excerpt.suffix, elsewhere
+                similar, between = similar_lines(*around, SIMILAR_LINES), texts_between(*around, TEXTS_BETWEEN)
+                options = readings(cached, prompt, [draft.text, *others], similar, between, self._tokenizer)
+                draft = judged(draft, options, request)
+                if considered is not None:
+                    considered += options
             else:
                 draft = ranked(cached, prompt, draft, others, request, self._tokenizer)
             yield replace(draft, done=True)

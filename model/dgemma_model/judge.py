@@ -1,35 +1,33 @@
-"""Which of several texts for a line is most likely right, and how likely: what was written, or what lines elsewhere
-have in its place.
+"""Which of several texts for a line is most likely right, and how likely: what was written, what lines elsewhere have
+in its place, or what stands elsewhere between the same words.
 
-What was written is the likeliest text token by token, and often a line that nobody would write; a line from elsewhere
+What was written is the likeliest text token by token, and often a line that nobody would write; what stands elsewhere
 is one, and often of another place. A logistic model of a few figures tells them apart better than any likelihood alone,
-and its odds tell better than the score of what was written whether it should be shown (LOG.md).
+and its odds tell better than the score of what was written whether it should be shown (train/fit_judge.py, LOG.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
 from dgemma_model.canvas import Prompt
-from dgemma_model.causal import next_token_logits
-from dgemma_model.copying import SimilarLine, Suggestions
+from dgemma_model.causal import fill_log_probabilities
+from dgemma_model.copying import SimilarLine, TextBetween
 from dgemma_model.prompt_cache import CachedPrompt
 from dgemma_model.request import Candidate, Draft, DraftToken, FillRequest
 from dgemma_model.tokenizer import Tokenizer
 
-SIMILAR_LINES = 4
-"""Lines from elsewhere that are considered."""
-LEAST = 1e-30
-"""The probability of what is impossible."""
+SIMILAR_LINES, TEXTS_BETWEEN = 4, 2
+"""Lines from elsewhere, and texts between the same words, that are considered."""
 
-_ALWAYS, _WRITTEN, _MOST_SIMILAR = -0.623, 0.51, 2.04
-"""Log-odds of any text, and what it adds that it was written by the model, or is the most similar line's."""
-_TOTAL, _MEAN, _TOKENS = 0.205, 1.091, -0.163
-"""What each nat of the text's log-probability adds, each nat of that per token, and each token."""
+WEIGHTS = (-1.78, 1.48, 1.84, -0.259, -0.0495, 0.907, -2.9, 2.63, 1.05, 0.0409)
+"""Log-odds that each of `Reading.figures` adds, as `train/fit_judge.py` finds them."""
+WRITTEN, MEAN = 1, 5
+"""Places among them: whether the model wrote it, and its log-probability per token."""
+_LONGEST = 300
+"""Code points of a text from elsewhere, at most."""
 _USUAL_TOKENS = 4
 """Among how many tokens the log-probability of being right is shared out, so that it compares with the scores of fills
 that are not judged."""
@@ -41,17 +39,37 @@ class Reading:
 
     text: str
     log_probability: float
-    """Of its tokens and its end, copies being counted in, in nats."""
+    """Of its tokens and its end under the causal head, in nats."""
     tokens: int
     """How many these are."""
     is_written: bool
-    is_most_similar: bool = False
+    similar: int | None = None
+    """Its place among similar lines, the most similar first."""
+    likeness: float = 0.0
+    between: int | None = None
+    """Its place among texts between the same words, the closest first."""
+    closeness: float = 0.0
+
+    @property
+    def figures(self) -> tuple[float, ...]:
+        """What the judge goes by."""
+        return (
+            1.0,
+            self.is_written,
+            self.similar == 0,
+            self.tokens,
+            self.log_probability,
+            self.log_probability / self.tokens,
+            self.similar is not None,
+            self.likeness,
+            self.between is not None,
+            self.closeness,
+        )
 
     @property
     def log_odds(self) -> float:
         """That it is right."""
-        likelihood = _TOTAL * self.log_probability + _MEAN * self.log_probability / self.tokens + _TOKENS * self.tokens
-        return _ALWAYS + _WRITTEN * self.is_written + _MOST_SIMILAR * self.is_most_similar + likelihood
+        return sum(weight * figure for weight, figure in zip(WEIGHTS, self.figures, strict=True))
 
     @property
     def score(self) -> float:
@@ -60,31 +78,31 @@ class Reading:
         return log_probability / _USUAL_TOKENS
 
 
-def judged(
+def readings(
     cached: CachedPrompt,
     prompt: Prompt,
-    draft: Draft,
-    others: Sequence[str],
+    written: Sequence[str],
     similar: Sequence[SimilarLine],
-    request: FillRequest,
+    between: Sequence[TextBetween],
     tokenizer: Tokenizer,
-    suggestions: Callable[[], Suggestions],
-) -> Draft:
-    """The text that is most likely right of a finished draft of one line, `others` that the model wrote, and what
-    `similar` lines have, the most similar first; with the best of all as `candidates` where the request wants several.
+) -> list[Reading]:
+    """What is known of each text for a line, none twice: of those that the model wrote, of `similar` lines, the most
+    similar first, and of those `between` the same words, the closest first. All are read in one pass."""
+    places = {line.text: (place, line.likeness) for place, line in enumerate(similar)}
+    ranks = {each.text: (place, each.closeness) for place, each in enumerate(between)}
+    texts = list(dict.fromkeys([*written, *(text for text in (*places, *ranks) if len(text) <= _LONGEST)]))
+    found = []
+    for text, read in zip(texts, fill_log_probabilities(cached, prompt, texts, tokenizer, one_line=True), strict=True):
+        place, likeness = places.get(text, (None, 0.0))
+        rank, closeness = ranks.get(text, (None, 0.0))
+        found.append(Reading(text, float(read.sum()), len(read), text in written, place, likeness, rank, closeness))
+    return found
 
-    `suggestions` makes fresh ones, with which each text is read as it would be written.
-    """
-    written = [draft.text, *others]
-    texts = list(dict.fromkeys([*written, *(line.text for line in similar)]))
-    forced = prompt.forced.decode("utf-8", "replace")
-    rows = tokenizer.encode_batch([forced + text for text in texts])
-    readings = []
-    for text, row, logits in zip(texts, rows, next_token_logits(cached, prompt.ids, rows), strict=True):
-        read = log_probabilities(row, logits, len(prompt.forced), tokenizer, suggestions())
-        is_most_similar = bool(similar) and text == similar[0].text
-        readings.append(Reading(text, sum(read), len(read), text in written, is_most_similar))
-    best, *_ = ordered = sorted(readings, key=lambda reading: -reading.log_odds)
+
+def judged(draft: Draft, options: Sequence[Reading], request: FillRequest) -> Draft:
+    """The text that is most likely right of a finished draft of one line and all `options`, of which it is one; with
+    the best of all as `candidates` where the request wants several."""
+    best, *_ = ordered = sorted(options, key=lambda reading: -reading.log_odds)
     if request.candidates > 1:
         found = tuple(Candidate(reading.text, reading.log_probability) for reading in ordered[: request.candidates])
         draft = replace(draft, candidates=found)
@@ -92,33 +110,3 @@ def judged(
         shown = (DraftToken(best.text, math.exp(best.log_probability / best.tokens), settled=True),)
         draft = replace(draft, texts=(best.text,), complete=True, tokens=(shown,))
     return replace(draft, score=best.score)
-
-
-def log_probabilities(
-    row: Sequence[int], logits: Tensor, forced: int, tokenizer: Tokenizer, suggestions: Suggestions
-) -> list[float]:
-    """Of the tokens of a line and of its end, in nats, by the head and what is suggested; those that say nothing but
-    the first `forced` bytes are left out.
-
-    `logits` [len(row) + 1, V] are of what follows the prompt and each token.
-    """
-    ends = [tokenizer.end_id, *tokenizer.ids_starting(b"\n")]
-    heads = logits.log_softmax(-1)
-    endings = heads[:, ends].logsumexp(-1).tolist()
-    likeliest = heads[:, : tokenizer.vocab_size].max(-1).values.tolist()
-    found = list[float]()
-    said = 0
-    for place, token in enumerate([*row, tokenizer.end_id]):
-        head, ending = heads[place], endings[place]
-
-        def own(token: int, head: Tensor = head, ending: float = ending) -> float:
-            return ending if token == tokenizer.end_id else float(head[token])
-
-        said += len(tokenizer.token_bytes[token])
-        if said > forced or token == tokenizer.end_id:
-            share, copied = suggestions.predict(max(likeliest[place], ending), own)
-            chance = (1 - share) * math.exp(own(token)) + share * copied.get(token, 0.0)
-            found.append(math.log(max(chance, LEAST)))
-        if token != tokenizer.end_id:
-            suggestions.append(token)
-    return found

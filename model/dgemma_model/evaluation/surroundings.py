@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,13 +29,27 @@ def in_its_file(case: Case, files: Path = FILES) -> Case:
 
 
 def nearby_of(case: Case, files: Path = FILES) -> tuple[str, ...]:
-    """Other files of its package, the nearest last, as many as the server reads; none where it comes from no file."""
+    """`nearby` of its file; none where it comes from no file."""
+    return nearby(case.path, _texts(files)) if case.path else ()
+
+
+def nearby(path: str, texts: Mapping[str, str]) -> tuple[str, ...]:
+    """Other files of its package among `texts` by path, those of the nearest folders last, as many as the server
+    reads."""
+    folders = path.split("/")[:-1]
+
+    def distance(other: str) -> int:
+        there = other.split("/")[:-1]
+        common = sum(a == b for a, b in zip(folders, there, strict=False))
+        return len(folders) + len(there) - 2 * common
+
+    others = (other for other in texts if other != path and other.split("/")[0] == path.split("/")[0])
     left, near = NEARBY_CHARS, list[str]()
-    for text in (_texts(files)[path] for path in _nearest(case.path, files)) if case.path else ():
-        left -= len(text)
+    for other in sorted(others, key=lambda other: (distance(other), other)):
+        left -= len(texts[other])
         if left < 0:
             break
-        near.append(text)
+        near.append(texts[other])
     return tuple(near[::-1])
 
 
@@ -68,17 +83,3 @@ def _texts(files: Path) -> dict[str, str]:
     """The held-out files by path; a path begins with the package's folder."""
     with lzma.open(files, "rt", encoding="utf-8") as lines:
         return {file["path"]: file["text"] for file in map(json.loads, lines)}
-
-
-@cache
-def _nearest(path: str, files: Path) -> list[str]:
-    """The other files of the package, those of the same folder first."""
-    folders = path.split("/")[:-1]
-
-    def distance(other: str) -> int:
-        there = other.split("/")[:-1]
-        common = sum(a == b for a, b in zip(folders, there, strict=False))
-        return len(folders) + len(there) - 2 * common
-
-    others = (other for other in _texts(files) if other != path and other.split("/")[0] == folders[0])
-    return sorted(others, key=lambda other: (distance(other), other))

@@ -60,13 +60,28 @@ def source_files() -> Iterator[SourceFile]:
     stdlib = Path(sysconfig.get_path("stdlib"))
     for path in sorted(stdlib.rglob("*.py")):
         yield from _read("python-stdlib", platform.python_version(), "PSF-2.0", path, path.relative_to(stdlib))
-    for dist in sorted(distributions(), key=lambda d: d.metadata["Name"].lower()):
-        name, licence = dist.metadata["Name"].lower().replace("_", "-"), licence_of(dist)
-        if not PERMISSIVE.search(licence) or NOT_PERMISSIVE.search(licence):
-            continue
-        for file in sorted(dist.files or [], key=str):
-            if file.suffix == ".py":
-                yield from _read(name, dist.version, licence, Path(str(file.locate())), Path(str(file)))
+    for dist in sorted(distributions(), key=package_name):
+        if is_permissive(dist):
+            yield from files_of(dist)
+
+
+def files_of(dist: Distribution) -> Iterator[SourceFile]:
+    """The usable files of an installed package."""
+    name, licence = package_name(dist), licence_of(dist)
+    for file in sorted(dist.files or [], key=str):
+        if file.suffix == ".py":
+            yield from _read(name, dist.version, licence, Path(str(file.locate())), Path(str(file)))
+
+
+def package_name(dist: Distribution) -> str:
+    """The name of an installed package, in one spelling."""
+    return str(dist.metadata["Name"]).lower().replace("_", "-")
+
+
+def is_permissive(dist: Distribution) -> bool:
+    """Whether the licence that a package states is permissive, all of it."""
+    licence = licence_of(dist)
+    return bool(PERMISSIVE.search(licence)) and not NOT_PERMISSIVE.search(licence)
 
 
 def licence_of(dist: Distribution) -> str:
@@ -74,7 +89,7 @@ def licence_of(dist: Distribution) -> str:
     meta = dist.metadata
     classifiers = [c.rsplit("::", 1)[-1].strip() for c in meta.get_all("Classifier") or [] if c.startswith("License")]
     stated = meta["License-Expression"] or "; ".join(classifiers) or (meta["License"] or "").split("\n")[0]
-    return stated.strip()[:80]
+    return " ".join(stated.split())
 
 
 def _read(package: str, version: str, licence: str, path: Path, shown: Path) -> Iterator[SourceFile]:

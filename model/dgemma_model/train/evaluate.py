@@ -1,9 +1,10 @@
 """Held-out holes: cut them, and measure a checkpoint's losses on them. How it fills them, `dgemma-lsp eval` measures.
 
     python -m dgemma_model.train.evaluate cut --data .train --out eval/holes.jsonl
+    python -m dgemma_model.train.evaluate add --kind expression --count 240 --seed 1
     python -m dgemma_model.train.evaluate losses
 
-`cut` was run once; its result is committed.
+`cut` was run once, then `add`; the result is committed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 import random
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -64,12 +65,13 @@ def held_out_files(data: Path) -> tuple[dict[str, list[tuple[str, HoleCutter]]],
     return by_package, licences
 
 
-def cut_holes(data: Path, seed: int) -> list[HeldOutHole]:
-    """Cut `COUNTS` holes from the held-out packages under `data`, the packages in equal shares."""
+def cut_holes(data: Path, seed: int, counts: Mapping[HoleKind, int] | None = None, first: int = 0) -> list[HeldOutHole]:
+    """Cut so many holes of each kind (`COUNTS` by default) from the held-out packages under `data`, the packages in
+    equal shares; they are numbered from `first` on."""
     rng = random.Random(seed)
     by_package, licences = held_out_files(data)
     holes: list[HeldOutHole] = []
-    for kind, count in COUNTS.items():
+    for kind, count in (COUNTS if counts is None else counts).items():
         found = 0
         while found < count:
             package = rng.choice(sorted(by_package))
@@ -80,7 +82,7 @@ def cut_holes(data: Path, seed: int) -> list[HeldOutHole]:
             text = cutter.text
             holes.append(
                 HeldOutHole(
-                    len(holes),
+                    first + len(holes),
                     kind,
                     package,
                     licences[package],
@@ -93,6 +95,11 @@ def cut_holes(data: Path, seed: int) -> list[HeldOutHole]:
             )  # fmt: skip
             found += 1
     return holes
+
+
+def write_holes(path: Path, holes: Iterable[HeldOutHole]) -> None:
+    """Write `holes` as `read_holes` reads them."""
+    path.write_text("".join(json.dumps(asdict(hole)) + "\n" for hole in holes))
 
 
 def excerpt_of(hole: HeldOutHole) -> Excerpt:
@@ -151,6 +158,12 @@ def main() -> None:
     cutting.add_argument("--data", type=Path, default=Path(".train"))
     cutting.add_argument("--out", type=Path, default=HOLES_FILE)
     cutting.add_argument("--seed", type=int, default=0)
+    adding = commands.add_parser("add")
+    adding.add_argument("--data", type=Path, default=Path(".train"))
+    adding.add_argument("--out", type=Path, default=HOLES_FILE)
+    adding.add_argument("--kind", choices=list(COUNTS), required=True)
+    adding.add_argument("--count", type=int, required=True)
+    adding.add_argument("--seed", type=int, required=True)
     reading = commands.add_parser("losses")
     reading.add_argument("--holes", type=Path, default=HOLES_FILE)
     reading.add_argument("--checkpoint", default=None)
@@ -158,7 +171,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.command == "cut":
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text("".join(json.dumps(asdict(hole)) + "\n" for hole in cut_holes(args.data, args.seed)))
+        write_holes(args.out, cut_holes(args.data, args.seed))
+    elif args.command == "add":
+        known = read_holes(args.out)
+        write_holes(args.out, [*known, *cut_holes(args.data, args.seed, {args.kind: args.count}, len(known))])
     else:
         print_losses(args)
 
