@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import platform
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -314,6 +317,33 @@ def test_a_run_starts_from_a_published_checkpoint(arguments: argparse.Namespace,
     for name, tensor in first["network"].items():
         if ".experts." not in name:
             assert torch.equal(tensor.bfloat16(), second["network"][name].bfloat16()), name
+
+
+def test_a_checkpoint_for_other_tokens_is_refused(arguments: argparse.Namespace, tmp_path: Path) -> None:
+    checkpoint.save(train.fresh_network(CONFIG, 0), tmp_path / "published")
+    own = (arguments.data / "tokenizer.json").read_text()
+    (tmp_path / "published" / "tokenizer.json").write_text(own)
+    run(arguments, tmp_path / "first", 0, init=tmp_path / "published")
+    (tmp_path / "published" / "tokenizer.json").write_text(own + "\n")
+    with pytest.raises(ValueError, match=r"copy .*published/tokenizer\.json to"):
+        run(arguments, tmp_path / "second", 0, init=tmp_path / "published")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have no such setting")
+@pytest.mark.parametrize("kept", [True, False])
+def test_freed_memory_is_kept(kept: bool) -> None:
+    """A tensor in the place of a freed one of 256 MB gets pages that are there already."""
+    program = (
+        "import resource, torch\n"
+        "from dgemma_model.train import train\n"
+        f"{'train.keep_freed_memory()' if kept else ''}\n"
+        "torch.ones(1 << 26)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "torch.ones(1 << 26)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (int(done.stdout) < 100) is kept
 
 
 def test_a_fresh_network_has_a_moderate_loss_and_runs_no_experts() -> None:

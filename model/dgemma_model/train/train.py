@@ -212,7 +212,11 @@ class Run:
         self.state_file = args.run / "state.pt"
 
     def resume(self) -> None:
-        """Go on from the run's folder, or from other weights (`--init`) with fresh optimizers, or start anew."""
+        """Go on from the run's folder, or from other weights (`--init`) with fresh optimizers, or start anew.
+
+        Raises:
+            ValueError: the checkpoint to start from was made for another tokenizer than that of the data.
+        """
         if self.state_file.exists():
             state = torch.load(self.state_file, map_location=self.device, weights_only=True)
             self.network.load_state_dict(state["network"])
@@ -220,6 +224,9 @@ class Run:
                 optimizer.load_state_dict(saved)
             self.step, self.tokens, self.history = state["step"], state["tokens"], state["history"]
         elif self.args.init and self.args.init.is_dir():
+            theirs, ours = (folder / "tokenizer.json" for folder in (self.args.init, self.args.data))
+            if theirs.exists() and theirs.read_bytes() != ours.read_bytes():
+                raise ValueError(f"{self.args.init} speaks in other tokens: copy {theirs} to {ours}")
             config = CheckpointConfig.read(self.args.init).network
             grow(self.network, load_network(self.args.init, config, self.device, torch.float32)[0])
         elif self.args.init:
