@@ -22,7 +22,7 @@ from dgemma_model.tokenizer import Tokenizer
 SIMILAR_LINES, TEXTS_BETWEEN = 4, 2
 """Lines from elsewhere, and texts between the same words, that are considered."""
 
-WEIGHTS = (-1.78, 1.48, 1.84, -0.259, -0.0495, 0.907, -2.9, 2.63, 1.05, 0.0409)
+WEIGHTS = (-1.17, 1.28, 1.35, -0.205, -0.0465, 1.14, -2.07, 1.94, 0.674, 0.0326)
 """Log-odds that each of `Reading.figures` adds, as `train/fit_judge.py` finds them."""
 WRITTEN, MEAN = 1, 5
 """Places among them: whether the model wrote it, and its log-probability per token."""
