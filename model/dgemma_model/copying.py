@@ -1,5 +1,5 @@
-"""A memory of the prompt and of text elsewhere: what followed the last few tokens before, and the line most like the
-one that is missing. No torch.
+"""A memory of the prompt and of text elsewhere: what followed the last few tokens before, the lines most like the one
+that is missing, and what stands between the same words. No torch.
 
 Code repeats itself, and a small model is slow to learn to copy. Its next-token distribution is therefore mixed with
 that of a cache n-gram model over the prompt, the fill so far and text elsewhere (Kuhn & De Mori 1990; for code
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
 from heapq import nlargest
@@ -164,8 +164,12 @@ class Suggestions:
         """
         copied: dict[int, float] = {}
         lengths: dict[int, int] = {}
-        for weight, ids, at, length in self._weighed_places() if self._weight else ():
-            token = ids[at + 1]
+        for number, ids, at, length in self.copies.places() if self._weight else ():
+            token, weight = ids[at + 1], _WEIGHT_BY_MATCH[length]
+            if number != IN_PROMPT:
+                weight *= self._nearness[number]
+                if weights_there := self._weights_in(number):
+                    weight *= weights_there.get(self._elsewhere[number].line_of(at), 1.0)
             copied[token] = copied.get(token, 0.0) + weight
             if length > lengths.get(token, 0):
                 lengths[token] = length
@@ -191,16 +195,6 @@ class Suggestions:
             + _TRUST_IN_HEAD * likeliest
         )
         return self._weight / (1 + math.exp(-log_odds)), shares
-
-    def _weighed_places(self) -> Iterator[tuple[float, list[int], int, int]]:
-        """The weight of each of `PromptCopies.places`, and the rest of it."""
-        for number, ids, at, length in self.copies.places():
-            weight = _WEIGHT_BY_MATCH[length]
-            if number != IN_PROMPT:
-                weight *= self._nearness[number]
-                if weights_there := self._weights_in(number):
-                    weight *= weights_there.get(self._elsewhere[number].line_of(at), 1.0)
-            yield weight, ids, at, length
 
     def _weights_in(self, number: int) -> Mapping[int, float]:
         """See `_line_weights`."""
