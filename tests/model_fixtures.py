@@ -20,6 +20,8 @@ from dgemma_model.network import Network
 from dgemma_model.tokenizer import Tokenizer
 from dgemma_model.train import corpus
 
+torch.set_num_threads(1)  # sums in another order give random weights another sample (threads.py)
+
 SOURCE = '''\
 class Account:
     """Money of one person."""

@@ -31,20 +31,21 @@ def common_end(a: list[int], b: list[int]) -> int:
     return length
 
 
-@given(ids, ids, st.lists(ids, max_size=3))
+@given(ids, ids, st.lists(ids, max_size=3), st.lists(st.booleans(), min_size=30, max_size=30))
 def test_every_place_is_found_where_the_last_tokens_stood_before(
-    prompt: list[int], written: list[int], texts: list[list[int]]
+    prompt: list[int], written: list[int], texts: list[list[int]], asked: list[bool]
 ) -> None:
     copies = PromptCopies(prompt, [Piece("", text) for text in texts])
-    for token in written:
+    for token, is_asked in zip(written, asked, strict=False):
         copies.append(token)
+        if is_asked:  # what is found is built on
+            copies.places()
     said = prompt + written
     expected = []
     for number, text in [*enumerate(texts), (IN_PROMPT, said)]:
-        for at in range(len(text) - 1):
-            length = common_end(text[: at + 1], said)
-            if length > (number != IN_PROMPT):
-                expected.append((number, text, at, length))
+        lengths = {at: common_end(text[: at + 1], said) for at in range(len(text) - 1)}
+        if matches := {at: length for at, length in lengths.items() if length > (number != IN_PROMPT)}:
+            expected.append((number, text, matches))
     assert copies.places() == expected
 
 

@@ -55,7 +55,7 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_model.network"},
     {"dgemma_model.copying"},
     {"dgemma_model.elsewhere"},
-    {"dgemma_model.tokenizer", "dgemma_model.config", "dgemma_model.hub"},
+    {"dgemma_model.tokenizer", "dgemma_model.config", "dgemma_model.hub", "dgemma_model.threads"},
     {"dgemma_model.excerpt", "dgemma_model.anytime", "dgemma_model.targets", "dgemma_model.names"},
     {"dgemma_model.python_names", "dgemma_model.python_syntax"},
     {"dgemma_model.outline"},
@@ -88,7 +88,8 @@ TENSORS = {
     f"dgemma_model.{name}"
     for name in ("infill", "verified", "denoised", "widths", "stopping", "causal", "review", "sampler", "checkpoint")
 } | {
-    f"dgemma_model.{name}" for name in ("judge", "prompt_cache", "constraint", "fused", "products", "network", "bench")
+    f"dgemma_model.{name}"
+    for name in ("judge", "prompt_cache", "constraint", "fused", "products", "network", "threads", "bench")
 }
 TRAINING = {module for module in RANK if module.startswith("dgemma_model.train.")}
 

@@ -17,21 +17,49 @@ from dgemma_model.tokenizer import Tokenizer
 
 
 @torch.inference_mode()
-def next_token_logits(cached: CachedPrompt, ids: list[int], rows: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Logits [len(row) + 1, V] of what follows the prompt `ids` and each token of each row, from one pass.
+def next_token_logits(
+    cached: CachedPrompt, ids: list[int], rows: Sequence[Sequence[int]]
+) -> tuple[Tensor, list[list[int]]]:
+    """Logits [N, V] of what follows the prompt `ids` and each token of each row, from one pass; and of each row, which
+    of them these are, [len(row) + 1].
 
-    The rows are a batch over one cache, of which at least all but the last of `ids` must be there; it stays as it is.
+    The rows are the branches of a tree behind the prompt: what several begin with is read once, and each token sees its
+    own branch (Miao et al., arXiv 2305.09781). All but the last of `ids` must be cached; what is cached stays as it is.
 
     Raises:
-        InfillError: a row is longer than the model's context has room for.
+        InfillError: the rows are longer than the model's context has room for.
     """
-    cache = cached.cache.repeated(len(rows), len(ids) - 1)
+    tokens, parents, paths = [ids[-1]], [-1], list[list[int]]()
+    children: dict[tuple[int, int], int] = {}
+    for row in rows:
+        path = [0]
+        for token in row:
+            node = children.setdefault((path[-1], token), len(tokens))
+            if node == len(tokens):
+                tokens.append(token)
+                parents.append(path[-1])
+            path.append(node)
+        paths.append(path)
     longest = max(map(len, rows))
     if longest > cached.room(ids):
         raise InfillError(f"a text has {longest} tokens, the model's context has room for {cached.room(ids)}")
-    batch = [[ids[-1], *row, *[ids[-1]] * (longest - len(row))] for row in rows]  # what follows a row cannot matter
-    hidden = cached.network.encode(torch.tensor(batch, device=cached.device), cache)
-    return [cached.network.logits(hidden[number, : len(row) + 1]) for number, row in enumerate(rows)]
+    cache = cached.cache
+    kept = cache.length
+    depths = [0] * len(tokens)
+    seen = torch.zeros(len(tokens), kept + len(tokens), dtype=torch.bool)
+    seen[:, : len(ids) - 1] = True
+    for node, parent in enumerate(parents):
+        if node:
+            seen[node] = seen[parent]
+            depths[node] = depths[parent] + 1
+        seen[node, kept + node] = True
+    device = cached.device
+    positions = torch.tensor([depths], device=device) + len(ids) - 1
+    hidden = cached.network.encode(
+        torch.tensor([tokens], device=device), cache, positions=positions, seen=seen.to(device)
+    )[0]
+    cache.crop(kept)
+    return cached.network.logits(hidden), paths
 
 
 def fill_log_probabilities(
@@ -45,13 +73,14 @@ def fill_log_probabilities(
     healed = prompt.forced.decode("utf-8", "replace")
     rows = [tokenizer.encode_by_line(healed + text) for text in texts]
     ends = [tokenizer.end_id, *(tokenizer.ids_starting(b"\n") if one_line else [])]
+    logits, paths = next_token_logits(cached, prompt.ids, rows)
+    log_probabilities = logits.log_softmax(-1)
     found = []
-    for row, logits in zip(rows, next_token_logits(cached, prompt.ids, rows), strict=True):
+    for row, path in zip(rows, paths, strict=True):
         sizes = itertools.accumulate(len(tokenizer.token_bytes[i]) for i in row)
         forced = sum(size <= len(prompt.forced) for size in sizes)
-        log_probabilities = logits.log_softmax(-1)
-        said = log_probabilities[torch.arange(forced, len(row)), torch.tensor(row[forced:], dtype=torch.int64)]
-        found.append(torch.cat((said, log_probabilities[-1, ends].logsumexp(0, keepdim=True))))
+        said = log_probabilities[path[forced:-1], row[forced:]]
+        found.append(torch.cat((said, log_probabilities[path[-1], ends].logsumexp(0, keepdim=True))))
     return found
 
 

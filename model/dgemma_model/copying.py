@@ -57,14 +57,23 @@ LONGEST_COPY = 12
 """Most tokens copied at once as a draft."""
 _PLACES_BETWEEN = 200
 """Places of the words before the hole that are looked at for what stands between these and the words behind it."""
+_BRACKET = re.compile(rb"[(\[{)\]}]")
 _WORD = re.compile(r"\w+|\s+|[^\w\s]")
 _FIRST_WORD = re.compile(r"\s*(?:\w+|[^\w\s]|$)")
 
 
-Place = tuple[int, list[int], int, int]
-"""Where the last tokens stood before, followed by another one: the number of the piece elsewhere or `IN_PROMPT`, its
-ids, where in these the last token is, and how many of the last tokens stand there, 1 to `LONGEST_MATCH`; at least 2
-elsewhere. A plain tuple, for there are many."""
+class Places(NamedTuple):
+    """Where in one text the last tokens stood before, followed by another one."""
+
+    number: int
+    """Of the piece elsewhere, or `IN_PROMPT`."""
+    ids: list[int]
+    """Of the text."""
+    matches: dict[int, int]
+    """Where in these the last token is, in order, and how many of the last tokens stand there: 1 to `LONGEST_MATCH`, at
+    least 2 elsewhere."""
+
+
 IN_PROMPT = -1
 
 
@@ -74,10 +83,19 @@ class PromptCopies:
     def __init__(self, ids: Sequence[int], elsewhere: Sequence[Piece] = ()) -> None:
         self._ids = list(ids)
         self._elsewhere = elsewhere
-        self._found: list[Place] | None = None
+        self._at: dict[int, list[int]] = {}
+        """Where in the prompt and behind it each token stands, but for the last one."""
+        for at, token in enumerate(self._ids[:-1]):
+            self._at.setdefault(token, []).append(at)
+        self._found: list[Places] | None = None
+        self._before: dict[int, dict[int, int]] = {}
+        """The matches of one token before, by the number of the text, where they were asked for."""
 
     def append(self, token: int) -> None:
         """Take in one more token behind the others."""
+        self._before = {number: matches for number, _, matches in self._found or ()}
+        if self._ids:
+            self._at.setdefault(self._ids[-1], []).append(len(self._ids) - 1)
         self._ids.append(token)
         self._found = None
 
@@ -85,31 +103,39 @@ class PromptCopies:
         """The length of the longest earlier match of the last tokens, at most `LONGEST_MATCH`, and up to twice as many
         tokens (at most `LONGEST_COPY`) that followed the nearest such match; (0, []) without any."""
         longest, copied = 0, list[int]()
-        for _, ids, at, length in self.places():
-            if length >= longest:
-                longest, copied = length, ids[at + 1 : at + 1 + min(2 * length, LONGEST_COPY)]
+        for _, ids, matches in self.places():
+            for at, length in matches.items():
+                if length >= longest:
+                    longest, copied = length, ids[at + 1 : at + 1 + min(2 * length, LONGEST_COPY)]
         return longest, copied
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[Places]:
         """Where the last tokens stood before, the nearest last; at most `elsewhere.PLACES` in each piece."""
         if self._found is None:
             self._found = self._find()
         return self._found
 
-    def _find(self) -> list[Place]:
-        ids, found = self._ids, list[Place]()
-        for number, piece in enumerate(self._elsewhere if len(ids) > 1 else ()):
-            there = piece.ids
-            for at in piece.places(ids[-2], ids[-1]):
-                if at + 1 < len(there):
-                    found.append((number, there, at, self._match_length(there, at, known=2)))
-        for at, token in enumerate(ids[:-1]):
-            if token == ids[-1]:
-                found.append((IN_PROMPT, ids, at, self._match_length(ids, at, known=1)))
+    def _find(self) -> list[Places]:
+        ids, found = self._ids, list[Places]()
+        if len(ids) > 1:
+            pair, third_last = (ids[-2], ids[-1]), ids[-3] if len(ids) > 2 else -1
+            for number, piece in enumerate(self._elsewhere):
+                if places := piece.places(pair):
+                    there, before = piece.ids, self._before.get(number, {})
+                    matches = dict.fromkeys(places, 2)
+                    for at in places:
+                        if at > 1 and there[at - 2] == third_last:
+                            matches[at] = self._match_length(there, at, before)
+                    found.append(Places(number, there, matches))
+        if ids and (at_prompt := self._at.get(ids[-1])):
+            before = self._before.get(IN_PROMPT, {})
+            found.append(Places(IN_PROMPT, ids, {at: self._match_length(ids, at, before) for at in at_prompt}))
         return found
 
-    def _match_length(self, ids: list[int], place: int, known: int) -> int:
-        last, length = len(self._ids) - 1, known
+    def _match_length(self, ids: list[int], place: int, before: Mapping[int, int]) -> int:
+        if known := before.get(place - 1):
+            return min(known + 1, LONGEST_MATCH)
+        last, length = len(self._ids) - 1, 1
         while length < LONGEST_MATCH and length <= min(place, last) and ids[place - length] == self._ids[last - length]:
             length += 1
         return length
@@ -137,18 +163,21 @@ class Suggestions:
         self._tokenizer, self._weight = tokenizer, weight
         self._after = after.partition("\n")[0].encode("utf-8", "replace")
         self._ends = frozenset(tokenizer.ids_starting(b"\n") if one_line else ())
-        self._forced, self._written = len(forced), b""
-        self._before = before[-_BRACKETS_SEEN:].encode("utf-8", "replace")
+        self._to_heal = len(forced)
+        self._opened = 0
+        """Brackets that the fill opened, less those that it closed."""
+        self._depth = _open_brackets(before[-_BRACKETS_SEEN:].encode("utf-8", "replace"))
+        """Brackets that are open where the next token comes."""
         self._around = lines_around(before, after)
-        self._nearness = [
-            math.exp(_ELSEWHERE) * math.pow(len(elsewhere) - number, -_NEARNESS) for number in range(len(elsewhere))
-        ]
-        self._line_weights: dict[int, Mapping[int, float]] = {}
+        self._weights: dict[int, tuple[float, Sequence[int], Mapping[int, float]]] = {IN_PROMPT: (1.0, (), {})}
 
     def append(self, token: int) -> None:
         """The next token of the fill."""
         self.copies.append(token)
-        self._written += self._tokenizer.token_bytes[token]
+        data = self._tokenizer.token_bytes[token]
+        written, self._to_heal = data[self._to_heal :], max(0, self._to_heal - len(data))
+        self._depth = _open_brackets(written, self._depth)
+        self._opened += sum(map(written.count, (b"(", b"[", b"{"))) - sum(map(written.count, (b")", b"]", b"}")))
 
     def predict(
         self,
@@ -163,23 +192,24 @@ class Suggestions:
         `allowed` tokens are suggested.
         """
         copied: dict[int, float] = {}
-        lengths: dict[int, int] = {}
-        for number, ids, at, length in self.copies.places() if self._weight else ():
-            token, weight = ids[at + 1], _WEIGHT_BY_MATCH[length]
-            if number != IN_PROMPT:
-                weight *= self._nearness[number]
-                if weights_there := self._weights_in(number):
-                    weight *= weights_there.get(self._elsewhere[number].line_of(at), 1.0)
-            copied[token] = copied.get(token, 0.0) + weight
-            if length > lengths.get(token, 0):
-                lengths[token] = length
+        longer = set[int]()
+        """Tokens behind more than one of the last ones."""
+        for number, ids, matches in self.copies.places() if self._weight else ():
+            nearness, lines, line_weights = self._weights_in(number)
+            for at, length in matches.items():
+                token, weight = ids[at + 1], _WEIGHT_BY_MATCH[length] * nearness
+                if line_weights:
+                    weight *= line_weights.get(lines[at], 1.0)
+                copied[token] = copied.get(token, 0.0) + weight
+                if length > 1:
+                    longer.add(token)
         weights: dict[int, float] = {}
-        longest = 0
+        is_longer = False
         for token, weight in copied.items():
             meant = self._suggested(token)
             if meant is not None and (allowed is None or meant in allowed):
                 weights[meant] = weights.get(meant, 0.0) + weight
-                longest = max(longest, lengths[token])
+                is_longer = is_longer or token in longer
         if not weights:
             return 0.0, {}
         favour = {
@@ -189,38 +219,34 @@ class Suggestions:
         total = sum(favour.values())
         shares = {token: each / total for token, each in favour.items()}
         log_odds = (
-            (_TRUST if longest > 1 else _TRUST_IN_ONE)
+            (_TRUST if is_longer else _TRUST_IN_ONE)
             + _TRUST_IN_WEIGHT * math.log(sum(weights.values()) + _LEAST_WEIGHT)
             + _TRUST_IN_AGREEMENT * max(shares.values())
             + _TRUST_IN_HEAD * likeliest
         )
         return self._weight / (1 + math.exp(-log_odds)), shares
 
-    def _weights_in(self, number: int) -> Mapping[int, float]:
-        """See `_line_weights`."""
-        if number not in self._line_weights:
-            self._line_weights[number] = _line_weights(self._elsewhere[number], *self._around)
-        return self._line_weights[number]
+    def _weights_in(self, number: int) -> tuple[float, Sequence[int], Mapping[int, float]]:
+        """The weight of a piece, and the lines of its tokens with the weights of these."""
+        found = self._weights.get(number)
+        if found is None:
+            piece = self._elsewhere[number]
+            nearness = math.exp(_ELSEWHERE) * math.pow(len(self._elsewhere) - number, -_NEARNESS)
+            found = self._weights[number] = nearness, piece.lines, _line_weights(piece, *self._around)
+        return found
 
     def _suggested(self, token: int) -> int | None:
         """What a copied token means here; None where it must not be."""
-        if token in self._ends or self._is_end(token):
-            return self._tokenizer.end_id
-        return None if token in self._tokenizer.special_ids or self._closes_nothing(token) else token
-
-    def _closes_nothing(self, token: int) -> bool:
-        """Whether a copied token begins with a bracket that closes none."""
-        data = self._tokenizer.token_bytes[token]
-        return data[:1] in (b")", b"]", b"}") and not _open_brackets(self._before + self._written[self._forced :])
-
-    def _is_end(self, token: int) -> bool:
-        """Whether a copied token says that a hole in the middle of a line has ended: what stands behind the hole begins
-        with it, and the fill has no bracket open."""
-        data, written = self._tokenizer.token_bytes[token], self._written[self._forced :]
-        if not data or not self._after.startswith(data):
-            return token == self._tokenizer.end_id
-        opened = sum(map(written.count, (b"(", b"[", b"{")))
-        return opened <= sum(map(written.count, (b")", b"]", b"}")))
+        end, data = self._tokenizer.end_id, self._tokenizer.token_bytes[token]
+        if token in self._ends:
+            return end
+        if data and self._after.startswith(data):  # what stands behind the hole begins: if no bracket is open, it ends
+            if self._opened <= 0:
+                return end
+        elif token == end:
+            return end
+        closes_nothing = not self._depth and data[:1] in (b")", b"]", b"}")
+        return None if closes_nothing or token in self._tokenizer.special_ids else token
 
 
 @lru_cache(maxsize=1024)
@@ -232,14 +258,11 @@ def _line_weights(piece: Piece, above: str, below: str) -> Mapping[int, float]:
     return {line: math.exp(_LIKENESS * count / most) for line, count in piece.shared_words(above, below).items()}
 
 
-def _open_brackets(text: bytes) -> int:
-    """How many brackets are open at the end of a piece of code; those in strings and comments count, too."""
-    depth = 0
-    for byte in text:
-        if byte in b"([{":
-            depth += 1
-        elif byte in b")]}":
-            depth = max(0, depth - 1)
+def _open_brackets(text: bytes, depth: int = 0) -> int:
+    """How many brackets are open at the end of a piece of code before which `depth` are; those in strings and comments
+    count, too."""
+    for bracket in _BRACKET.findall(text):
+        depth = depth + 1 if bracket in b"([{" else max(0, depth - 1)
     return depth
 
 

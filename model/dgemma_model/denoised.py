@@ -189,7 +189,7 @@ class DenoisedFill:
         for _ in range(RENOISE_ROUNDS if self._request.candidates == 1 else 0):
             written, best = self._written[0].tolist(), self._best[0].tolist()
             upto = best.index(end) + 1 if end in best else len(best)
-            (logits,) = next_token_logits(self._cached, [*self._prompt.ids, *written], [best[: upto - 1]])
+            logits, _ = next_token_logits(self._cached, [*self._prompt.ids, *written], [best[: upto - 1]])
             forced = remaining_forced(self._prompt.forced, written, self._tokenizer)
             spoken = Constraint(self._tokenizer, forced, is_indent_settled=self._prompt.is_indent_settled).apply
             self._passes += 1

@@ -8,10 +8,9 @@ Hellendoorn & Devanbu 2017; figures in LOG.md).
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 from dgemma_model.tokenizer import Tokenizer
 
@@ -36,48 +35,40 @@ class Piece:
     Lines are counted without blank ones.
     """
 
-    def __init__(self, text: str, ids: list[int], line_starts: Sequence[int] = ()) -> None:
-        """`line_starts` are where in `ids` the lines begin, with the line breaks before them."""
-        self.text, self.ids = text, ids
-        self._line_starts = line_starts
+    def __init__(self, text: str, ids: list[int], lines: Sequence[int] = ()) -> None:
+        """`lines` are the numbers of the lines that the tokens are on, a line break being on the line behind it."""
+        self.text, self.ids, self.lines = text, ids, lines
         self._places: dict[tuple[int, int], list[int]] = {}
-        for at in range(1, len(ids)):
+        for at in range(1, len(ids) - 1):
             self._places.setdefault((ids[at - 1], ids[at]), []).append(at)
+        self._lines = [line for line in map(str.strip, text.split("\n")) if line]
+        lines_with: dict[str, list[int]] = {}
+        for at, line in enumerate(self._lines):
+            for word in words(line):
+                lines_with.setdefault(word, []).append(at)
+        self._lines_with = {word: places for word, places in lines_with.items() if len(places) < COMMON_WORD}
 
-    def places(self, before_last: int, last: int) -> list[int]:
-        """Where in `ids` the second of these tokens stands behind the first, in order."""
-        return self._places.get((before_last, last), [])[-PLACES:]
-
-    def line_of(self, at: int) -> int:
-        """Number of the line that the token at `ids[at]` is on."""
-        return bisect_right(self._line_starts, at) - 1
+    def places(self, pair: tuple[int, int]) -> Sequence[int]:
+        """Where in `ids` the second of these tokens stands behind the first and before another one, in order."""
+        found = self._places.get(pair, ())
+        return found if len(found) <= PLACES else found[-PLACES:]
 
     def shared_words(self, above: str, below: str) -> Counter[int]:
         """How many words the lines above and below a line, by its number, share with those given."""
-        _, lines_with = self._lines
         shared = Counter[int]()
         for word in words(above):
-            shared.update(at + 1 for at in lines_with.get(word, ()))
+            shared.update(at + 1 for at in self._lines_with.get(word, ()))
         for word in words(below):
-            shared.update(at - 1 for at in lines_with.get(word, ()))
+            shared.update(at - 1 for at in self._lines_with.get(word, ()))
         return shared
 
     def lines_between(self, above: str, below: str) -> Iterator[tuple[str, str, str]]:
         """The lines whose neighbours share most words with `above` and `below`, each as (above it, itself, below it),
         all stripped."""
-        lines, _ = self._lines
+        lines = self._lines
         for at, _ in self.shared_words(above, below).most_common(CANDIDATES):
             if 0 < at < len(lines) - 1:
                 yield lines[at - 1], lines[at], lines[at + 1]
-
-    @cached_property
-    def _lines(self) -> tuple[list[str], dict[str, list[int]]]:
-        lines = [line for line in map(str.strip, self.text.split("\n")) if line]
-        lines_with: dict[str, list[int]] = {}
-        for at, line in enumerate(lines):
-            for word in words(line):
-                lines_with.setdefault(word, []).append(at)
-        return lines, {word: places for word, places in lines_with.items() if len(places) < COMMON_WORD}
 
 
 def words(line: str) -> frozenset[str]:
@@ -116,12 +107,12 @@ class Elsewhere:
         return found[::-1]
 
     def _piece(self, text: str) -> Piece:
-        ids, line_starts = list[int](), list[int]()
+        ids, lines, number = list[int](), list[int](), -1
         for line in _LINE.findall(text):
-            if not line.isspace():
-                line_starts.append(len(ids))
-            ids += self._tokenizer.encode_by_line(line)
-        return Piece(text, ids, line_starts)
+            number += not line.isspace()
+            ids += (tokens := self._tokenizer.encode_by_line(line))
+            lines += [number] * len(tokens)
+        return Piece(text, ids, lines)
 
 
 def split(text: str) -> tuple[str, ...]:

@@ -7,13 +7,16 @@ What differs from `Network`, which training uses and which says what is computed
 - where a CPU has instructions for bfloat16, operands of products, keys and values are bfloat16; the residual stream,
   norms, and logits stay float32 (LOG.md says what that changes);
 - canvas keys and values are written into the room behind the cached ones, instead of joining copies of both;
-- rotary tables are computed once, and masks only where something is hidden.
+- rotary tables and masks are computed once and cut to size;
+- on CPUs passes over ever new numbers of tokens, which products would each have to be prepared for, are filled up to a
+  few numbers, and keys are read in multiples of a number.
 
 In float32, results are those of `Network` up to the order of additions (tests/test_fused.py). Shapes as in `network`.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import lru_cache
 from typing import cast
 
@@ -22,12 +25,17 @@ import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from torch import Tensor
 
 from dgemma_model.network import Cache, Layer, Network, joined_padding, padding_mask
-from dgemma_model.products import Norm, Product
+from dgemma_model.products import CAN_PACK, Norm, Product
+from dgemma_model.threads import THREADS
 
 GRAPHS = 4
 """Decoder steps that are kept recorded on a GPU."""
 QUERY_CHUNK = 128
 """Prompt tokens that look back together: a chunk skips the keys behind it and those before its window."""
+PASS_TOKENS = (1, 2, 4, 8, 13, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Tokens of a prompt that are encoded together on CPUs; fewer are filled up, and more to a multiple of the last."""
+KEYS_MULTIPLE = 64
+"""Keys that products read on CPUs; those behind the last one are hidden."""
 FEW_QUERIES = 16
 """So many queries, at most, go to torch's fused attention on CPUs: it costs less to begin with, and multiplies more
 slowly (LOG.md)."""
@@ -98,6 +106,7 @@ class FusedNetwork:
         """`products` is the dtype of operands, keys and values; all else stays in the weights' dtype."""
         self.config = network.config
         self._network = network
+        self._products = products
         self._layers = [FusedLayer(layer, products) for layer in network.decoder_layers()]
         self._norm = Norm(network.norm)
         weight, block = network.embed_tokens.weight, network.self_conditioning
@@ -122,46 +131,101 @@ class FusedNetwork:
 
     @torch.inference_mode()
     def encode(
-        self, ids: Tensor, cache: Cache, *, positions: Tensor | None = None, padding: Tensor | None = None
+        self,
+        ids: Tensor,
+        cache: Cache,
+        *,
+        positions: Tensor | None = None,
+        padding: Tensor | None = None,
+        seen: Tensor | None = None,
     ) -> Tensor:
         """See `Network.encode`."""
+        if ids.device.type != "cpu":
+            return self._encode(ids, cache, positions, padding, seen)
+        with THREADS.measured(_pass_tokens(ids.numel())):
+            if padding is None and cache.padding is None:
+                return self._encode_on_cpu(ids, cache, positions, seen)
+            return self._encode(ids, cache, positions, padding, seen)
+
+    def _encode(
+        self, ids: Tensor, cache: Cache, positions: Tensor | None, padding: Tensor | None, seen: Tensor | None
+    ) -> Tensor:
         start, tokens = cache.length, ids.shape[1]
         valid = joined_padding(cache.padding, padding, ids, start)
+        full, sliding = self._network.causal_masks(start, tokens, valid, ids.device)
+        if seen is not None:
+            full, sliding = self._network.seen_masks(start, seen, positions)
         angles = self._angles(start, tokens, positions)
-        own_way = valid is None and ids.device.type == "cpu"
-        full, sliding = (None, None) if own_way else self._network.causal_masks(start, tokens, valid, ids.device)
         x = self.embed(ids)
         for index, (layer, kind) in enumerate(zip(self._layers, self.config.layers, strict=True)):
             queries, keys, values = layer.project(x, *angles[kind.layer_type])
             keys, values = cache.write(index, keys, values)
-            if own_way:
-                window = self.config.sliding_window if kind.is_sliding else start + tokens
-                out = causal_attention(queries, keys, values, window)
-            else:
-                mask = sliding if kind.is_sliding else full
-                out = layer.layer.self_attn.attend(queries, keys, values, mask, causal=mask is None and tokens > 1)
+            mask = sliding if kind.is_sliding else full
+            out = layer.layer.self_attn.attend(queries, keys, values, mask, causal=mask is None and tokens > 1)
             x = layer.finish(x, out, layer.encoder_scalar)
         cache.length += tokens
         cache.padding = valid
         return self._norm(x)
+
+    def _encode_on_cpu(self, ids: Tensor, cache: Cache, positions: Tensor | None, seen: Tensor | None) -> Tensor:
+        start, tokens = cache.length, ids.shape[1]
+        added = _pass_tokens(tokens) - tokens if CAN_PACK and len(ids) == 1 else 0
+        ids = F.pad(ids, (0, added))
+        positions = None if positions is None else F.pad(positions, (0, added))
+        angles = self._angles(start, tokens + added, positions)
+        upto = _multiple(start + tokens + added)
+        full = sliding = None
+        if seen is not None:
+            full, sliding = (self._bias(mask, added, upto) for mask in self._network.seen_masks(start, seen, positions))
+        x = self.embed(ids)
+        for index, (layer, kind) in enumerate(zip(self._layers, self.config.layers, strict=True)):
+            queries, keys, values = layer.project(x, *angles[kind.layer_type])
+            cache.write(index, keys, values)
+            keys, values = cache.layer(index, upto)
+            bias = sliding if kind.is_sliding else full
+            if bias is not None:
+                out = biased_attention(queries, keys, values, bias)
+            else:
+                window = self.config.sliding_window if kind.is_sliding else upto
+                out = causal_attention(queries, keys, values, start, window)
+            x = layer.finish(x, out, layer.encoder_scalar)
+        cache.length += tokens
+        return self._norm(x[:, :tokens])
+
+    def _bias(self, allowed: Tensor, added: int, upto: int) -> Tensor:
+        """What to add to scores [T + added, upto] for a mask [1, 1, T, N]; added queries see the first key."""
+        allowed = F.pad(allowed[0, 0], (0, upto - allowed.shape[3], 0, added))
+        allowed[len(allowed) - added :, 0] = True
+        return torch.zeros(allowed.shape, dtype=self._products).masked_fill_(~allowed, -torch.inf)
 
     @torch.inference_mode()
     def decode(
         self, canvas: Tensor, cache: Cache, *, expected: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
         """See `Network.decode`. The canvas' keys and values go behind those of the cache, whose length stays."""
-        length = canvas.shape[1]
         if canvas.device.type == "cuda" and positions is None and cache.padding is None:
             return self._graphed(canvas, cache, expected)
+        if canvas.device.type != "cpu":
+            return self._decode(canvas, cache, expected, positions)
+        with THREADS.measured(canvas.numel()):
+            return self._decode(canvas, cache, expected, positions)
+
+    def _decode(self, canvas: Tensor, cache: Cache, expected: Tensor | None, positions: Tensor | None) -> Tensor:
+        length = canvas.shape[1]
         angles = self._angles(cache.length, length, positions)
         x = self._mix(self.embed(canvas), expected)
         window_start = max(0, cache.length - (self.config.sliding_window - 1))
+        end = cache.length + length
+        in_multiples = canvas.device.type == "cpu" and cache.padding is None and length > FEW_QUERIES
         for index, (layer, kind) in enumerate(zip(self._layers, self.config.layers, strict=True)):
             queries, keys, values = layer.project(x, *angles[kind.layer_type])
             keys, values = cache.write(index, keys, values)
             start = window_start if kind.is_sliding else 0
-            allowed = padding_mask(cache.padding, start, length)
-            out = attention(queries, keys[:, :, start:], values[:, :, start:], allowed)
+            if in_multiples:
+                out = attention_between(queries, *cache.layer(index, _multiple(end)), start, end)
+            else:
+                allowed = padding_mask(cache.padding, start, length)
+                out = attention(queries, keys[:, :, start:], values[:, :, start:], allowed)
             x = layer.finish(x, out, layer.decoder_scalar)
         return self._norm(x)
 
@@ -178,16 +242,19 @@ class FusedNetwork:
     def logits(self, hidden: Tensor) -> Tensor:
         """See `Network.logits`."""
         cap = self.config.final_logit_softcapping
-        scores = self._head(hidden)
-        return scores.mul_(cap) if self._is_capped_inside else scores.float().div_(cap).tanh_().mul_(cap)
+        rows, shape = hidden.reshape(-1, hidden.shape[-1]), hidden.shape[:-1]
+        count = len(rows)
+        if hidden.device.type == "cpu" and CAN_PACK:
+            rows = F.pad(rows, (0, 0, 0, _pass_tokens(count) - count))
+        with THREADS.chosen(count):
+            scores = self._head(rows)[:count].view(*shape, self.config.vocab_size)
+            return scores.mul_(cap) if self._is_capped_inside else scores.float().div_(cap).tanh_().mul_(cap)
 
     def mean_embedding(self, probabilities: Tensor) -> Tensor:
         """See `Network.mean_embedding`."""
-        return (
-            self._mean(probabilities.to(self._embedding_scale.dtype))
-            .to(self._embedding_scale.dtype)
-            .mul_(self._embedding_scale)
-        )
+        with THREADS.chosen(probabilities.shape[:-1].numel()):
+            mean = self._mean(probabilities.to(self._embedding_scale.dtype))
+            return mean.to(self._embedding_scale.dtype).mul_(self._embedding_scale)
 
     def embed(self, ids: Tensor) -> Tensor:
         """See `Network.embed`."""
@@ -300,42 +367,72 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | N
     return out.view(batch, heads, tokens, size)
 
 
-def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, window: int) -> Tensor:
-    """Attention with a scale of one of the last T tokens, queries [B, H, T, C], each to itself and the `window` - 1
-    before it; keys and values [B, K, N, C] -> [B, H, T, C]. For CPUs."""
+def attention_between(queries: Tensor, keys: Tensor, values: Tensor, start: int, end: int) -> Tensor:
+    """Attention with a scale of one of queries [B, H, T, C] that all see keys and values [B, K, N, C] from `start` to
+    `end` -> [B, H, T, C]. For CPUs."""
     batch, heads, tokens, size = queries.shape
-    kv_heads, before = keys.shape[1], keys.shape[2] - tokens
+    first = start - start % KEYS_MULTIPLE
+    asked = queries.reshape(batch * keys.shape[1], -1, size)
+    scores = asked @ keys[:, :, first:].flatten(0, 1).transpose(1, 2)
+    scores[..., : start - first] = -torch.inf
+    scores[..., end - first :] = -torch.inf
+    return (scores.softmax(-1) @ values[:, :, first:].flatten(0, 1)).view(batch, heads, tokens, size)
+
+
+def biased_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+    """Attention with a scale of one of queries [B, H, T, C] to keys and values [B, K, N, C], `bias` [T, N] being added
+    to the scores -> [B, H, T, C]. For CPUs."""
+    batch, heads, tokens, size = queries.shape
+    kv_heads = keys.shape[1]
+    asked = queries.reshape(batch, kv_heads, -1, size)
     if tokens <= FEW_QUERIES:
-        first = max(0, before - window + 1)
-        asked = queries.reshape(batch, kv_heads, -1, size)
-        seen = None if tokens == 1 else _seen(tokens, before - first, window, heads // kv_heads, queries.dtype)
-        found = F.scaled_dot_product_attention(
-            asked, keys[:, :, first:], values[:, :, first:], attn_mask=seen, scale=1.0
-        )
-        return found.view(batch, heads, tokens, size)
+        repeated = None if bias is None else bias.repeat(heads // kv_heads, 1)
+        out = F.scaled_dot_product_attention(asked, keys, values, attn_mask=repeated, scale=1.0)
+    else:
+        scores = asked.flatten(0, 1) @ keys.flatten(0, 1).transpose(1, 2)
+        if bias is not None:
+            scores.view(batch, heads, tokens, -1).add_(bias)
+        out = scores.softmax(-1) @ values.flatten(0, 1)
+    return out.view(batch, heads, tokens, size)
+
+
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, before: int, window: int) -> Tensor:
+    """Attention with a scale of one of T tokens behind `before` others, queries [B, H, T, C], each to itself and the
+    `window` - 1 before it; keys and values [B, K, N, C], those behind the T tokens being no matter -> [B, H, T, C]. For
+    CPUs."""
     outputs = []
     for chunk in torch.split(queries, QUERY_CHUNK, dim=2):
         rows = chunk.shape[2]
         first, end = max(0, before - window + 1), before + rows
-        asked = chunk.reshape(batch * kv_heads, -1, size)
-        scores = asked @ keys[:, :, first:end].flatten(0, 1).transpose(1, 2)
-        if rows > 1:
-            table = scores.view(batch, heads, rows, -1)
-            everything = torch.ones(rows, rows, dtype=torch.bool)
-            table[..., before - first :].masked_fill_(everything.triu(1), -torch.inf)
-            if end - first > window:  # the first keys are in the window of the first rows only
-                width = min(rows, end - first)
-                table[..., :width].masked_fill_(everything[:, :width].tril(before - window - first), -torch.inf)
-        out = scores.softmax(-1) @ values[:, :, first:end].flatten(0, 1)
-        outputs.append(out.view(batch, heads, rows, size))
-        before = end
+        if rows > FEW_QUERIES:
+            first, end = first // KEYS_MULTIPLE * KEYS_MULTIPLE, _multiple(end)
+        bias = None if rows == 1 else _causal_bias(rows, before - first, end - first, window, queries.dtype)
+        outputs.append(biased_attention(chunk, keys[:, :, first:end], values[:, :, first:end], bias))
+        before += rows
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 
 
-@lru_cache(maxsize=8)
-def _seen(tokens: int, before: int, window: int, repeats: int, dtype: torch.dtype) -> Tensor:
-    """What to add to the scores of the last `tokens` of `before + tokens`, [repeats * tokens, before + tokens]: zero
-    where a token looks, itself and the `window - 1` before it, and -inf elsewhere. The layers of a pass share it."""
-    rows, columns = torch.arange(before, before + tokens)[:, None], torch.arange(before + tokens)
-    hidden = (columns > rows) | (columns <= rows - window)
-    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf).repeat(repeats, 1)
+def _causal_bias(rows: int, before: int, keys: int, window: int, dtype: torch.dtype) -> Tensor:
+    """What to add to the scores of `rows` tokens behind `before` others and all `keys` there are, [rows, keys]: zero
+    where a token looks, itself and the `window` - 1 before it, and -inf elsewhere."""
+    room = max(1024, 1 << (keys + rows - 1).bit_length())
+    return _diagonals(rows, room, window, dtype)[:, room - before : room - before + keys]
+
+
+@lru_cache(maxsize=64)
+def _diagonals(rows: int, room: int, window: int, dtype: torch.dtype) -> Tensor:
+    """Of the scores of so many tokens, [rows, 2 * room], if the first one is at `room`: each pass takes its part."""
+    query, key = torch.arange(room, room + rows)[:, None], torch.arange(2 * room)
+    hidden = (key > query) | (key <= query - window)
+    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
+
+
+def _pass_tokens(tokens: int) -> int:
+    """See `PASS_TOKENS`."""
+    most = PASS_TOKENS[-1]
+    return PASS_TOKENS[bisect_left(PASS_TOKENS, tokens)] if tokens <= most else -(-tokens // most) * most
+
+
+def _multiple(keys: int) -> int:
+    """See `KEYS_MULTIPLE`."""
+    return -(-keys // KEYS_MULTIPLE) * KEYS_MULTIPLE

@@ -49,9 +49,11 @@ class Cache:
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
 
-    def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """The keys and values of a layer, [B, K, length, C] each."""
-        return self._keys[index][:, :, : self.length], self._values[index][:, :, : self.length]
+    def layer(self, index: int, tokens: int | None = None) -> tuple[Tensor, Tensor]:
+        """The keys and values of a layer, [B, K, length, C] each; or the first `tokens` of its buffers, which may be
+        more than are cached."""
+        tokens = self.length if tokens is None else tokens
+        return self._keys[index][:, :, :tokens], self._values[index][:, :, :tokens]
 
     def write(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put [B, K, T, C] keys and values behind the cached ones; return all, [B, K, length + T, C].
@@ -399,18 +401,28 @@ class Network(nn.Module):
             layer.is_dense = weight is not None and not bool(weight.any())
 
     def encode(
-        self, ids: Tensor, cache: Cache, *, positions: Tensor | None = None, padding: Tensor | None = None
+        self,
+        ids: Tensor,
+        cache: Cache,
+        *,
+        positions: Tensor | None = None,
+        padding: Tensor | None = None,
+        seen: Tensor | None = None,
     ) -> Tensor:
         """Causal pass over new prompt tokens; appends them to `cache`.
 
         `ids` [B, T] int64; `positions` [1 or B, T], counting on from the cache by default; `padding` [B, T] bool,
-        True at real tokens. Returns the last hidden states, [B, T, D]; `logits` turns them into next-token scores.
+        True at real tokens; `seen` [T, cached + T] bool, where there is no padding: which tokens each one sees, as far
+        as they are in its window, instead of all before it. Returns the last hidden states, [B, T, D]; `logits` turns
+        them into next-token scores.
         """
         start, tokens = cache.length, ids.shape[1]
         if positions is None:
             positions = torch.arange(start, start + tokens, device=ids.device)[None]
         valid = joined_padding(cache.padding, padding, ids, start)
         full, sliding = self.causal_masks(start, tokens, valid, ids.device)
+        if seen is not None:
+            full, sliding = self.seen_masks(start, seen, positions)
         x = self.embed(ids)
         angles = self.angles(positions, x.dtype)
         for index, (layer, kind) in enumerate(zip(self.decoder_layers(), self.config.layers, strict=True)):
@@ -506,6 +518,13 @@ class Network(nn.Module):
         if valid is not None:
             full = full & (valid[:, None, None, :] | (key == query))  # a padded query sees itself: no empty softmax
         return full, full if short else full & (key > query - window)
+
+    def seen_masks(self, start: int, seen: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What `seen` of `encode` [T, start + T] leaves in full and sliding layers, [1, 1, T, start + T]."""
+        query = torch.arange(start, seen.shape[1]) if positions is None else positions[0, : len(seen)]
+        query = query.to(seen.device)[:, None]
+        key = torch.cat((torch.arange(start, device=seen.device), query[:, 0]))
+        return seen[None, None], (seen & (key > query - self.config.sliding_window))[None, None]
 
 
 def joined_padding(cached: Tensor | None, new: Tensor | None, ids: Tensor, start: int) -> Tensor | None:

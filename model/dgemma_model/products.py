@@ -17,10 +17,11 @@ from torch import Tensor
 
 from dgemma_model.network import RMSNorm
 
-# Torch and oneDNN keep what they prepare for a shape, a thousand of them each; prompts have ever new lengths, and few
-# shapes come again. A long run took a gigabyte for that (LOG.md). Both look here at their first product.
-os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+# Torch and oneDNN keep what they prepare for a shape, a thousand of them each. fused.py has few shapes come again and
+# again; what is prepared for others need not be kept: a long run once took a gigabyte for that (LOG.md). Both look here
+# at their first product.
+os.environ.setdefault("LRU_CACHE_CAPACITY", "256")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 CAN_PACK = bool(torch._C._has_mkldnn) and platform.machine().lower() in ("x86_64", "amd64")
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from dgemma_model.config import SamplerConfig
 from dgemma_model.fused import FusedNetwork
 from dgemma_model.network import Cache, Network
+from dgemma_model.threads import THREADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,8 @@ def denoise(
                 -1, held_ids[..., None], certain[..., None]
             )
         uniform = torch.rand(2, *canvas.shape, generator=generator, device=canvas.device)[..., free]
-        reading = read_logits(logits.flatten(0, 1), uniform.flatten(1))
+        with THREADS.chosen(held.numel()):
+            reading = read_logits(logits.flatten(0, 1), uniform.flatten(1))
         best, sampled = (fixed.index_copy(1, free, ids.view(held.shape)) for ids in (reading.best, reading.sampled))
         entropy = torch.zeros(canvas.shape, device=canvas.device)
         entropy = entropy.index_copy_(1, free, reading.entropy.view(held.shape))

@@ -12,20 +12,22 @@ token is taken at the first disagreement (Leviathan et al., arXiv 2211.17192, wi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dgemma_model.canvas import Prompt, read_fill
 from dgemma_model.checkpoint import Checkpoint
-from dgemma_model.constraint import Constraint, best_allowed, ids_in_line
+from dgemma_model.constraint import Constraint, ids_in_line
 from dgemma_model.copying import Suggestions
 from dgemma_model.prompt_cache import CachedPrompt
 from dgemma_model.request import Draft, Drafting, DraftToken, FillRequest
 from dgemma_model.sampler import Sampling, denoise
 from dgemma_model.stopping import is_looping
+from dgemma_model.threads import THREADS
 from dgemma_model.tokenizer import Tokenizer
 
 TRUSTED_MATCH = 2
@@ -106,8 +108,8 @@ class Written:
         self._all_forced = prompt.forced
         self._one_line = one_line
         self._never = sorted(tokenizer.special_ids - {tokenizer.end_id})
-        line_ends = [tokenizer.end_id, *tokenizer.ids_starting(b"\n")] if one_line else [tokenizer.end_id]
-        self._line_ends, self._line_end_set = torch.tensor(line_ends), frozenset(line_ends)
+        self._line_ends = [tokenizer.end_id, *tokenizer.ids_starting(b"\n")] if one_line else []
+        self._line_end_set = frozenset(self._line_ends)
         self._log_probability = 0.0
         self._ended = False
         self._has_newline = False
@@ -128,35 +130,38 @@ class Written:
 
         `logits` [len(drafted) + 1, V] are of what follows the last written token, and each drafted one.
         """
-        never = torch.tensor(self._never, device=logits.device)
-        for place, row in enumerate(logits):
-            spoken = row.log_softmax(-1)[: self._tokenizer.vocab_size].index_fill_(0, never, -torch.inf)
-            best = int(spoken.argmax())
-            token, log_probability = self._choose(spoken, best, float(spoken[best]))
+        with THREADS.chosen(len(logits)):
+            scores = logits.log_softmax(-1)
+        said = scores[:, : self._tokenizer.vocab_size].cpu().numpy()  # numbers are read one by one
+        said[:, self._never] = -np.inf
+        likeliest = said.argmax(1).tolist()
+        ending = np.logaddexp.reduce(said[:, self._line_ends], axis=1).tolist() if self._one_line else None
+        for place, spoken in enumerate(said):
+            token, log_probability = self._choose(spoken.item, likeliest[place], ending[place] if ending else -math.inf)
             self._write(token, log_probability)
             if self.is_finished or place == len(drafted) or token != drafted[place]:
                 return place
         return len(drafted)
 
-    def _choose(self, spoken: Tensor, best: int, best_value: float) -> tuple[int, float]:
-        """The next token and its log-probability: the head's distribution [V], mixed with what the prompt suggests.
+    def _choose(self, spoken: Callable[[int], float], best: int, ending: float) -> tuple[int, float]:
+        """The next token and its log-probability: the head's distribution, mixed with what the prompt suggests.
 
-        All that ends a line is one outcome, end-of-text, where only one line is wanted.
+        `spoken` gives the head's log-probability of a token, `best` is the likeliest, and `ending` the log-probability
+        that the line ends: all that ends a line is one outcome, end-of-text, where only one line is wanted.
         """
-        end, ends, ending = self._tokenizer.end_id, frozenset[int](), -math.inf
+        end, ends, best_value = self._tokenizer.end_id, frozenset[int](), spoken(best)
         allowed: Sequence[int] | None = None
         if self.forced:
             allowed = self._allowed()
-            best = best_allowed(spoken, allowed)
-            best_value = float(spoken[best])
+            best = max(allowed, key=spoken)
+            best_value = spoken(best)
         elif self._one_line:
             ends = self._line_end_set
-            ending = float(spoken[self._line_ends].logsumexp(0))
             if best in ends or ending > best_value:
                 best, best_value = end, ending
 
         def own(token: int) -> float:
-            return ending if ends and token == end else float(spoken[token])
+            return ending if token == end and ends else spoken(token)
 
         share, copied = self.suggestions.predict(best_value, own, allowed)
         if not share:
