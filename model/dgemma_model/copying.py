@@ -53,8 +53,8 @@ _IMPOSSIBLE = -30.0
 """Nats; nothing is less likely."""
 _BRACKETS_SEEN = 800
 """How far back an open bracket is looked for, in code points."""
-LONGEST_COPY = 12
-"""Most tokens copied at once as a draft."""
+LONGEST_COPY = 23
+"""Most tokens copied at once as a draft; with the one before them, one of `fused.PASS_TOKENS`."""
 _PLACES_BETWEEN = 200
 """Places of the words before the hole that are looked at for what stands between these and the words behind it."""
 _BRACKET = re.compile(rb"[(\[{)\]}]")
