@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from dgemma_model import syntax
 from dgemma_model.evaluation.held_out import Case
 from dgemma_model.python_syntax import finds_fault
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fill:
-    """How one case was filled."""
+    """How one case was filled. What is found out about it is found out once: each fill counts in several rows."""
 
     case: Case
     texts: tuple[str, ...]
@@ -34,37 +33,37 @@ class Fill:
     failure: str = ""
     """Why the model could not fill, where it could not."""
 
-    @property
+    @cached_property
     def is_exact(self) -> bool | None:
         """Exactly what was there, blanks at the ends of lines aside; None where nobody knows what that was."""
         return None if self.case.middles is None else all(self.exact_holes)
 
-    @property
+    @cached_property
     def exact_holes(self) -> list[bool]:
         """The same hole by hole; empty where nobody knows."""
         return [stripped(a) == stripped(b) for a, b in zip(self.texts, self.case.middles or (), strict=False)]
 
-    @property
+    @cached_property
     def similarity(self) -> float | None:
         """Edit similarity to what was there, 0 to 1; the mean over the holes."""
         if self.case.middles is None:
             return None
         return sum(map(similarity, self.texts, self.case.middles)) / len(self.texts)
 
-    @property
+    @cached_property
     def parses(self) -> bool:
         """The filled text has no more syntax errors than the original; where that is not known, none at all."""
         return _parses(self.case, self.case.filled(self.texts))
 
-    @property
+    @cached_property
     def has_same_tree(self) -> bool | None:
         """The filled text says the same as the original, whatever its layout."""
         if self.case.middles is None:
             return None
         original = self.case.filled(self.case.middles)
-        return bool(self.is_exact) or _structure(self.case.filled(self.texts)) == _structure(original)
+        return bool(self.is_exact) or _tree_digest(self.case.filled(self.texts)) == _tree_digest(original)
 
-    @property
+    @cached_property
     def is_proposal_right(self) -> bool:
         """The server's suggestion is what was there, or the first lines of it."""
         case = self.case
@@ -74,7 +73,7 @@ class Fill:
         right = (case.filled(["\n".join(lines[:count])]) for count in range(1, len(lines) + 1))
         return any(stripped(self.proposed) == stripped(text) for text in right)
 
-    @property
+    @cached_property
     def does_proposal_parse(self) -> bool:
         """The text with the server's suggestion has no more syntax errors than the original, and Python itself
         parses it if it does the original."""
@@ -102,16 +101,16 @@ def _errors(text: str) -> int:
     return syntax.error_count(tree)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8192)
 def _compiles(text: str) -> bool:
     return not finds_fault(text, 1, text.count("\n") + 1)
 
 
-@lru_cache(maxsize=256)
-def _structure(text: str) -> Sequence[tuple[int, str]]:
+@lru_cache(maxsize=8192)
+def _tree_digest(text: str) -> int:
     tree = syntax.parse("python", text)
     assert tree is not None
-    return syntax.structure(tree)
+    return hash(tuple(syntax.structure(tree)))
 
 
 def _parses(case: Case, text: str) -> bool:
