@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from wire import Wire, inline, insertion
+
+from dgemma_lsp.server import _infiller_loader
+from dgemma_lsp.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 INLINE = "textDocument/inlineCompletion"
@@ -95,3 +99,11 @@ def test_the_hole_of_the_demo_is_filled() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["text"] == "item in self.items:"
+
+
+def test_the_garbage_collector_is_spared_what_was_loaded() -> None:
+    try:
+        _infiller_loader(None, "cpu")(Settings(), lambda share: None)
+        assert gc.get_freeze_count() > 100_000
+    finally:
+        gc.unfreeze()

@@ -38,15 +38,17 @@ class Piece:
     def __init__(self, text: str, ids: list[int], lines: Sequence[int] = ()) -> None:
         """`lines` are the numbers of the lines that the tokens are on, a line break being on the line behind it."""
         self.text, self.ids, self.lines = text, ids, lines
-        self._places: dict[tuple[int, int], list[int]] = {}
+        places: dict[tuple[int, int], list[int]] = {}
         for at in range(1, len(ids) - 1):
-            self._places.setdefault((ids[at - 1], ids[at]), []).append(at)
+            places.setdefault((ids[at - 1], ids[at]), []).append(at)
+        # Tuples, for there are hundreds of thousands, and the garbage collector looks at lists again and again.
+        self._places = {pair: tuple(found) for pair, found in places.items()}
         self._lines = [line for line in map(str.strip, text.split("\n")) if line]
         lines_with: dict[str, list[int]] = {}
         for at, line in enumerate(self._lines):
             for word in words(line):
                 lines_with.setdefault(word, []).append(at)
-        self._lines_with = {word: places for word, places in lines_with.items() if len(places) < COMMON_WORD}
+        self._lines_with = {word: tuple(found) for word, found in lines_with.items() if len(found) < COMMON_WORD}
 
     def places(self, pair: tuple[int, int]) -> Sequence[int]:
         """Where in `ids` the second of these tokens stands behind the first and before another one, in order."""
