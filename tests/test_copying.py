@@ -13,6 +13,7 @@ from dgemma_model.copying import (
     PromptCopies,
     Suggestions,
     most_similar_line,
+    occurrences,
     similar_lines,
     texts_between,
 )
@@ -226,3 +227,20 @@ def test_what_stands_between_does_so_somewhere(lines: list[str]) -> None:
     for each in texts_between(text + "  x = f(", ")\n" + text, [Piece(text, [])], 9):
         assert f"f({each.text})" in text
         assert each.text and "\n" not in each.text
+
+
+@pytest.mark.parametrize(
+    ("marked", "text", "expected"),
+    [
+        ("x = f(▮)\n", "name", (3, 2, 2, 2)),
+        ("x = ▮\n", "name", (3, 0, 1, 0)),
+        ("▮\n", "g(name)", (1, 0, 1, 0)),
+        ("x = f(▮)\n", "nobody", (0, 0, 0, 0)),
+        ("x = f(▮)\n", " ", (0, 0, 0, 0)),
+        ("x = f(▮", "name", (3, 2, 1, 0)),
+    ],
+)
+def test_how_often_a_text_stands_elsewhere(marked: str, text: str, expected: tuple[int, ...]) -> None:
+    prefix, suffix = marked.split("▮")
+    pieces = Elsewhere(TOKENIZER).read(["y = f(name)\n", "g(name)\nother name\n"])
+    assert occurrences([text], prefix, suffix, pieces) == [expected]

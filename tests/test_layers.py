@@ -46,7 +46,7 @@ LAYERS = [  # top to bottom; what shares a row does not know each other
     {"dgemma_model.train.holes"},
     {"dgemma_model.bench"},
     {"dgemma_model.infill"},
-    {"dgemma_model.verified", "dgemma_model.denoised", "dgemma_model.widths", "dgemma_model.judge"},
+    {f"dgemma_model.{name}" for name in ("verified", "denoised", "widths", "judge", "beams")},
     {"dgemma_model.stopping", "dgemma_model.causal", "dgemma_model.review"},
     {"dgemma_model.sampler", "dgemma_model.checkpoint", "dgemma_model.prompt_cache"},
     {"dgemma_model.chat"},
@@ -89,7 +89,7 @@ TENSORS = {
     for name in ("infill", "verified", "denoised", "widths", "stopping", "causal", "review", "sampler", "checkpoint")
 } | {
     f"dgemma_model.{name}"
-    for name in ("judge", "prompt_cache", "constraint", "fused", "products", "network", "threads", "bench")
+    for name in ("beams", "judge", "prompt_cache", "constraint", "fused", "products", "network", "threads", "bench")
 }
 TRAINING = {module for module in RANK if module.startswith("dgemma_model.train.")}
 

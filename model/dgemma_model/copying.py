@@ -59,6 +59,7 @@ _PLACES_BETWEEN = 200
 """Places of the words before the hole that are looked at for what stands between these and the words behind it."""
 _BRACKET = re.compile(rb"[(\[{)\]}]")
 _WORD = re.compile(r"\w+|\s+|[^\w\s]")
+_SIGN = re.compile(r"\w+|[^\w\s]")
 _FIRST_WORD = re.compile(r"\s*(?:\w+|[^\w\s]|$)")
 
 
@@ -376,6 +377,37 @@ def texts_between(prefix: str, suffix: str, elsewhere: Sequence[Piece] = (), cou
         TextBetween(text, before + behind / 2 + 2 * math.log(times)) for text, (before, behind, times) in found.items()
     )
     return nlargest(count, between, key=lambda each: each.closeness)
+
+
+class Occurrences(NamedTuple):
+    """How often a text stands near the hole and elsewhere."""
+
+    anywhere: int
+    before: int
+    """Behind the word or sign that it is to stand behind here."""
+    behind: int
+    """Before the word or sign, or the end of a line, that it is to stand before."""
+    between: int
+    """Between both."""
+
+
+def occurrences(texts: Sequence[str], prefix: str, suffix: str, elsewhere: Sequence[Piece] = ()) -> list[Occurrences]:
+    """How often each of `texts` for the hole stands near it and `elsewhere`."""
+    everything = "\0".join((*(piece.text for piece in elsewhere), prefix, suffix))
+    begun = prefix[prefix.rfind("\n") + 1 :].lstrip()
+    spoken = [match.start() for match in _SIGN.finditer(begun)]
+    before = begun[spoken[-1] :] if spoken else ""
+    after = suffix.partition("\n")[0]
+    first = _SIGN.search(after)
+    behind = after[: first.end()] if first else "\n"
+    found = []
+    for text in texts:
+        anywhere = everything.count(text) if text.strip() else 0
+        with_before = everything.count(before + text) if anywhere and before else 0
+        with_behind = everything.count(text + behind) if anywhere else 0
+        with_both = everything.count(before + text + behind) if with_before and with_behind else 0
+        found.append(Occurrences(anywhere, with_before, with_behind, with_both))
+    return found
 
 
 def _last_words(begun: str) -> str:

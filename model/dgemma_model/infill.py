@@ -20,8 +20,8 @@ from functools import partial
 
 import torch
 
+from dgemma_model import beams, hub, review, verified
 from dgemma_model import checkpoint as checkpoints
-from dgemma_model import hub, review, verified
 from dgemma_model.anytime import within_budget
 from dgemma_model.canvas import Prompt, encode_prompt
 from dgemma_model.causal import fill_log_probabilities, ranked
@@ -31,7 +31,7 @@ from dgemma_model.constraint import Constraint
 from dgemma_model.copying import Suggestions, similar_lines, texts_between
 from dgemma_model.denoised import LINE_TOKENS, DenoisedFill
 from dgemma_model.elsewhere import Elsewhere
-from dgemma_model.judge import SIMILAR_LINES, TEXTS_BETWEEN, Reading, judged, readings
+from dgemma_model.judge import SIMILAR_LINES, TEXTS_BETWEEN, Reading, Texts, judged, readings
 from dgemma_model.products import fastest_products
 from dgemma_model.prompt_cache import CachedPrompt, PromptCaches
 from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
@@ -214,8 +214,13 @@ class Infiller:
                 others += denoised.texts()
             if request.one_line and copy_weight:
                 around = excerpt.prefix, excerpt.suffix, elsewhere
+                alone = list[str]()
+                for found in beams.search(cached, prompt, self._tokenizer) if _is_line_begun(excerpt) else ():
+                    alone, draft = found, replace(draft, step=draft.step + 1)
+                    yield draft
                 similar, between = similar_lines(*around, SIMILAR_LINES), texts_between(*around, TEXTS_BETWEEN)
-                options = readings(cached, prompt, [draft.text, *others], similar, between, self._tokenizer)
+                texts = Texts([draft.text, *others], similar, between, alone)
+                options = readings(cached, prompt, texts, around, self._tokenizer)
                 draft = judged(draft, options, request)
                 if considered is not None:
                     considered += options
@@ -309,6 +314,11 @@ class Infiller:
             for _ in cached.read_all_of(prompt.ids):
                 pass
             yield cached, prompt
+
+
+def _is_line_begun(excerpt: Excerpt) -> bool:
+    """Whether something stands on the line of the (single) hole."""
+    return bool((excerpt.prefix.rpartition("\n")[2] + excerpt.suffix.partition("\n")[0]).strip())
 
 
 def usable_device(name: str | None) -> torch.device:

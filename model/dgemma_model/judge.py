@@ -1,5 +1,5 @@
-"""Which of several texts for a line is most likely right, and how likely: what was written, what lines elsewhere have
-in its place, or what stands elsewhere between the same words.
+"""Which of several texts for a line is most likely right, and how likely: what was written, what the head alone would
+write, what lines elsewhere have in its place, or what stands elsewhere between the same words.
 
 What was written is the likeliest text token by token, and often a line that nobody would write; what stands elsewhere
 is one, and often of another place. A logistic model of a few figures tells them apart better than any likelihood alone,
@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from dgemma_model.canvas import Prompt
 from dgemma_model.causal import fill_log_probabilities
-from dgemma_model.copying import SimilarLine, TextBetween
+from dgemma_model.copying import Occurrences, SimilarLine, TextBetween, occurrences
+from dgemma_model.elsewhere import Piece
 from dgemma_model.prompt_cache import CachedPrompt
 from dgemma_model.request import Candidate, Draft, DraftToken, FillRequest
 from dgemma_model.tokenizer import Tokenizer
@@ -22,7 +23,7 @@ from dgemma_model.tokenizer import Tokenizer
 SIMILAR_LINES, TEXTS_BETWEEN = 4, 2
 """Lines from elsewhere, and texts between the same words, that are considered."""
 
-WEIGHTS = (-1.17, 1.28, 1.35, -0.205, -0.0465, 1.14, -2.07, 1.94, 0.674, 0.0326)
+WEIGHTS = (-1.17, 1.28, 1.35, -0.205, -0.0465, 1.14, -2.07, 1.94, 0.674, 0.0326, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """Log-odds that each of `Reading.figures` adds, as `train/fit_judge.py` finds them."""
 WRITTEN, MEAN = 1, 5
 """Places among them: whether the model wrote it, and its log-probability per token."""
@@ -31,6 +32,25 @@ _LONGEST = 300
 _USUAL_TOKENS = 4
 """Among how many tokens the log-probability of being right is shared out, so that it compares with the scores of fills
 that are not judged."""
+
+
+NOWHERE = Occurrences(0, 0, 0, 0)
+Around = tuple[str, str, Sequence[Piece]]
+"""What stands before the hole, behind it, and elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What may be missing in a line."""
+
+    written: Sequence[str]
+    """By the model."""
+    similar: Sequence[SimilarLine] = ()
+    """The most similar first."""
+    between: Sequence[TextBetween] = ()
+    """The closest first."""
+    beams: Sequence[str] = ()
+    """What the head alone would write, the likeliest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +69,9 @@ class Reading:
     between: int | None = None
     """Its place among texts between the same words, the closest first."""
     closeness: float = 0.0
+    beam: int | None = None
+    """Its place among what the head alone would write, the likeliest first."""
+    occurrences: Occurrences = NOWHERE
 
     @property
     def figures(self) -> tuple[float, ...]:
@@ -64,6 +87,9 @@ class Reading:
             self.likeness,
             self.between is not None,
             self.closeness,
+            self.beam is not None,
+            self.beam == 0,
+            *map(math.log1p, self.occurrences),
         )
 
     @property
@@ -78,24 +104,20 @@ class Reading:
         return log_probability / _USUAL_TOKENS
 
 
-def readings(
-    cached: CachedPrompt,
-    prompt: Prompt,
-    written: Sequence[str],
-    similar: Sequence[SimilarLine],
-    between: Sequence[TextBetween],
-    tokenizer: Tokenizer,
-) -> list[Reading]:
-    """What is known of each text for a line, none twice: of those that the model wrote, of `similar` lines, the most
-    similar first, and of those `between` the same words, the closest first. All are read in one pass."""
-    places = {line.text: (place, line.likeness) for place, line in enumerate(similar)}
-    ranks = {each.text: (place, each.closeness) for place, each in enumerate(between)}
-    texts = list(dict.fromkeys([*written, *(text for text in (*places, *ranks) if len(text) <= _LONGEST)]))
+def readings(cached: CachedPrompt, prompt: Prompt, texts: Texts, around: Around, tokenizer: Tokenizer) -> list[Reading]:
+    """What is known of each of `texts` for a line, none twice; all are read in one pass."""
+    places = {line.text: (place, line.likeness) for place, line in enumerate(texts.similar)}
+    ranks = {each.text: (place, each.closeness) for place, each in enumerate(texts.between)}
+    beams = {text: place for place, text in enumerate(texts.beams)}
+    short = [text for text in (*places, *ranks, *beams) if len(text) <= _LONGEST]
+    every = list(dict.fromkeys([*texts.written, *short]))
+    read = fill_log_probabilities(cached, prompt, every, tokenizer, one_line=True)
     found = []
-    for text, read in zip(texts, fill_log_probabilities(cached, prompt, texts, tokenizer, one_line=True), strict=True):
+    for text, said, standing in zip(every, read, occurrences(every, *around), strict=True):
         place, likeness = places.get(text, (None, 0.0))
         rank, closeness = ranks.get(text, (None, 0.0))
-        found.append(Reading(text, float(read.sum()), len(read), text in written, place, likeness, rank, closeness))
+        of_model = text, float(said.sum()), len(said), text in texts.written
+        found.append(Reading(*of_model, place, likeness, rank, closeness, beams.get(text), standing))
     return found
 
 
