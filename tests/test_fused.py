@@ -178,3 +178,18 @@ def test_bfloat16_products_are_near_float32() -> None:
     expected, given = our_logits(plain, prompt, canvas, signal), fused_logits(fused, prompt, canvas, signal)
     for ours, theirs in zip(given, expected, strict=True):
         assert 1e-6 < (ours - theirs).abs().mean() < 0.05 * theirs.std()
+
+
+@pytest.mark.parametrize("copied", [90, 100, 130])
+@pytest.mark.parametrize("cropped", [20, 64, 80])
+@pytest.mark.parametrize("tokens", [1, 5, 20, 40])
+def test_a_copy_of_a_cache_may_be_cropped_before_it_is_written_to(copied: int, cropped: int, tokens: int) -> None:
+    _, fused = both()
+    prompt, more = ids(1, 140), ids(1, tokens, seed=1)
+    whole, alone = Cache(), Cache()
+    fused.encode(prompt, whole)
+    copy_of_it = whole.copy(copied)
+    copy_of_it.crop(cropped)
+    fused.encode(prompt[:, :cropped], alone)
+    assert worst(fused.encode(more, copy_of_it), fused.encode(more, alone)) < CLOSE
+    assert worst(fused.decode(more, copy_of_it), fused.decode(more, alone)) < CLOSE

@@ -99,8 +99,10 @@ class Cache:
         copied = Cache()
         copied.length = length
         copied.padding = None if self.padding is None else self.padding[:, :length].clone()
-        copied._keys = [keys[:, :, :length].clone() for keys in self._keys]
-        copied._values = [values[:, :, :length].clone() for values in self._values]
+        for buffers, copies in ((self._keys, copied._keys), (self._values, copied._values)):
+            for buffer in buffers:
+                copies.append(_room([], buffer, 0, length))
+                copies[-1][:, :, :length] = buffer[:, :, :length]
         return copied
 
     def repeated(self, rows: int, length: int | None = None) -> Cache:
