@@ -19,9 +19,8 @@ from torch import Tensor
 
 from dgemma_model import checkpoint, denoised, verified
 from dgemma_model.canvas import encode_prompt, read_fill
-from dgemma_model.copying import similar_lines
 from dgemma_model.infill import Infiller
-from dgemma_model.judge import MEAN, SIMILAR_LINES, WEIGHTS, WRITTEN, Reading
+from dgemma_model.judge import LITTLE_ELSEWHERE, MEAN, WEIGHTS, WRITTEN
 from dgemma_model.network import Cache
 from dgemma_model.request import Draft, Excerpt, FillRequest, InfillError
 from dgemma_model.sampler import CanvasStep, denoise
@@ -485,23 +484,27 @@ def test_a_line_without_end_elsewhere_is_not_considered() -> None:
     assert {len(reading.text) < 1000 for reading in INFILLER.considered(request)} == {True}
 
 
-def test_a_line_is_the_likelier_right_of_what_was_written_and_similar_lines() -> None:
-    taken = []
+@pytest.mark.parametrize("knows_project", [True, False])
+def test_of_a_line_the_likeliest_right_text_is_taken_and_without_a_project_the_likeliest(knows_project: bool) -> None:
+    taken = set[str]()
+    elsewhere = ("# nothing like it\n" * (LITTLE_ELSEWHERE // 10),) if knows_project else ("# nothing\n",)
     for size in range(1, 9):
         excerpt = Excerpt(f"for a in b:\n    {'x' * size}\n\nfor a in b:\n    ", "\nreturn self\n")
-        knobs = {"one_line": True, "verify": True, "max_tokens": 2 * size}
-        written = last(INFILLER, excerpt, copy_weight=0.0, **knobs)
-        similar = similar_lines(excerpt.prefix, excerpt.suffix, count=SIMILAR_LINES)
-        likeness = {line.text: (place, line.likeness) for place, line in enumerate(similar)}
-        readings = []
-        for text in {written.text, *likeness}:
-            log_probability, tokens = total(excerpt, text)
-            of_line = likeness.get(text, (None, 0.0))
-            readings.append(Reading(text, log_probability, tokens, text == written.text, *of_line))
-        best = max(readings, key=lambda reading: reading.log_odds)
-        chosen = last(INFILLER, excerpt, copy_weight=1e-30, **knobs)  # copies change nothing of what is written
+        knobs = {
+            "one_line": True,
+            "max_tokens": 2 * size,
+            "copy_weight": 1e-30,
+        }  # copies change nothing of what is written
+        considered = INFILLER.considered(FillRequest(excerpt, elsewhere, **knobs))
+        for reading in considered:
+            log_probability, tokens = total(excerpt, reading.text)
+            assert reading.log_probability == pytest.approx(log_probability, abs=1e-2)
+            assert reading.tokens == tokens
+        assert sum(reading.share for reading in considered) == pytest.approx(1.0, abs=1e-3)
+        best = max(considered, key=lambda reading: reading.log_odds if knows_project else reading.log_probability)
+        (*_, chosen) = INFILLER.fill(FillRequest(excerpt, elsewhere, verify=True, **knobs))
         assert chosen.done
         assert chosen.text == best.text
         assert chosen.score == pytest.approx(best.score, abs=1e-3)
-        taken.append(best.is_written)
-    assert len(set(taken)) == 2
+        taken.add("written" if best.is_written else "similar" if best.similar is not None else "alone")
+    assert len(taken) > 1

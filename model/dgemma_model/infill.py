@@ -215,9 +215,18 @@ class Infiller:
             if request.one_line and copy_weight:
                 around = excerpt.prefix, excerpt.suffix, elsewhere
                 alone = list[str]()
-                for found in beams.search(cached, prompt, self._tokenizer) if _is_line_begun(excerpt) else ():
-                    alone, draft = found, replace(draft, step=draft.step + 1)
-                    yield draft
+                if _is_line_begun(excerpt):
+                    for found in beams.search(cached, prompt, self._tokenizer):
+                        alone, draft = found, replace(draft, step=draft.step + 1)
+                        yield draft
+                else:
+                    cached.crop(len(prompt.ids) - 1)
+                    other = draft
+                    for other in verified.fill(
+                        self._checkpoint, cached, prompt, request, sampling, suggestions(weight=0.0)
+                    ):
+                        yield replace(draft, step=draft.step + other.step)
+                    alone, draft = [other.text], replace(draft, step=draft.step + other.step)
                 similar, between = similar_lines(*around, SIMILAR_LINES), texts_between(*around, TEXTS_BETWEEN)
                 texts = Texts([draft.text, *others], similar, between, alone)
                 options = readings(cached, prompt, texts, around, self._tokenizer)

@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from dgemma_model.canvas import Prompt
 from dgemma_model.causal import fill_log_probabilities
 from dgemma_model.copying import Occurrences, SimilarLine, TextBetween, occurrences
@@ -23,10 +25,15 @@ from dgemma_model.tokenizer import Tokenizer
 SIMILAR_LINES, TEXTS_BETWEEN = 4, 2
 """Lines from elsewhere, and texts between the same words, that are considered."""
 
-WEIGHTS = (-1.17, 1.28, 1.35, -0.205, -0.0465, 1.14, -2.07, 1.94, 0.674, 0.0326, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+WEIGHTS = (
+    *(-2.0, 1.34, 1.56, -0.174, -0.0456, 1.09, -1.91, 1.75, 0.251),
+    *(0.0406, -0.529, 0.258, -0.0497, -0.161, 0.27, 0.475, 0.783),
+)
 """Log-odds that each of `Reading.figures` adds, as `train/fit_judge.py` finds them."""
 WRITTEN, MEAN = 1, 5
 """Places among them: whether the model wrote it, and its log-probability per token."""
+LITTLE_ELSEWHERE = 4_000
+"""Code points elsewhere, beyond the prompt, that make a project."""
 _LONGEST = 300
 """Code points of a text from elsewhere, at most."""
 _USUAL_TOKENS = 4
@@ -72,6 +79,8 @@ class Reading:
     beam: int | None = None
     """Its place among what the head alone would write, the likeliest first."""
     occurrences: Occurrences = NOWHERE
+    share: float = 1.0
+    """Of the head's probability of all texts that are considered."""
 
     @property
     def figures(self) -> tuple[float, ...]:
@@ -90,6 +99,7 @@ class Reading:
             self.beam is not None,
             self.beam == 0,
             *map(math.log1p, self.occurrences),
+            self.share,
         )
 
     @property
@@ -112,19 +122,41 @@ def readings(cached: CachedPrompt, prompt: Prompt, texts: Texts, around: Around,
     short = [text for text in (*places, *ranks, *beams) if len(text) <= _LONGEST]
     every = list(dict.fromkeys([*texts.written, *short]))
     read = fill_log_probabilities(cached, prompt, every, tokenizer, one_line=True)
+    likelihoods = torch.stack([said.sum() for said in read])
+    shares = likelihoods.softmax(0).tolist()
     found = []
-    for text, said, standing in zip(every, read, occurrences(every, *around), strict=True):
+    for number, standing in enumerate(occurrences(every, *around)):
+        text = every[number]
         place, likeness = places.get(text, (None, 0.0))
         rank, closeness = ranks.get(text, (None, 0.0))
-        of_model = text, float(said.sum()), len(said), text in texts.written
-        found.append(Reading(*of_model, place, likeness, rank, closeness, beams.get(text), standing))
+        found.append(
+            Reading(
+                text=text,
+                log_probability=float(likelihoods[number]),
+                tokens=len(read[number]),
+                is_written=text in texts.written,
+                similar=place,
+                likeness=likeness,
+                between=rank,
+                closeness=closeness,
+                beam=beams.get(text),
+                occurrences=standing,
+                share=shares[number],
+            )
+        )
     return found
 
 
 def judged(draft: Draft, options: Sequence[Reading], request: FillRequest) -> Draft:
     """The text that is most likely right of a finished draft of one line and all `options`, of which it is one; with
-    the best of all as `candidates` where the request wants several."""
-    best, *_ = ordered = sorted(options, key=lambda reading: -reading.log_odds)
+    the best of all as `candidates` where the request wants several.
+
+    The judge knows projects. Where there is next to nothing beside the prompt, the head's likeliest text is taken.
+    """
+    knows_project = sum(map(len, request.elsewhere)) >= LITTLE_ELSEWHERE
+    best, *_ = ordered = sorted(
+        options, key=lambda reading: -(reading.log_odds if knows_project else reading.log_probability)
+    )
     if request.candidates > 1:
         found = tuple(Candidate(reading.text, reading.log_probability) for reading in ordered[: request.candidates])
         draft = replace(draft, candidates=found)

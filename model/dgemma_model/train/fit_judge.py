@@ -34,7 +34,7 @@ from dgemma_model.request import FillRequest
 from dgemma_model.train.corpus import NearDuplicates, SourceFile, files_of, is_permissive, package_name
 from dgemma_model.train.holes import Hole, HoleCutter, HoleKind
 
-COUNTS: dict[HoleKind, int] = {"line": 700, "rest_of_line": 500, "expression": 500}
+COUNTS: dict[HoleKind, int] = {"line": 900, "rest_of_line": 900, "expression": 900}
 FEWEST_FILES = 3
 """A package with fewer is left out: nothing could be copied there."""
 SHARES = (0.1, 0.2, 0.35, 0.5)
