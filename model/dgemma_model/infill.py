@@ -31,7 +31,7 @@ from dgemma_model.constraint import Constraint
 from dgemma_model.copying import Suggestions, similar_lines, texts_between
 from dgemma_model.denoised import LINE_TOKENS, DenoisedFill
 from dgemma_model.elsewhere import Elsewhere
-from dgemma_model.judge import SIMILAR_LINES, TEXTS_BETWEEN, Reading, Texts, judged, readings
+from dgemma_model.judge import SIMILAR_LINES, TEXTS_BETWEEN, Reading, Texts, is_line_begun, judged, readings
 from dgemma_model.products import fastest_products
 from dgemma_model.prompt_cache import CachedPrompt, PromptCaches
 from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
@@ -215,7 +215,7 @@ class Infiller:
             if request.one_line and copy_weight:
                 around = excerpt.prefix, excerpt.suffix, elsewhere
                 alone = list[str]()
-                if _is_line_begun(excerpt):
+                if is_line_begun(excerpt):
                     for found in beams.search(cached, prompt, self._tokenizer):
                         alone, draft = found, replace(draft, step=draft.step + 1)
                         yield draft
@@ -323,11 +323,6 @@ class Infiller:
             for _ in cached.read_all_of(prompt.ids):
                 pass
             yield cached, prompt
-
-
-def _is_line_begun(excerpt: Excerpt) -> bool:
-    """Whether something stands on the line of the (single) hole."""
-    return bool((excerpt.prefix.rpartition("\n")[2] + excerpt.suffix.partition("\n")[0]).strip())
 
 
 def usable_device(name: str | None) -> torch.device:

@@ -19,7 +19,7 @@ from dgemma_model.causal import fill_log_probabilities
 from dgemma_model.copying import Occurrences, SimilarLine, TextBetween, occurrences
 from dgemma_model.elsewhere import Piece
 from dgemma_model.prompt_cache import CachedPrompt
-from dgemma_model.request import Candidate, Draft, DraftToken, FillRequest
+from dgemma_model.request import Candidate, Draft, DraftToken, Excerpt, FillRequest
 from dgemma_model.tokenizer import Tokenizer
 
 SIMILAR_LINES, TEXTS_BETWEEN = 4, 2
@@ -147,15 +147,20 @@ def readings(cached: CachedPrompt, prompt: Prompt, texts: Texts, around: Around,
     return found
 
 
+def is_line_begun(excerpt: Excerpt) -> bool:
+    """Whether something stands on the line of the (single) hole."""
+    return bool((excerpt.prefix.rpartition("\n")[2] + excerpt.suffix.partition("\n")[0]).strip())
+
+
 def judged(draft: Draft, options: Sequence[Reading], request: FillRequest) -> Draft:
     """The text that is most likely right of a finished draft of one line and all `options`, of which it is one; with
     the best of all as `candidates` where the request wants several.
 
-    The judge knows projects. Where there is next to nothing beside the prompt, the head's likeliest text is taken.
+    The judge knows projects. Where there is next to nothing beside the prompt, whole lines are left to the head.
     """
-    knows_project = sum(map(len, request.elsewhere)) >= LITTLE_ELSEWHERE
+    by_odds = is_line_begun(request.excerpt) or sum(map(len, request.elsewhere)) >= LITTLE_ELSEWHERE
     best, *_ = ordered = sorted(
-        options, key=lambda reading: -(reading.log_odds if knows_project else reading.log_probability)
+        options, key=lambda reading: -(reading.log_odds if by_odds else reading.log_probability)
     )
     if request.candidates > 1:
         found = tuple(Candidate(reading.text, reading.log_probability) for reading in ordered[: request.candidates])
