@@ -162,12 +162,12 @@ def test_the_same_text_again_needs_no_model(own_wire: Wire) -> None:
 
 def test_what_follows_acceptance_is_worked_out_ahead() -> None:
     with Wire(env={"FAKE_AHEAD": "1"}) as wire:
-        wire.initialize()
+        wire.initialize(initializationOptions={"time_budget_ms": 20_000})  # a busy machine takes longer
         wire.wait_until_loaded()
         wire.request("test/say", {"text": " + b", "steps": 1})
         wire.open(URI, "x = a")
         assert texts(wire.request(INLINE, inline(URI, 0, 5))) == [" + b"]
-        wire.wait_for_log("outcome=ahead")
+        wire.wait_for_log("outcome=ahead found=suggestion")
         assert wire.request("test/seen", {})["prefix"] == "x = a + b"
         wire.request("test/say", {"text": " + c", "steps": 1})
         wire.change(URI, 2, insertion(0, 5, " + b"))
