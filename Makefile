@@ -30,13 +30,13 @@ editors/vscode/node_modules/.package-lock.json: editors/vscode/package-lock.json
 
 # Neovim 0.11 comes with the environment; the oldest and the newest that the plugin supports come from Debian.
 test-editors: .venv/.installed-test vscode
-	-tests/test_nvim/fetch_neovim.sh trixie .cache/neovim/trixie
-	-tests/test_nvim/fetch_neovim.sh sid .cache/neovim/sid
-	-tests/test_vscode/fetch_codeserver.sh .cache/code-server
-	-tests/test_editors_other/fetch_editors.sh .cache/helix
-	$(BIN)/python -m pytest -q -m editors tests/test_nvim
-	$(BIN)/python -m pytest -q -m editors tests/test_editors_other
-	$(BIN)/python -m pytest -q -m editors tests/test_vscode
+	-tests/editors/nvim/fetch_neovim.sh trixie .cache/neovim/trixie
+	-tests/editors/nvim/fetch_neovim.sh sid .cache/neovim/sid
+	-tests/editors/vscode/fetch_codeserver.sh .cache/code-server
+	-tests/editors/other/fetch_editors.sh .cache/helix
+	$(BIN)/python -m pytest -q -m editors tests/editors/nvim
+	$(BIN)/python -m pytest -q -m editors tests/editors/other
+	$(BIN)/python -m pytest -q -m editors tests/editors/vscode
 
 check: .venv/.installed-test
 	$(BIN)/ruff check .

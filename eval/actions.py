@@ -22,11 +22,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dgemma_lsp.actions import ActionKind, Problem, offered, rewrite
-from dgemma_lsp.documents import parsed
-from dgemma_lsp.edits import Rewrite, Snapshot
+from dgemma_lsp.documents.documents import parsed
+from dgemma_lsp.documents.edits import Rewrite, Snapshot
+from dgemma_lsp.pipeline.actions import ActionKind, Problem, offered, rewrite
 from dgemma_model.infill import Infiller
-from dgemma_model.targets import does_nothing
+from dgemma_model.source.fill_sites import does_nothing
 
 PLACEHOLDERS = ("pass", "...", "raise NotImplementedError", "")
 MAX_BODY_LINES = 6

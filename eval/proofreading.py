@@ -35,10 +35,10 @@ from typing import NamedTuple
 
 import torch
 
-from dgemma_model.causal import next_token_logits
+from dgemma_model.decoding.causal import next_token_logits
+from dgemma_model.decoding.review import disagreement
 from dgemma_model.infill import Infiller
 from dgemma_model.request import Excerpt
-from dgemma_model.review import disagreement
 
 HOLES = Path(__file__).with_name("holes.jsonl")
 WANTED_PRECISION = 0.8

@@ -20,23 +20,27 @@ from functools import partial
 
 import torch
 
-from dgemma_model import beams, hub, review, verified
-from dgemma_model import checkpoint as checkpoints
-from dgemma_model.anytime import within_budget
-from dgemma_model.canvas import Prompt, encode_prompt
-from dgemma_model.causal import fill_log_probabilities, ranked
-from dgemma_model.chat import ChatFormat
-from dgemma_model.checkpoint import Checkpoint, CheckpointError, Progress
-from dgemma_model.constraint import Constraint
-from dgemma_model.copying import Suggestions, similar_lines, texts_between
-from dgemma_model.denoised import LINE_TOKENS, DenoisedFill
-from dgemma_model.elsewhere import Elsewhere
-from dgemma_model.judge import SIMILAR_LINES, TEXTS_BETWEEN, Reading, Texts, is_line_begun, judged, readings
-from dgemma_model.products import fastest_products
-from dgemma_model.prompt_cache import CachedPrompt, PromptCaches
+from dgemma_model.checkpoint import hub
+from dgemma_model.checkpoint import load as checkpoints
+from dgemma_model.checkpoint.load import Checkpoint, CheckpointError, Progress
+from dgemma_model.decoding import beams, review, verified
+from dgemma_model.decoding.causal import fill_log_probabilities, ranked
+from dgemma_model.decoding.constraint import Constraint
+from dgemma_model.decoding.denoised import LINE_TOKENS, DenoisedFill
+from dgemma_model.decoding.line_choice import SIMILAR_LINES, TEXTS_BETWEEN, Texts, is_line_begun, judged, readings
+from dgemma_model.decoding.prompt_cache import CachedPrompt, PromptCaches
+from dgemma_model.decoding.sampler import Noise, Sampling
+from dgemma_model.decoding.time_budget import within_budget
+from dgemma_model.decoding.width_search import WidthSearch
+from dgemma_model.network.kernels import fastest_products
+from dgemma_model.project.copying import Suggestions
+from dgemma_model.project.judge import Reading
+from dgemma_model.project.similar_lines import similar_lines
+from dgemma_model.project.text_index import Elsewhere
+from dgemma_model.project.texts_between import texts_between
+from dgemma_model.prompt.canvas import Prompt, encode_prompt
+from dgemma_model.prompt.chat import ChatFormat
 from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
-from dgemma_model.sampler import Noise, Sampling
-from dgemma_model.widths import WidthSearch
 
 CACHE_BYTES = {"cpu": 128 * 2**20, "cuda": 2 * 2**30}
 """Budget for the keys and values of prompts, by kind of device; a prompt of the embedded checkpoint takes 3 MiB."""

@@ -1,4 +1,4 @@
-/** What the server says beyond LSP; the other side is dgemma_lsp/protocol.py. */
+/** What the server says beyond LSP; the other side is dgemma_lsp/server/protocol.py. */
 
 /** The notification `dgemma/status`. */
 export interface Status {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from dgemma_model.copying import most_similar_line
-from dgemma_model.elsewhere import Piece, split
 from dgemma_model.evaluation.held_out import Case
+from dgemma_model.project.similar_lines import most_similar_line
+from dgemma_model.project.text_index import Piece, split
 
 CONSTANTS = ("else:", "return None", "return True")
 Baseline = Callable[[str, str, Sequence[str]], str]

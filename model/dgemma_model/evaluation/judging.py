@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property, lru_cache
 
-from dgemma_model import syntax
 from dgemma_model.evaluation.held_out import Case
-from dgemma_model.python_syntax import finds_fault
+from dgemma_model.source import structure, syntax
+from dgemma_model.source.python_parser import finds_fault
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _compiles(text: str) -> bool:
 def _tree_digest(text: str) -> int:
     tree = syntax.parse("python", text)
     assert tree is not None
-    return hash(tuple(syntax.structure(tree)))
+    return hash(tuple(structure.structure(tree)))
 
 
 def _parses(case: Case, text: str) -> bool:

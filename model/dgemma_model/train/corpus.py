@@ -23,7 +23,7 @@ from typing import Any
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from dgemma_model.tokenizer import SPECIAL_TOKENS, recipe_pieces
+from dgemma_model.prompt.tokenizer import SPECIAL_TOKENS, recipe_pieces
 
 HELD_OUT = frozenset({"anyio", "cattrs", "click", "jinja2", "networkx", "rich"})
 """Packages kept out of training whole; evaluation holes are cut from them."""

@@ -16,9 +16,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from dgemma_model.canvas import Prompt, encode_fill, encode_prompt
-from dgemma_model.excerpt import ExcerptBudget
-from dgemma_model.tokenizer import Tokenizer
+from dgemma_model.prompt.canvas import Prompt, encode_fill, encode_prompt
+from dgemma_model.prompt.tokenizer import Tokenizer
+from dgemma_model.source.excerpt import ExcerptBudget
 from dgemma_model.train.holes import HoleCutter, draw_kind
 
 T = TypeVar("T")

@@ -21,14 +21,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from dgemma_model import syntax
-from dgemma_model.canvas import encode_fill, encode_prompt
-from dgemma_model.checkpoint import Checkpoint, embedded_directory, load
+from dgemma_model.checkpoint.load import Checkpoint, embedded_directory, load
+from dgemma_model.decoding.sampler import Noise
 from dgemma_model.evaluation.held_out import HOLES_FILE, HeldOutHole, read_holes
-from dgemma_model.excerpt import ExcerptBudget, cut
-from dgemma_model.network import Cache
+from dgemma_model.network.diffusion_gemma import Cache
+from dgemma_model.prompt.canvas import encode_fill, encode_prompt
 from dgemma_model.request import Excerpt
-from dgemma_model.sampler import Noise
+from dgemma_model.source import syntax
+from dgemma_model.source.excerpt import ExcerptBudget, cut
 from dgemma_model.train.corpus import NearDuplicates
 from dgemma_model.train.holes import HoleCutter, HoleKind
 

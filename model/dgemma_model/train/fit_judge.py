@@ -27,10 +27,10 @@ from rich.progress import track
 from rich.table import Table
 
 from dgemma_model.evaluation.surroundings import nearby
-from dgemma_model.excerpt import ExcerptBudget
 from dgemma_model.infill import Infiller
-from dgemma_model.judge import MEAN, WEIGHTS, WRITTEN
+from dgemma_model.project.judge import MEAN, WEIGHTS, WRITTEN
 from dgemma_model.request import FillRequest
+from dgemma_model.source.excerpt import ExcerptBudget
 from dgemma_model.train.corpus import NearDuplicates, SourceFile, files_of, is_permissive, package_name
 from dgemma_model.train.holes import Hole, HoleCutter, HoleKind
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dgemma_model.network import Network
+from dgemma_model.network.diffusion_gemma import Network
 
 NORMS_BEFORE = (
     "input_layernorm.weight",

@@ -8,10 +8,10 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Literal
 
-from dgemma_model import syntax
-from dgemma_model.excerpt import ExcerptBudget, cut
 from dgemma_model.request import Excerpt
-from dgemma_model.syntax import CursorKind
+from dgemma_model.source import structure, syntax
+from dgemma_model.source.excerpt import ExcerptBudget, cut
+from dgemma_model.source.syntax import CursorKind
 
 HoleKind = Literal["rest_of_line", "line", "expression", "statement", "block", "span", "empty"]
 
@@ -105,7 +105,7 @@ class HoleCutter:
         self._tree = tree
         self._data = tree.data
         self._spans: dict[HoleKind, list[tuple[int, int]]] = {"expression": [], "statement": []}
-        for kind, start, end in syntax.named_nodes(tree):
+        for kind, start, end in structure.named_nodes(tree):
             if not 2 <= end - start <= MAX_HOLE_CHARS:
                 continue
             if kind in EXPRESSIONS:

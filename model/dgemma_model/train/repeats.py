@@ -20,11 +20,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from dgemma_model.checkpoint import find
+from dgemma_model.checkpoint.load import find
 from dgemma_model.evaluation.held_out import HOLES_FILE, read_holes
 from dgemma_model.infill import Infiller
+from dgemma_model.prompt.tokenizer import Tokenizer
 from dgemma_model.request import FillRequest
-from dgemma_model.tokenizer import Tokenizer
 from dgemma_model.train.evaluate import excerpt_of
 
 KINDS = ("line", "rest_of_line", "statement", "block")

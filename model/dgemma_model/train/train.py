@@ -27,11 +27,12 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dgemma_model.checkpoint import load_network
-from dgemma_model.config import CheckpointConfig, LayerConfig, NetworkConfig
-from dgemma_model.network import Cache, Network
-from dgemma_model.sampler import Noise
-from dgemma_model.tokenizer import MASK, SPECIAL_TOKENS
+from dgemma_model.checkpoint.config import CheckpointConfig
+from dgemma_model.checkpoint.load import load_network
+from dgemma_model.decoding.sampler import Noise
+from dgemma_model.network.config import LayerConfig, NetworkConfig
+from dgemma_model.network.diffusion_gemma import Cache, Network
+from dgemma_model.prompt.tokenizer import MASK, SPECIAL_TOKENS
 from dgemma_model.train.data import Canvases, Corpus, Rows, prefetched
 from dgemma_model.train.grow import grow
 

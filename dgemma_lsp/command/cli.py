@@ -1,0 +1,169 @@
+"""The command `dgemma-lsp`: serve an editor, or do one thing in a terminal and say how it went."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
+
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(help="Checkpoint directory, or a name on the Hugging Face hub; the embedded one by default."),
+]
+DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1; chosen by default.")]
+
+
+@app.callback(invoke_without_command=True)
+def serve(
+    context: typer.Context,
+    tcp: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Listen there instead of on stdio.")] = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Fill code in place with a block-diffusion model. Without a command: serve an editor over stdio."""
+    if context.invoked_subcommand is not None:
+        if checkpoint is not None or device is not None or tcp is not None:
+            fail(f"options go behind the command: dgemma-lsp {context.invoked_subcommand} --checkpoint ...")
+        return
+    from dgemma_lsp.server import server
+
+    if tcp is None:
+        raise typer.Exit(server.serve_stdio(checkpoint=checkpoint, device=device))
+    host, _, port = tcp.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        fail(f"--tcp wants HOST:PORT, for example 127.0.0.1:7777, not {tcp!r}")
+    try:
+        exit_code = server.serve_tcp(host.strip("[]"), int(port), checkpoint=checkpoint, device=device)
+    except OSError as error:
+        fail(f"cannot listen on {tcp}: {error.strerror or error}; pass another --tcp HOST:PORT")
+    raise typer.Exit(exit_code)
+
+
+@app.command()
+def fill(
+    place: Annotated[
+        str | None, typer.Argument(metavar="FILE:LINE:COLUMN", help="Where to fill; both count from 1.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the canvas take shape, step by step.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    batch: Annotated[Path | None, typer.Option(metavar="TASKS.jsonl", help="Fill every task of a file.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Most denoising steps of a canvas; the checkpoint's own by default.")
+    ] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option(min=0.0, help="Take what is there after so many milliseconds.")
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Fill one hole in a file and show it in place, or fill a file of tasks."""
+    from dgemma_lsp.command import terminal
+
+    if (place is None) == (batch is None):
+        fail("pass either FILE:LINE:COLUMN or --batch TASKS.jsonl")
+    try:
+        if batch is not None:
+            terminal.fill_batch(batch, checkpoint, device, steps=steps, budget_ms=budget_ms)
+        elif place is not None:
+            terminal.fill_once(
+                place, checkpoint, device, watch=watch, as_json=as_json, steps=steps, budget_ms=budget_ms
+            )
+    except terminal.UserError as error:
+        fail(str(error))
+
+
+@app.command()
+def check(checkpoint: CheckpointOption = None, device: DeviceOption = None) -> None:
+    """Say what works on this machine, and what to do where something does not."""
+    from dgemma_lsp.command import terminal
+
+    if not terminal.check(checkpoint, device):
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+    shape: Annotated[
+        str | None, typer.Option(metavar="26b", help="Random weights of the published shape, on a GPU.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of everything that is measured.")] = 20,
+) -> None:
+    """Measure the model and the server on this machine; the last line is one JSON document."""
+    from dgemma_lsp.command import bench as benchmark
+    from dgemma_lsp.command import terminal
+
+    if shape not in (None, "26b"):
+        fail(f"--shape knows 26b only, not {shape!r}")
+    try:
+        benchmark.bench(checkpoint, device, shape=shape, repeats=repeats)
+    except terminal.UserError as error:
+        fail(str(error))
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+    ways: Annotated[str, typer.Option(metavar="A,B", help="Ways to fill; the shipped ones and baselines.")] = "",
+    kinds: Annotated[str, typer.Option(metavar="A,B", help="Kinds of cases; all by default.")] = "",
+    sample: Annotated[int | None, typer.Option(min=1, help="About so many cases, always the same ones.")] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl", help="Outside tasks instead: id, prefix, suffix, and middle or test with entry_point."
+        ),
+    ] = None,
+    dials: Annotated[bool, typer.Option("--dials", help="Quality against steps and time instead.")] = False,
+    output: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the table there.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Plot there how far scores can be trusted.")
+    ] = None,
+) -> None:
+    """Fill held-out holes as the server would, and say how many are right."""
+    from dgemma_lsp.command import evaluate as evaluation
+    from dgemma_lsp.command import terminal
+
+    try:
+        evaluation.evaluate(
+            checkpoint,
+            device,
+            ways=_names(ways),
+            kinds=_names(kinds),
+            sample=sample,
+            tasks=tasks,
+            dials=dials,
+            output=output,
+            calibrate=calibration,
+        )
+    except terminal.UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        Console(stderr=True).print("dgemma-lsp: interrupted; nothing was written")
+        raise typer.Exit(130) from None
+
+
+def _names(listed: str) -> list[str]:
+    """The names of a list with commas."""
+    return [name for part in listed.split(",") if (name := part.strip())]
+
+
+def fail(message: str) -> NoReturn:
+    """Print an error for users and leave with exit code 2."""
+    Console(stderr=True, highlight=False, markup=False).print(f"dgemma-lsp: {message}", soft_wrap=True)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    """Entry point."""
+    # Run by its path, Python would find a user's `json.py` in the working directory before its own.
+    if sys.path and sys.path[0] in ("", str(Path.cwd())) and not sys.flags.safe_path:
+        sys.path.pop(0)
+    app()

@@ -1,0 +1,400 @@
+"""What the command `eval` does: fills held-out holes as the server would, judges the fills, and prints tables.
+
+The work is shared out over processes of one thread each, a few cases of one way to fill at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing import active_children, get_context
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from dgemma_lsp.command.eval_tables import comparisons, tables
+from dgemma_lsp.command.terminal import UserError, load_infiller, weights_digest
+from dgemma_lsp.documents.documents import parsed
+from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.pipeline import context
+from dgemma_lsp.pipeline.suggest import InfillerLike, suggest
+from dgemma_lsp.settings import Settings
+from dgemma_model.evaluation import calibration, execution
+from dgemma_model.evaluation.baselines import BASELINES, baseline_texts
+from dgemma_model.evaluation.cases import QUIET_FILE, TASKS_FOLDER, read_quiet, read_tasks
+from dgemma_model.evaluation.held_out import (
+    HOLES_FILE,
+    NOISE_LEVEL,
+    SEVERAL_FILE,
+    Case,
+    case_of,
+    case_of_quiet,
+    case_of_several,
+    case_of_task,
+    mid_token_cases,
+    read_holes,
+    read_several,
+    repair_cases,
+)
+from dgemma_model.evaluation.judging import Fill
+from dgemma_model.evaluation.report import DEFAULT_WAY, QUIET, rows, write_csv
+from dgemma_model.evaluation.surroundings import elsewhere_of, in_its_file, nearby_of
+from dgemma_model.request import Draft, FillRequest, InfillError
+from dgemma_model.source.excerpt import ExcerptBudget
+
+if TYPE_CHECKING:
+    from dgemma_model.infill import Infiller
+
+Overrides = Mapping[str, Any]
+"""What a way to fill asks for in a `FillRequest`, beside the checkpoint's own policy."""
+
+WAYS: dict[str, Overrides] = {
+    DEFAULT_WAY: {},
+    "plain": {"verify": False, "together": True, "max_denoising_steps": 8},
+    "token-by-token": {"verify": True, "together": False, "drafting": "none", "copy_weight": 0.0},
+}
+OTHER_WAYS: dict[str, Overrides] = {
+    "alone": {},
+    "token-by-token-copying": {"verify": True, "together": False, "drafting": "none"},
+    "one-by-one": {"together": False},
+    "together": {"together": True},
+    "renoised": {"verify": False, "max_denoising_steps": 8, "renoise": True},
+    "drafts-copied": {"verify": True, "drafting": "copied"},
+    "drafts-denoised": {"verify": True, "drafting": "denoised"},
+    "drafts-both": {"verify": True, "drafting": "both"},
+}
+ALONE = ("alone",)
+"""Ways that know nothing of the rest of the file, nor of other files."""
+STEPS = (1, 2, 4, 8, 16, 48)
+BUDGETS_MS = (10, 25, 50, 100, 200, 400)
+DIALS: dict[str, Overrides] = {
+    **{f"plain, {steps} steps": {**WAYS["plain"], "max_denoising_steps": steps} for steps in STEPS},
+    **{f"plain, {ms} ms": {"verify": False, "together": True, "budget_ms": float(ms)} for ms in BUDGETS_MS},
+    **{f"default, {ms} ms": {"budget_ms": float(ms)} for ms in BUDGETS_MS},
+    DEFAULT_WAY: {},
+}
+"""Quality against steps and time."""
+DIAL_KINDS = ("line", "rest_of_line", "expression", "statement", "block")
+
+
+SAMPLE_SEED = 1
+FEWEST = 10
+"""Cases of a kind that stay in a sample, where there are so many."""
+UNIT = 12
+"""Cases that a process takes at once."""
+SEVERAL_TOKENS = 160
+"""Room for a fill of several lines: as much as the longest hole has."""
+
+
+def evaluate(
+    checkpoint: str | None,
+    device: str | None,
+    *,
+    ways: Sequence[str] = (),
+    kinds: Sequence[str] = (),
+    sample: int | None = None,
+    tasks: Path | None = None,
+    dials: bool = False,
+    output: Path | None = None,
+    calibrate: Path | None = None,
+) -> None:
+    """Fill, judge, print, and write the table to `output`; a reliability plot of the default way to `calibrate`.
+
+    Raises:
+        UserError: no such way or kind, no such file, a broken one, or a checkpoint that cannot be used.
+    """
+    chosen = _chosen_ways(ways, dials=dials)
+    if calibrate is not None and DEFAULT_WAY not in chosen:
+        raise UserError(f"--calibration is about the way {DEFAULT_WAY!r}: leave it among the --ways")
+    for path in (output, calibrate):
+        if path is not None and not path.parent.is_dir():
+            raise UserError(f"there is no folder {path.parent} for {path.name}")
+    cases = drawn(_chosen_kinds(read_cases(tasks), kinds or (DIAL_KINDS if dials and tasks is None else ())), sample)
+    infiller = load_infiller(checkpoint, device, cache_bytes=0)
+    started = perf_counter()
+    runs = fill_all(cases, chosen, infiller, checkpoint, device)
+    table = rows(checkpoint_name(infiller.name, checkpoint), runs)
+    console = Console(width=160, highlight=False)
+    for shown in tables(table):
+        console.print(shown)
+    for line in comparisons(table):
+        console.print(line)
+    for fill in [fill for fills in runs.values() for fill in fills if fill.failure][:5]:
+        console.print(f"{fill.case.id} could not be filled: {fill.failure}", markup=False)
+    console.print(f"{perf_counter() - started:.0f} s")
+    if output is not None:
+        write_csv(output, table)
+    if calibrate is not None:
+        reliability = calibration.measured(runs[DEFAULT_WAY], infiller.threshold)
+        calibrate.write_text(calibration.svg(reliability), "utf-8")
+        console.print(calibration.summary(reliability), markup=False)
+
+
+def read_cases(tasks: Path | None) -> list[Case]:
+    """All committed cases, or those of a file of outside tasks.
+
+    Raises:
+        UserError: a file is not there, or not as it should be.
+    """
+    try:
+        if tasks is not None:
+            if tasks.is_dir():
+                raise UserError(f"{tasks} is a folder; --tasks wants a file of JSON lines")
+            return [case_of_task(task, outside=True) for task in read_tasks(tasks)]
+        holes = read_holes()
+        return [
+            *map(case_of, holes),
+            *mid_token_cases(holes),
+            *map(case_of_several, read_several(SEVERAL_FILE)),
+            *repair_cases(holes),
+            *map(case_of_task, read_tasks(TASKS_FOLDER)),
+            *map(case_of_quiet, read_quiet(QUIET_FILE)),
+        ]
+    except OSError as error:
+        where = "" if tasks is not None else f"; run it from a clone of the repository, where {HOLES_FILE} is"
+        raise UserError(f"{error.filename}: {error.strerror or error}{where}") from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def drawn(cases: Sequence[Case], count: int | None) -> list[Case]:
+    """About `count` of the cases, each kind in proportion but with at least `FEWEST`; the same ones every time."""
+    if count is None or count >= len(cases):
+        return list(cases)
+    rng = random.Random(SAMPLE_SEED)
+    chosen: list[Case] = []
+    for kind in dict.fromkeys(case.kind for case in cases):
+        of_kind = [case for case in cases if case.kind == kind]
+        wanted = min(len(of_kind), max(FEWEST, round(count * len(of_kind) / len(cases))))
+        chosen += rng.sample(of_kind, wanted)
+    return chosen
+
+
+def _chosen_ways(names: Sequence[str], *, dials: bool) -> dict[str, Overrides | None]:
+    """Ways to fill by name, None for baselines, which know no requests."""
+    baselines: dict[str, Overrides | None] = dict.fromkeys(BASELINES)
+    known = WAYS | OTHER_WAYS | baselines
+    if names and dials:
+        raise UserError("--dials has ways of its own: leave out --ways")
+    for name in names:
+        if name not in known:
+            raise UserError(f"there is no way {name!r} to fill; there are: {', '.join(known)}")
+    if dials:
+        return {**DIALS}
+    return {name: known[name] for name in names} if names else {**WAYS, **baselines}
+
+
+def _chosen_kinds(cases: list[Case], kinds: Sequence[str]) -> list[Case]:
+    known = dict.fromkeys(case.kind for case in cases)
+    for kind in kinds:
+        if kind not in known:
+            raise UserError(f"there is no kind {kind!r} among the cases; there are: {', '.join(known)}")
+    return [case for case in cases if not kinds or case.kind in kinds]
+
+
+def checkpoint_name(name: str, checkpoint: str | None) -> str:
+    """The checkpoint's name and the beginning of its weights' hash: what the table calls it."""
+    from dgemma_model.checkpoint.load import find
+
+    digest = weights_digest(sorted(find(checkpoint).glob("*.safetensors")))
+    return f"{name} {digest[:8]}" if digest else name
+
+
+# ------------------------------------------------------------------ filling
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What one process does at a time: some cases, filled in one way."""
+
+    way: str
+    overrides: Overrides | None
+    cases: Sequence[Case]
+
+
+def fill_all(
+    cases: Sequence[Case],
+    ways: Mapping[str, Overrides | None],
+    infiller: Infiller,
+    checkpoint: str | None,
+    device: str | None,
+) -> dict[str, list[Fill]]:
+    """Every case in every way, in their order; baselines leave out what only a server can decide."""
+    units: list[Unit] = []
+    for way, overrides in ways.items():
+        fillable = [case for case in cases if overrides is not None or case.kind != QUIET]
+        units += [Unit(way, overrides, fillable[at : at + UNIT]) for at in range(0, len(fillable), UNIT)]
+    processes = min(_cores(), len(units)) if infiller.device == "cpu" else 1
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    done: dict[int, list[Fill]] = {}
+    total = sum(len(unit.cases) for unit in units)
+    console = Console(stderr=True, highlight=False)
+    console.print(f"{total} fills: {len(cases)} cases, {len(ways)} ways, {processes} at a time")
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("filling", total=total)
+        for number, fills in _work(units, infiller, processes, checkpoint, device):
+            done[number] = fills
+            progress.update(task, advance=len(fills), description=units[number].way)
+    runs: dict[str, list[Fill]] = {way: [] for way in ways}
+    for number, unit in enumerate(units):
+        runs[unit.way] += done[number]
+    return runs
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _work(
+    units: Sequence[Unit], infiller: Infiller, processes: int, checkpoint: str | None, device: str | None
+) -> Iterator[tuple[int, list[Fill]]]:
+    """The number of each unit and its fills, as they come. What ends this early ends the processes, too."""
+    if processes <= 1:
+        for number, unit in enumerate(units):
+            yield number, [fill_case(case, unit.way, unit.overrides, infiller) for case in unit.cases]
+        return
+    before = signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # from before there is anything to be left behind
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_begin)
+    is_done = False
+    try:
+        numbers = {pool.submit(_fill_unit, unit, checkpoint, device): at for at, unit in enumerate(units)}
+        for future in as_completed(numbers):
+            yield numbers[future], future.result()
+        is_done = True
+    except BrokenProcessPool as error:
+        raise UserError("a process ended that was filling; is there memory enough? try --device cpu") from error
+    finally:
+        pool.shutdown(wait=is_done, cancel_futures=True)
+        for child in () if is_done else active_children():
+            child.terminate()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _begin() -> None:
+    """Each process has one thread, and leaves it to the first one to be interrupted."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@cache
+def _infiller(checkpoint: str | None, device: str | None) -> Infiller:
+    return load_infiller(checkpoint, device, cache_bytes=0)
+
+
+def _fill_unit(unit: Unit, checkpoint: str | None, device: str | None) -> list[Fill]:
+    infiller = _infiller(checkpoint, device)
+    return [fill_case(case, unit.way, unit.overrides, infiller) for case in unit.cases]
+
+
+class Asked:
+    """An infiller that is always asked in one way, and knows its last answer: the pipeline asks it the same again."""
+
+    def __init__(self, infiller: Infiller, overrides: Overrides) -> None:
+        self.name, self.device, self.languages = infiller.name, infiller.device, infiller.languages
+        self.threshold, self.prompt_tokens, self.copies = infiller.threshold, infiller.prompt_tokens, infiller.copies
+        self._infiller, self._overrides = infiller, overrides
+        self._answered: tuple[FillRequest, Draft] | None = None
+
+    def fill(self, request: FillRequest) -> Iterator[Draft]:
+        """See `InfillerLike`; of an answer that is known, the end."""
+        request = replace(request, **self._overrides)
+        if self._answered is not None and self._answered[0] == request:
+            yield self._answered[1]
+            return
+        for draft in self._infiller.fill(request):
+            self._answered = (request, draft)
+            yield draft
+
+
+def fill_case(case: Case, way: str, overrides: Overrides | None, infiller: Infiller) -> Fill:
+    """Fill one case, with a prompt that nothing is known of, run its tests, and see what the server would offer."""
+    if overrides is None:
+        texts = baseline_texts(case, way, elsewhere_of(case))
+        return Fill(case, texts, passed=_passed(case, texts))
+    asked = Asked(infiller, overrides)
+    if way not in ALONE:
+        case = in_its_file(case)
+    snapshot, holes = snapshot_of(case)
+    if way not in ALONE:
+        snapshot = replace(snapshot, nearby=nearby_of(case))
+        infiller.remember(context.elsewhere(snapshot, context.excerpt(snapshot, holes, _budget(infiller))))
+    fill = Fill(case, ("",) * case.holes)
+    try:
+        if case.kind != QUIET:
+            fill = _filled(fill, asked, snapshot, holes, starts=overrides.get("verify") is not True)
+        if case.holes == 1 and case.start is None:
+            proposed, is_offered = _proposed(asked, snapshot, names=case.is_whole)
+            fill = replace(fill, proposed=proposed, is_offered=is_offered)
+    except InfillError as error:
+        return replace(fill, failure=str(error))
+    return replace(fill, passed=_passed(case, fill.texts))
+
+
+def snapshot_of(case: Case) -> tuple[Snapshot, list[tuple[int, int]]]:
+    """The case as an open document with the cursor in its first hole, and where all its holes are."""
+    text, at = case.prefix, len(case.prefix)
+    holes: list[tuple[int, int]] = []
+    for behind in (*case.between, case.suffix):
+        holes.append((at, at))
+        text += behind
+        at += len(behind)
+    return parsed(Snapshot("file:///case.py", None, case.language, text, holes[0][0])), holes
+
+
+def _filled(fill: Fill, asked: Asked, snapshot: Snapshot, holes: list[tuple[int, int]], *, starts: bool) -> Fill:
+    """`starts` says that a text to be repaired is denoised from where it stands, not written anew."""
+    case = fill.case
+    excerpt = context.excerpt(snapshot, holes, _budget(asked))
+    request = FillRequest(excerpt, context.elsewhere(snapshot, excerpt), one_line=case.one_line)
+    if not case.one_line:
+        request = replace(request, max_tokens=SEVERAL_TOKENS)
+    if case.start is not None and starts:
+        request = replace(request, start=case.start, noise_level=NOISE_LEVEL)
+    started = perf_counter()
+    *_, draft = asked.fill(request)
+    return replace(
+        fill,
+        texts=draft.texts,
+        ms=1000 * (perf_counter() - started),
+        passes=draft.step,
+        revised=draft.revised,
+        score=draft.score,
+    )
+
+
+def _budget(infiller: InfillerLike) -> ExcerptBudget:
+    return ExcerptBudget.within(infiller.prompt_tokens)
+
+
+def _proposed(asked: Asked, snapshot: Snapshot, *, names: bool) -> tuple[str | None, bool]:
+    """The document with what the server's pipeline would insert, and whether it shows that unasked."""
+
+    def answer() -> Suggestion | NoSuggestion:
+        *_, last = suggest(snapshot, asked, Settings(), invoked=False, names=names)
+        return last
+
+    offered = said = answer()
+    if said is NoSuggestion.LOW_CONFIDENCE:
+        asked.threshold = float("-inf")
+        said = answer()
+    proposed = said.edit.apply(snapshot.text) if isinstance(said, Suggestion) else None
+    return proposed, isinstance(offered, Suggestion)
+
+
+def _passed(case: Case, texts: Sequence[str]) -> bool | None:
+    return execution.run(case.task, texts[0]).passed if case.task is not None else None
+
+
+# ------------------------------------------------------------------- tables

@@ -1,0 +1,367 @@
+"""What the commands `fill` and `check` do: the server's own pipeline, shown in a terminal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.color import Color
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import Progress
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.pipeline import context
+from dgemma_lsp.pipeline.suggest import suggest
+from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, Watched, before_cursor
+from dgemma_lsp.settings import Settings
+from dgemma_model.request import Excerpt, FillRequest, InfillError
+from dgemma_model.source import languages, syntax
+
+if TYPE_CHECKING:
+    from dgemma_model.infill import Infiller
+
+BATCH_TOKENS = 256
+"""Longest fill of a batch task, in tokens."""
+
+CONTEXT_LINES = 4
+HASHED_BYTES = 2**30
+"""Larger checkpoints are not read through only to name them."""
+
+
+class UserError(Exception):
+    """Something that the user can put right; the message says how."""
+
+
+def load_infiller(checkpoint: str | None, device: str | None, *, cache_bytes: int | None = None) -> Infiller:
+    """Load a checkpoint; see `Infiller.load`.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    from dgemma_model.checkpoint.load import CheckpointError
+    from dgemma_model.infill import Infiller
+
+    try:
+        return Infiller.load(checkpoint, device, cache_bytes=cache_bytes)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+
+
+def fill_once(
+    place: str,
+    checkpoint: str | None,
+    device: str | None,
+    *,
+    watch: bool,
+    as_json: bool,
+    steps: int | None,
+    budget_ms: float | None,
+) -> None:
+    """Fill at FILE:LINE:COLUMN and print the result in place, or as one JSON document.
+
+    Raises:
+        UserError: no such file or position, the checkpoint cannot be used, or the model failed.
+    """
+    snapshot = snapshot_at(place)
+    infiller = load_infiller(checkpoint, device)
+    console = Console(stderr=as_json, highlight=False)
+    started = time.perf_counter()
+    try:
+        if watch:
+            answer = _show_denoising(snapshot, infiller, console, steps, budget_ms)
+        if not watch or infiller.verifies:  # otherwise what was shown is what is suggested
+            started = time.perf_counter()
+            wished = Watched(infiller, lambda draft: None, steps, budget_ms)
+            *_, answer = suggest(snapshot, wished, Settings(), invoked=True)
+    except InfillError as error:
+        raise UserError(str(error)) from error
+    elapsed_ms = 1000 * (time.perf_counter() - started)
+    if as_json:
+        print(json.dumps(_as_json(answer, snapshot, infiller, elapsed_ms)))
+    elif isinstance(answer, Suggestion):
+        console.print(in_place(snapshot.text, answer), soft_wrap=True)
+        timing = f"{answer.steps} passes, {elapsed_ms:.0f} ms, {infiller.name} on {infiller.device}"
+        console.print(f"[dim]{timing}, score {answer.score:.2f}[/dim]")
+    else:
+        console.print(f"nothing to suggest: {answer.value}")
+
+
+def _show_denoising(
+    snapshot: Snapshot, infiller: Infiller, console: Console, steps: int | None, budget_ms: float | None
+) -> Suggestion | NoSuggestion:
+    """Denoise at the cursor, and show the canvas after each step; the last one stays on the screen. What came of it."""
+    # Steps take milliseconds, eyes do not; but a budget is of real time.
+    pause_s = _PACE_S if console.is_terminal and budget_ms is None else 0.0
+    before = before_cursor(snapshot)
+    shown: list[Frame] = []
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+
+        def show(frame: Frame) -> None:
+            shown.append(frame)
+            live.update(canvas_text(frame, before), refresh=True)
+            time.sleep(pause_s)
+
+        frames = Frames(show, before)
+        denoising = Watched(infiller, frames.see, steps, budget_ms, verify=False)
+        *_, answer = suggest(snapshot, denoising, Settings(), invoked=True)
+    took = f"{shown[-1].step} steps, {sum(frame.ms for frame in shown):.0f} ms" if shown else "no step"
+    below = "what is suggested, read token by token from the same network" if infiller.verifies else "its text in place"
+    console.print(f"[dim]above: denoising alone, {took} · below: {below}[/dim]\n")
+    return answer
+
+
+_PACE_S = 0.22
+
+
+def snapshot_at(place: str) -> Snapshot:
+    """The file of FILE:LINE:COLUMN with the cursor there; both count from 1, columns in characters.
+
+    Raises:
+        UserError: not of that form, no such file, not text, or a position outside of it.
+    """
+    form = re.fullmatch(r"(.+):([0-9]{1,30}):([0-9]{1,30})", place)
+    if form is None:
+        raise UserError(f"{place!r} is not FILE:LINE:COLUMN, for example src/app.py:12:5")
+    name, line, column = form[1], int(form[2]), int(form[3])
+    path = Path(name)
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text") from error
+    lines = text.replace("\r\n", "\n\0").replace("\r", "\n").replace("\n\0", "\r\n").split("\n")
+    if not 1 <= line <= len(lines):
+        raise UserError(f"{name} has {len(lines)} lines, there is no line {line}")
+    length = len(lines[line - 1].rstrip("\r"))
+    if not 1 <= column <= length + 1:
+        raise UserError(f"line {line} of {name} has columns 1 to {length + 1}, there is no column {column}")
+    offset = sum(len(text) + 1 for text in lines[: line - 1]) + column - 1
+    language = languages.language_of(path)
+    return Snapshot(path.resolve().as_uri(), None, language, text, offset, syntax.parse(language, text))
+
+
+def in_place(text: str, suggestion: Suggestion) -> Text:
+    """The lines around a suggestion, with what it inserts set off."""
+    edit = suggestion.edit
+    before, after = text[: edit.start], text[edit.end :]
+    shown = Text("\n".join(before.split("\n")[-CONTEXT_LINES - 1 :]))
+    shown.append(edit.new_text, style="bold black on green")
+    shown.append("\n".join(after.split("\n")[: CONTEXT_LINES + 1]))
+    return shown
+
+
+def canvas_text(frame: Frame, before: str) -> Text:
+    """A canvas behind the line `before` it, with its step, its time, and what its colours mean."""
+    shown = Text(f"step {frame.step} · {frame.ms:.1f} ms\n", style="bold")
+    shown.append(before.rpartition("\n")[2], style="dim")
+    for token, state in zip(frame.tokens, frame.states, strict=True):
+        shown.append(token.text.replace("\n", "⏎\n") or END_SIGN, style=_token_style(state, token.confidence))
+    shown.append("\n")
+    for state, name in _LEGEND.items():
+        shown.append(name, style=_token_style(state, 1.0))
+        shown.append("  ")
+    return shown.append(f"\nthe greyer, the less certain; {END_SIGN} is the end of the text\n", style="dim")
+
+
+END_SIGN = "▪"
+_LEGEND = {
+    TokenState.ACCEPTED: "accepted",
+    TokenState.REVISED: "accepted, then revised",
+    TokenState.RENOISED: "accepted, then noise again",
+    TokenState.NOISE: "noise",
+}
+_COLOURS = {
+    TokenState.ACCEPTED: ((0, 190, 80), Style(bold=True)),
+    TokenState.REVISED: ((40, 140, 255), Style(bold=True, underline=True)),
+    TokenState.RENOISED: ((220, 150, 0), Style(strike=True)),
+    TokenState.NOISE: ((200, 100, 200), Style(italic=True)),
+}
+_GREY = 110
+"""Of a token that is not certain at all; seen on dark and on light grounds."""
+
+
+def _token_style(state: TokenState, confidence: float) -> Style:
+    colour, style = _COLOURS[state]
+    shade = (round(_GREY + confidence * (part - _GREY)) for part in colour)
+    return style + Style(color=Color.from_rgb(*shade))
+
+
+def _as_json(
+    answer: Suggestion | NoSuggestion, snapshot: Snapshot, infiller: Infiller, elapsed_ms: float
+) -> dict[str, object]:
+    document: dict[str, object] = {
+        "checkpoint": infiller.name,
+        "device": infiller.device,
+        "ms": round(elapsed_ms, 1),
+    }
+    if isinstance(answer, NoSuggestion):
+        return document | {"text": None, "reason": answer.name.lower(), "message": answer.value}
+    edit = answer.edit
+    return document | {
+        "text": edit.new_text,
+        "start": edit.start,
+        "end": edit.end,
+        "score": round(answer.score, 4) if math.isfinite(answer.score) else None,
+        "steps": answer.steps,
+        "result": edit.apply(snapshot.text),
+    }
+
+
+def fill_batch(
+    tasks: Path, checkpoint: str | None, device: str | None, *, steps: int | None, budget_ms: float | None
+) -> None:
+    """Fill every task of a JSON-lines file: `id`, `prefix`, `suffix`, optional `language`. One JSON line each, in
+    order.
+
+    All that is missing between prefix and suffix is filled: one line or many, however doubtful. A bad line gets an
+    object with `error`.
+
+    Raises:
+        UserError: the file cannot be read, or the checkpoint cannot be used.
+    """
+    try:
+        lines = tasks.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"{tasks}: {error.strerror or error}") from error
+    infiller = load_infiller(checkpoint, device)
+    with Progress(console=Console(stderr=True)) as progress:
+        for number, line in enumerate(progress.track(lines, description="filling"), start=1):
+            if line.strip():
+                print(json.dumps(_fill_task(line, number, infiller, steps, budget_ms)), flush=True)
+
+
+def _fill_task(
+    line: bytes, number: int, infiller: Infiller, steps: int | None, budget_ms: float | None
+) -> dict[str, object]:
+    task: object = None
+    try:
+        task = json.loads(line)
+        if not isinstance(task, dict):
+            raise ValueError("not a JSON object")
+        for key in ("prefix", "suffix"):
+            if not isinstance(task.get(key), str):
+                raise ValueError(f"{key!r} must be a string")
+        prefix, suffix = task["prefix"], task["suffix"]
+        language = str(task.get("language") or "python")
+        started = time.perf_counter()
+        text = prefix + suffix
+        snapshot = Snapshot("", None, language, text, len(prefix), syntax.parse(language, text))
+        seen = context.excerpt(snapshot)
+        request = FillRequest(
+            seen,
+            context.elsewhere(snapshot, seen),
+            max_tokens=BATCH_TOKENS,
+            max_denoising_steps=steps,
+            budget_ms=budget_ms,
+        )
+        *_, draft = infiller.fill(request)
+    except (ValueError, RecursionError, InfillError) as error:
+        known_id = task.get("id") if isinstance(task, dict) else None
+        return {"id": known_id, "line": number, "error": str(error)}
+    return {
+        "id": task.get("id"),
+        "text": draft.text,
+        "steps": draft.step,
+        "ms": round(1000 * (time.perf_counter() - started), 1),
+        "score": round(draft.score, 4) if math.isfinite(draft.score) else None,
+    }
+
+
+def check(checkpoint: str | None, device: str | None) -> bool:
+    """Print a table of what works on this machine; whether all of it does."""
+    rows: list[tuple[str, Callable[[], str]]] = [
+        ("Python", platform.python_version),
+        ("dgemma-lsp", lambda: version("dgemma-lsp")),
+        ("torch", _torch_version),
+        ("processor", _processor),
+        ("memory", _memory),
+        ("grammars", _grammars),
+        ("checkpoint", lambda: _checkpoint_line(checkpoint)),
+        ("a fill", lambda: _trial_fill(checkpoint, device)),
+    ]
+    table = Table("", "", "", show_header=False)
+    all_well = True
+    for name, look in rows:
+        try:
+            table.add_row("[green]ok[/green]", name, escape(look()))
+        except Exception as error:  # whatever is broken here is what the user wants to know
+            all_well = False
+            table.add_row("[red]no[/red]", name, escape(str(error) or type(error).__name__))
+    Console(highlight=False).print(table)
+    return all_well
+
+
+def _torch_version() -> str:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        raise UserError(f"{error}; install dgemma-lsp again, or torch for this Python ({sys.executable})") from error
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return f"{torch.__version__}, {torch.get_num_threads()} threads, GPU: {', '.join(gpus) or 'none'}"
+
+
+def _processor() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def _memory() -> str:
+    if not hasattr(os, "sysconf"):
+        return "unknown"
+    page = os.sysconf("SC_PAGE_SIZE")
+    total, free = (os.sysconf(name) * page / 2**30 for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+    return f"{total:.1f} GiB, {free:.1f} GiB free"
+
+
+def _grammars() -> str:
+    rows = {row: syntax.has_grammar(row) for row in languages.ROWS}
+    if missing := sorted({row.package for row, there in rows.items() if not there}):
+        raise UserError(f"these languages are plain text until you pip install {' '.join(missing)}")
+    return ", ".join(sorted(row.name for row in rows))
+
+
+def _checkpoint_line(checkpoint: str | None) -> str:
+    from dgemma_model.checkpoint.load import find
+
+    directory = find(checkpoint)
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"no weights in {directory}; pass --checkpoint DIRECTORY, or install dgemma-lsp again")
+    if (digest := weights_digest(weights)) is None:
+        return f"{directory} ({sum(path.stat().st_size for path in weights) / 2**30:.1f} GiB)"
+    return f"{directory} (sha256 {digest[:16]})"
+
+
+def weights_digest(weights: Sequence[Path]) -> str | None:
+    """The hash of files of weights, in hexadecimal; None of very large ones."""
+    if sum(path.stat().st_size for path in weights) > HASHED_BYTES:
+        return None
+    digest = hashlib.sha256()
+    for path in weights:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _trial_fill(checkpoint: str | None, device: str | None) -> str:
+    infiller = load_infiller(checkpoint, device)
+    excerpt = Excerpt("def area(width, height):\n    return ", "\n")
+    started = time.perf_counter()
+    *_, draft = infiller.fill(FillRequest(excerpt, one_line=True))
+    return f"return {draft.text!r} in {1000 * (time.perf_counter() - started):.0f} ms on {infiller.device}"

@@ -1,0 +1,197 @@
+"""Values that travel between the editor side and the model side: what was, what to change, and why not.
+
+Everything here is immutable and counts in code points of the document's text; `protocol` and `documents`
+convert to what a client counts in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from dgemma_lsp.documents.text import Text
+from dgemma_model.source.syntax import LastTree, SyntaxTree
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Snapshot:
+    """One document at one moment, with a cursor. Never changes, so that any thread may read it."""
+
+    uri: str
+    version: int | None
+    language: str
+    source: Text
+    """The text; parts of it are cheap to read."""
+    offset: int
+    """The cursor, in code points from the start of the text."""
+    tree: SyntaxTree | None = field(default=None, compare=False, repr=False)
+    """The syntax tree of the text around the cursor, or None for a language without a grammar."""
+    last_tree: LastTree = field(default_factory=LastTree, compare=False, repr=False)
+    """Where `documents.parsed` finds the document's last tree, and leaves its own."""
+    deleted: str = field(default="", compare=False, repr=False)
+    """What the user has just deleted at the cursor, with nothing done since."""
+    edited_at: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    """Where else in the document the user was busy, the latest first."""
+    others: tuple[Snapshot, ...] = field(default=(), compare=False, repr=False)
+    """The other open documents of the language, the last edited first; their cursor is where that was."""
+    nearby: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """Pieces of files on disk that are near the document, the nearest last."""
+
+    def __init__(
+        self,
+        uri: str,
+        version: int | None,
+        language: str,
+        source: Text | str,
+        offset: int,
+        tree: SyntaxTree | None = None,
+        last_tree: LastTree | None = None,
+        deleted: str = "",
+        edited_at: tuple[int, ...] = (),
+        others: tuple[Snapshot, ...] = (),
+        nearby: tuple[str, ...] = (),
+    ) -> None:
+        for name, value in (
+            *(("uri", uri), ("version", version), ("language", language), ("offset", offset), ("tree", tree)),
+            ("source", Text(source) if isinstance(source, str) else source),
+            ("last_tree", last_tree or LastTree()),
+            *(("deleted", deleted), ("edited_at", edited_at), ("others", others), ("nearby", nearby)),
+        ):
+            object.__setattr__(self, name, value)
+
+    @property
+    def text(self) -> str:
+        """The whole text, which is a copy: where a part will do, take it from `source`."""
+        return str(self.source)
+
+    def at(self, offset: int) -> Snapshot:
+        """The same with the cursor elsewhere."""
+        return replace(self, offset=offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Replace `text[start:end]` by `new_text`; code points."""
+
+    start: int
+    end: int
+    new_text: str
+
+    def apply(self, text: str) -> str:
+        """The text after the edit."""
+        return text[: self.start] + self.new_text + text[self.end :]
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """An edit offered for one version of one document.
+
+    `edit.start` is never after the cursor, `edit.end` never before it, and both are on the cursor's line;
+    what lies between is re-typed by the edit (a closing bracket, for instance).
+    """
+
+    snapshot: Snapshot
+    edit: Edit
+    score: float
+    """How sure the model is, in nats: see `Draft.score`."""
+    steps: int
+    """Denoising steps that it took; 0 when it was typed through."""
+    others: tuple[Edit, ...] = ()
+    """Further candidates, for a user who asked."""
+    trace: dict[str, float] = field(default_factory=dict, compare=False)
+    """Milliseconds per stage, for the log line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """What a command is to change in one version of one document."""
+
+    snapshot: Snapshot
+    edits: tuple[Edit, ...]
+    """Disjoint, in the order of the text; at least one, and together they change something."""
+    steps: int
+    """Denoising steps that it took."""
+
+    def apply(self) -> str:
+        """The document's text afterwards."""
+        return apply_all(self.snapshot.text, self.edits)
+
+
+class NoSuggestion(Enum):
+    """Why nothing is shown. Every silence has a name, is logged, and can be asked for."""
+
+    DISABLED = "suggestions are switched off"
+    LOADING = "the model is still loading"
+    NO_MODEL = "the model could not be loaded"
+    NOT_OPEN = "the editor has not opened this document"
+    MANUAL = "suggestions come only when they are asked for (the setting `trigger` is manual)"
+    EXCLUDED = "this document is never read or completed"
+    LANGUAGE = "the checkpoint does not know this language (the setting `languages` can name it all the same)"
+    IN_COMMENT = "the cursor is in a comment"
+    IN_STRING = "the cursor is in a string"
+    IN_WORD = "the cursor is inside a finished word"
+    SUPERSEDED = "a newer request replaced this one"
+    CANCELLED = "the editor cancelled the request"
+    STALE = "the document changed meanwhile"
+    OUT_OF_TIME = "the time budget ended before there was anything to show"
+    EMPTY = "the model had nothing to add"
+    REPEATS = "the text around already says it"
+    UNDOES = "it is what was just deleted"
+    UNPARSEABLE = "the result would not parse"
+    UNRESOLVED = "it uses a name that is defined nowhere"
+    LOW_CONFIDENCE = "the model was not sure enough"
+    NOTHING_HERE = "there is nothing here that this could be done to"
+    NOTHING_BETTER = "the model had nothing better than what stands there"
+    FAILED = "the fill failed; the log has the reason"
+
+
+def apply_all(text: str, edits: Sequence[Edit]) -> str:
+    """The text after edits that are disjoint and in the order of the text."""
+    for edit in reversed(edits):
+        text = edit.apply(text)
+    return text
+
+
+def rebase(suggestion: Suggestion, newer: Snapshot) -> Suggestion | None:
+    """What is left of `suggestion` in `newer`, or None where the user went another way.
+
+    Only typing along is followed: with the result applied, the text is the one that was suggested. Characters
+    that came to stand after the cursor (a closing bracket that the editor typed) are covered where the rest
+    re-types them.
+    """
+    older, edit = suggestion.snapshot, suggestion.edit
+    then, now = older.source, newer.source
+    end = len(now) - (len(then) - edit.end)
+    if older.uri != newer.uri or not edit.start <= newer.offset <= end:
+        return None
+    differs, until, _ = then.difference(now)
+    if then[differs : edit.start] != now[differs : edit.start]:
+        return None
+    shift = end - edit.end
+    behind = edit.end if shift else max(edit.end, differs)
+    if then[behind:until] != now[behind + shift : max(until, behind) + shift]:
+        return None
+    typed, covered = now[edit.start : newer.offset], now[newer.offset : end]
+    rest = edit.new_text[len(typed) :]
+    if not edit.new_text.startswith(typed) or rest == covered or not _is_retyped(covered, rest):
+        return None
+    return replace(suggestion, snapshot=newer, edit=Edit(newer.offset, end, rest), others=())
+
+
+def common_start(one: str, other: str) -> int:
+    """Length of the longest common beginning, in the time that comparing whole texts takes."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _is_retyped(covered: str, rest: str) -> bool:
+    """Whether `covered` is within one line and a subsequence of `rest`: editors show nothing else."""
+    remaining = iter(rest)
+    return "\n" not in covered and "\r" not in covered and all(char in remaining for char in covered)

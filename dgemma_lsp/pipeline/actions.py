@@ -1,0 +1,367 @@
+"""Code actions: what can be done at a place, found without the model, and how it is computed when it is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from itertools import islice
+from operator import lt
+
+from dgemma_lsp.documents.documents import parsed_whole
+from dgemma_lsp.documents.edits import Edit, NoSuggestion, Rewrite, Snapshot, apply_all
+from dgemma_lsp.documents.text import Text
+from dgemma_lsp.pipeline import cleanup, context, insertion
+from dgemma_lsp.pipeline.suggest import InfillerLike
+from dgemma_model.request import FillRequest, InfillError
+from dgemma_model.source import fill_sites, placeholders, syntax, templates
+from dgemma_model.source.excerpt import ExcerptBudget
+from dgemma_model.source.fill_sites import Hole, Site
+from dgemma_model.source.python_parser import finds_fault
+
+VARIANTS = 3
+"""How often the model is asked before an action gives up: as its checkpoint would have it, then by other seeds."""
+
+REPAIR_NOISE = (0.1, 0.3, None)
+"""How much of a span a repair draws again, try by try; None writes it anew. LOG.md has the figures."""
+_MAX_REVISED_CHARS = 120
+"""A longer span is written anew: it would not fit into a canvas."""
+
+_MAX_TITLE_CHARS = 72
+_GROUP_CHARS = 600
+"""Holes that are further apart than this are not filled in one canvas: all between them would be in it."""
+_GROUP_HOLES = 6
+_TOKENS = {Hole.BLOCK: 96, Hole.LINE: 32, Hole.EXPRESSION: 16, Hole.TYPE: 12, Hole.PROSE: 24}
+
+
+class ActionKind(Enum):
+    """What can be asked for; the values travel through clients, and are the commands' names."""
+
+    FILL = "fillHole"
+    FILL_ALL = "fillAllHoles"
+    REWRITE = "rewriteSelection"
+    REPAIR = "repair"
+    DOCSTRING = "addDocstring"
+    ANNOTATE = "addTypeAnnotations"
+    ARGUMENTS = "addMissingArguments"
+    TRY = "wrapInTryExcept"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A diagnostic of another server."""
+
+    start: int
+    end: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Something that can be done to `text[start:end]` of a document."""
+
+    kind: ActionKind
+    title: str
+    start: int
+    end: int
+    problem: int | None = None
+    """Which of the given problems it repairs."""
+
+
+def offered(snapshot: Snapshot, end: int, problems: Sequence[Problem] = ()) -> list[Action]:
+    """What can be done to a parsed document between its cursor and `end`. Asks no model."""
+    tree, start = snapshot.tree, snapshot.offset
+    if tree is None:
+        return []
+    actions = [
+        Action(ActionKind.REPAIR, _shortened(f"Repair: {problem.message}"), problem.start, problem.end, number)
+        for number, problem in enumerate(problems)
+        if lt(*fill_sites.unit_around(tree, problem.start, problem.end))
+    ]
+    placeholder = _placeholder_at(snapshot, start, end)
+    if placeholder is not None:
+        actions.append(Action(ActionKind.FILL, f"Fill this hole ({placeholder[0]})", start, end))
+    unfinished = (found for found in placeholders.placeholders(tree) if found.unfinished)
+    if len(list(islice(unfinished, 2))) == 2:
+        actions.append(Action(ActionKind.FILL_ALL, "Fill all holes in this file", start, end))
+    if start < end and fill_sites.selected_unit(tree, start, end) is not None:
+        actions.append(Action(ActionKind.REWRITE, "Rewrite selection", start, end))
+    if snapshot.language != "python":
+        return actions
+    if start < end and templates.try_except(tree, start, end) is not None:
+        actions.append(Action(ActionKind.TRY, "Wrap in try/except", start, end))
+    if templates.missing_docstring(tree, start) is not None:
+        actions.append(Action(ActionKind.DOCSTRING, "Add docstring", start, end))
+    if templates.missing_annotations(tree, start):
+        actions.append(Action(ActionKind.ANNOTATE, "Add type annotations", start, end))
+    if (site := templates.missing_arguments(tree, start)) is not None:
+        names = ", ".join(piece.strip(" ,=") for piece in site.pieces[:-1])
+        actions.append(Action(ActionKind.ARGUMENTS, _shortened(f"Add missing arguments ({names})"), start, end))
+    return actions
+
+
+def rewrite(
+    kind: ActionKind, snapshot: Snapshot, end: int, infiller: InfillerLike
+) -> Generator[Rewrite | NoSuggestion, None, None]:
+    """Do `kind` to a document between its cursor and `end`; the last value is the result.
+
+    A result parses no worse than the document does, changes it, and holds no mere placeholder. Runs on the model's
+    thread, which may stop reading between two denoising steps. Raises what `infiller` raises.
+    """
+    snapshot = parsed_whole(snapshot)
+    candidates = list(_candidates(kind, snapshot, end))
+    if not candidates:
+        yield NoSuggestion.NOTHING_HERE
+        return
+    tree = snapshot.tree
+    errors = syntax.error_count(tree) if tree is not None else 0
+    wanted = errors - 1 if kind is ActionKind.REPAIR and _is_broken(snapshot, candidates) else errors
+    reason, steps = NoSuggestion.NOTHING_BETTER, 0
+    for variant in range(VARIANTS):
+        noise = REPAIR_NOISE[variant] if kind is ActionKind.REPAIR else None
+        for sites in candidates:
+            edits, taken = yield from _filled(sites, snapshot, infiller, variant, noise)
+            steps += taken
+            after = apply_all(snapshot.text, edits)
+            if after == snapshot.text:
+                continue
+            if not _parses(snapshot.language, after, wanted) or _is_refused(snapshot, after, edits):
+                reason = NoSuggestion.UNPARSEABLE
+                continue
+            yield Rewrite(snapshot, edits, steps)
+            return
+    yield reason
+
+
+def _candidates(kind: ActionKind, snapshot: Snapshot, end: int) -> Iterator[Sequence[Site]]:
+    """The ways to do something, each a number of sites that are changed together; the best first."""
+    tree, start = snapshot.tree, snapshot.offset
+    if tree is None:
+        return
+    match kind:
+        case ActionKind.FILL:
+            if (placeholder := _placeholder_at(snapshot, start, end)) is not None:
+                yield [placeholder[1]]
+        case ActionKind.FILL_ALL:
+            if sites := [found.site for found in placeholders.placeholders(tree) if found.unfinished]:
+                yield sites
+        case ActionKind.REWRITE:
+            if (unit := fill_sites.selected_unit(tree, start, end)) is not None:
+                yield [_in_place_of(snapshot.text, *unit)]
+        case ActionKind.REPAIR:
+            first, last = fill_sites.unit_around(tree, start, end)
+            if first < last and fill_sites.errors_within(tree, first, last):
+                yield [Site(last, last, ("", ""), (Hole.LINE,))]  # what is missing is most often missing at the end
+            if first < last:
+                yield [_in_place_of(snapshot.text, first, _before_line_break(snapshot.text, last))]
+        case ActionKind.ANNOTATE:
+            if annotations := templates.missing_annotations(tree, start):
+                yield annotations
+        case ActionKind.TRY:
+            if (site := templates.try_except(tree, start, end)) is not None:
+                yield [site]
+        case ActionKind.DOCSTRING:
+            if (site := templates.missing_docstring(tree, start)) is not None:
+                yield [site]
+        case ActionKind.ARGUMENTS:
+            if (site := templates.missing_arguments(tree, start)) is not None:
+                yield [site]
+
+
+def _placeholder_at(snapshot: Snapshot, start: int, end: int) -> tuple[str, Site] | None:
+    """What stands for code that is yet to be written, on the lines between two offsets, and its label."""
+    tree, text = snapshot.tree, snapshot.text
+    assert tree is not None
+    if start == end and (site := templates.empty_arguments(tree, start)) is not None:
+        return "arguments", site
+    first, last = text.count("\n", 0, start), text.count("\n", 0, end)
+    found = next(placeholders.placeholders(tree, first, last), None)
+    if found is not None:
+        return found.label, found.site
+    due = templates.due_block(tree, start) if start == end and snapshot.language == "python" else None
+    return ("empty body", due) if due is not None else None
+
+
+def _in_place_of(text: str, start: int, end: int) -> Site:
+    several = "\n" in text[start:end] or "\r" in text[start:end]
+    return Site(start, end, ("", ""), (Hole.BLOCK if several else Hole.LINE,))
+
+
+def _before_line_break(text: str, offset: int) -> int:
+    """The end of the line where nothing visible comes before it; otherwise `offset`."""
+    rest = text[offset : offset + _GROUP_CHARS]
+    blanks = len(rest) - len(rest.lstrip(" \t"))
+    return offset + blanks if rest[blanks : blanks + 1] in ("", "\n", "\r") else offset
+
+
+def _is_broken(snapshot: Snapshot, candidates: Sequence[Sequence[Site]]) -> bool:
+    assert snapshot.tree is not None
+    site = candidates[-1][0]
+    return fill_sites.errors_within(snapshot.tree, site.start, site.end)
+
+
+def _filled(
+    sites: Sequence[Site], snapshot: Snapshot, infiller: InfillerLike, variant: int, noise: float | None
+) -> Generator[NoSuggestion, None, tuple[tuple[Edit, ...], int]]:
+    """The edits that fill the sites, and the steps they took; a site whose holes get nothing is left as it is.
+
+    With `noise`, that much of a short site's text is drawn again, and the rest may stay. Yields after each denoising
+    step, when there is nothing to show yet.
+    """
+    done: list[Edit] = []
+    steps = 0
+    for group in _groups(sites):
+        scaffold, holes = _scaffold(apply_all(snapshot.text, done), group, _shift(done))
+        at_holes = replace(
+            snapshot, source=Text(scaffold), offset=holes[0], tree=syntax.parse(snapshot.language, scaffold)
+        )
+        kinds = [hole for site in group for hole in site.holes]
+        start = None if noise is None else _to_revise(group, snapshot.text)
+        budget = ExcerptBudget.within(infiller.prompt_tokens)
+        seen = context.excerpt(at_holes, [(hole, hole) for hole in holes], budget)
+        request = FillRequest(
+            seen,
+            context.elsewhere(at_holes, seen) if infiller.copies else (),
+            one_line=len(kinds) == 1 and kinds[0] is not Hole.BLOCK,
+            max_tokens=max(_TOKENS[kind] for kind in kinds),
+            verify=False if variant else None,
+            start=start,
+            noise_level=1.0 if noise is None or start is None else noise,
+            seed=variant,
+        )
+        texts: tuple[str, ...] = ("",) * len(kinds)
+        complete, taken = False, 0
+        try:
+            for draft in infiller.fill(request):
+                yield NoSuggestion.OUT_OF_TIME
+                texts, complete, taken = draft.texts, draft.complete, draft.step
+        except InfillError:
+            if start is None:
+                raise
+            texts = ("",) * len(kinds)  # too long to be revised after all: another try writes it anew
+        steps += taken
+        fitted: list[str | None] = [
+            _fitted(text, kind, at_holes, hole, complete=complete)
+            for text, kind, hole in zip(texts, kinds, holes, strict=False)
+        ]
+        fills = iter(fitted)
+        for site in group:
+            edit = _edit(site, list(islice(fills, len(site.holes))), snapshot.text)
+            if edit is not None:
+                done.append(edit)
+    return tuple(done), steps
+
+
+def _to_revise(group: Sequence[Site], text: str) -> tuple[str, ...] | None:
+    """What stands in the sites now, where all of it is to be replaced and is short."""
+    start = tuple(text[site.start : site.end] for site in group)
+    replaced = all(site.pieces == ("", "") and site.start < site.end for site in group)
+    return start if replaced and sum(map(len, start)) <= _MAX_REVISED_CHARS else None
+
+
+def _groups(sites: Sequence[Site]) -> Iterator[list[Site]]:
+    """Neighbours that are filled in one canvas."""
+    group: list[Site] = []
+    for site in sites:
+        near = not group or site.start - group[0].end <= _GROUP_CHARS
+        if group and (not near or sum(len(member.holes) for member in group) >= _GROUP_HOLES):
+            yield group
+            group = []
+        group.append(site)
+    if group:
+        yield group
+
+
+def _shift(done: Sequence[Edit]) -> int:
+    """How much longer the text has become before what comes next."""
+    return sum(len(edit.new_text) - (edit.end - edit.start) for edit in done)
+
+
+def _scaffold(text: str, sites: Sequence[Site], shift: int) -> tuple[str, list[int]]:
+    """The text with every site's pieces in place and nothing in its holes, and where the holes are."""
+    holes: list[int] = []
+    edits: list[Edit] = []
+    for site in sites:
+        at = site.start + shift + _shift(edits)
+        edits.append(Edit(site.start + shift, site.end + shift, "".join(site.pieces)))
+        for piece in site.pieces[:-1]:
+            at += len(piece)
+            holes.append(at)
+    return apply_all(text, edits), holes
+
+
+def _fitted(text: str, kind: Hole, snapshot: Snapshot, hole: int, *, complete: bool) -> str | None:
+    """What a hole is filled with, or None where the model's text is no such thing."""
+    place = insertion.place_at(snapshot.text, hole, one_line=kind is not Hole.BLOCK)
+    cleaned = cleanup.clean(text, place, complete=complete or place.one_line, automatic=False)
+    if isinstance(cleaned, NoSuggestion):
+        return None
+    fill = cleaned.new_text.replace("\r\n", "\n").replace("\r", "\n")
+    covered = snapshot.text[cleaned.start : cleaned.end]
+    if covered:
+        if not fill.endswith(covered):
+            return None
+        fill = fill[: -len(covered)]
+    match kind:
+        case Hole.BLOCK:
+            fill = _parseable(fill, snapshot, hole)
+            return None if fill_sites.does_nothing(snapshot.language, fill) else fill
+        case Hole.EXPRESSION:
+            return fill if fill_sites.is_expression(fill) and fill.strip() not in ("...", "") else None
+        case Hole.TYPE:
+            return fill.strip() if fill_sites.is_type(fill) else None
+        case Hole.PROSE:
+            prose = fill.strip().strip("\"'").strip()
+            return prose if len(prose) > 2 and '"""' not in prose and "\\" not in prose else None
+        case Hole.LINE:
+            whole_line = not place.before.strip() and not place.after.strip()
+            idle = whole_line and fill_sites.does_nothing(snapshot.language, fill)
+            return fill if fill.strip() and not idle else None
+
+
+def _parseable(fill: str, snapshot: Snapshot, hole: int) -> str:
+    """As many of a block's first lines as parse where they stand."""
+    tree = snapshot.tree
+    if tree is None:
+        return fill
+    tolerated = syntax.error_count(syntax.spliced(tree, hole, hole, tree.row.stand_in))
+    lines = fill.split("\n")
+    while lines and syntax.error_count(syntax.spliced(tree, hole, hole, "\n".join(lines))) > tolerated:
+        lines.pop()
+    return "\n".join(lines).rstrip()
+
+
+def _edit(site: Site, fills: Sequence[str | None], text: str) -> Edit | None:
+    """What a site becomes; None where a hole of it got nothing, or nothing changes."""
+    if any(fill is None for fill in fills):
+        return None
+    parts = [site.pieces[0]]
+    for fill, piece in zip(fills, site.pieces[1:], strict=True):
+        parts += [fill or "", piece]
+    new_text = "".join(parts)
+    if new_text == text[site.start : site.end].replace("\r\n", "\n").replace("\r", "\n"):
+        return None
+    newline = insertion.place_at(text, site.start, one_line=False).newline
+    return Edit(site.start, site.end, new_text.replace("\n", newline))
+
+
+def _parses(language: str, text: str, tolerated: int) -> bool:
+    tree = syntax.parse(language, text)
+    return tree is None or syntax.error_count(tree) <= tolerated
+
+
+def _is_refused(snapshot: Snapshot, after: str, edits: Sequence[Edit]) -> bool:
+    """Whether Python itself finds fault with what was edited; tree-sitter forgives a good deal.
+
+    A fault elsewhere, or a text that this Python is too old or too small for, is no reason.
+    """
+    if snapshot.language != "python":
+        return False
+    first = snapshot.text.count("\n", 0, edits[0].start) + 1
+    last = after.count("\n", 0, len(after) - (len(snapshot.text) - edits[-1].end)) + 1
+    return finds_fault(after, first, last)
+
+
+def _shortened(title: str) -> str:
+    title = " ".join(title.split())
+    return title if len(title) <= _MAX_TITLE_CHARS else title[: _MAX_TITLE_CHARS - 1] + "…"

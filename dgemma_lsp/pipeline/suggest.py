@@ -1,0 +1,178 @@
+"""The pipeline on one page: snapshot -> gate -> excerpt -> drafts -> cleanup -> syntax check -> suggestion.
+
+Runs on the model's thread, which may stop reading between two denoising steps and take the latest answer:
+every one of them can therefore be inserted as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
+from typing import Protocol
+
+from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.pipeline import cleanup, context, insertion
+from dgemma_lsp.pipeline.checks import _objections
+from dgemma_lsp.pipeline.fill_kind import fill_kind
+from dgemma_lsp.settings import Settings
+from dgemma_model.request import Draft, FillRequest
+from dgemma_model.source.excerpt import ExcerptBudget
+
+_SHORTER = 2
+"""How many times an unfinished draft that does not parse is cut shorter."""
+
+
+class InfillerLike(Protocol):
+    """What the pipeline needs of `dgemma_model.infill.Infiller`: a model on some device."""
+
+    @property
+    def name(self) -> str:
+        """The checkpoint, for people."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs, as torch writes it."""
+
+    @property
+    def languages(self) -> frozenset[str] | None:
+        """Language identifiers that the checkpoint was trained on; None for all."""
+
+    @property
+    def threshold(self) -> float:
+        """The `Draft.score`, in nats, under which nothing is shown unasked."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens of context it reads."""
+
+    @property
+    def copies(self) -> bool:
+        """Whether it makes use of `FillRequest.elsewhere`."""
+
+    def fill(self, request: FillRequest) -> Iterator[Draft]:
+        """A draft after each denoising step; the last one is `done`."""
+
+
+def suggest(
+    snapshot: Snapshot,
+    infiller: InfillerLike,
+    settings: Settings,
+    *,
+    invoked: bool,
+    variant: int = 0,
+    names: bool = True,
+) -> Generator[Suggestion | NoSuggestion, None, None]:
+    """The best answer so far after each denoising step; the last one is the answer.
+
+    `invoked` says that the user asked: then comments, strings and doubts are no obstacle. A `variant` other than 0
+    asks the model in another way, for another candidate. Without `names`, those in a suggestion may come from
+    elsewhere. Raises what `infiller` raises.
+    """
+    if (reason := closed(snapshot, infiller.languages, settings)) is not None:
+        yield reason
+        return
+    watch = _Stopwatch()
+    kind = fill_kind(
+        snapshot.tree,
+        snapshot.source,
+        snapshot.offset,
+        comments=invoked or settings.in_comments,
+        strings=invoked or settings.in_strings,
+    )
+    if isinstance(kind, NoSuggestion):
+        yield kind
+        return
+    place = insertion.place_at(snapshot.source, snapshot.offset, one_line=kind.one_line, deleted=snapshot.deleted)
+    budget = ExcerptBudget.within(infiller.prompt_tokens)
+    verify = False if variant else None  # a verified fill is the same, whatever its seed
+    excerpt = context.excerpt(snapshot, budget=budget)
+    elsewhere = context.elsewhere(snapshot, excerpt) if infiller.copies else ()
+    request = FillRequest(excerpt, elsewhere, one_line=place.one_line, verify=verify, seed=variant)
+    objection = _objections(snapshot, names=names, invoked=invoked)
+    watch.lap("context_ms")
+
+    @lru_cache(maxsize=1)  # a step may well change nothing
+    def insertable(text: str, complete: bool) -> Edit | NoSuggestion:
+        edit = cleanup.clean(text, place, complete=complete, automatic=not invoked)
+        if isinstance(edit, NoSuggestion) or (reason := objection(edit)) is None:
+            return edit
+        for part in () if complete else islice(cleanup.shorter(cleanup.drop_ragged_end(text)), _SHORTER):
+            edit = cleanup.clean(part, place, complete=True, automatic=not invoked)
+            if isinstance(edit, Edit) and objection(edit) is None:
+                return edit
+        return reason
+
+    best: Suggestion | NoSuggestion = NoSuggestion.EMPTY
+    for draft in infiller.fill(request):
+        watch.lap("model_ms")
+        answer: Suggestion | NoSuggestion
+        is_over = not kind.one_line and _is_settled(draft) and cleanup.is_past_block(draft.text, place)
+        edit = insertable(draft.text, draft.complete or is_over)
+        watch.lap("check_ms")
+        if isinstance(edit, NoSuggestion):
+            answer = edit
+        elif draft.score < infiller.threshold and not invoked:
+            answer = NoSuggestion.LOW_CONFIDENCE
+        else:
+            answer = Suggestion(snapshot, edit, draft.score, draft.step, trace=dict(watch.ms))
+        if draft.done or is_over or isinstance(answer, Suggestion) or isinstance(best, NoSuggestion):
+            best = answer
+        yield best
+        if is_over:
+            return
+
+
+def _is_settled(draft: Draft) -> bool:
+    """Whether what it says will only be added to."""
+    return bool(draft.tokens) and all(token.settled for token in draft.tokens[0])
+
+
+def candidates(
+    snapshot: Snapshot, infiller: InfillerLike, settings: Settings, count: int
+) -> Generator[Suggestion | NoSuggestion, None, None]:
+    """Up to `count` suggestions that differ, for a user who asked: the best one, with the others in it."""
+    found: list[Suggestion] = []
+    answer: Suggestion | NoSuggestion = NoSuggestion.EMPTY
+    for variant in range(count):
+        latest: Suggestion | NoSuggestion = NoSuggestion.EMPTY
+        for latest in suggest(snapshot, infiller, settings, invoked=True, variant=variant):
+            yield answer if found else latest
+        if isinstance(latest, Suggestion) and latest.edit not in [other.edit for other in found]:
+            found.append(latest)
+        elif not found:
+            answer = latest
+        if found:
+            answer = replace(found[0], others=tuple(other.edit for other in found[1:]))
+        elif latest in _HOPELESS:
+            break
+        yield answer
+
+
+_HOPELESS = (NoSuggestion.DISABLED, NoSuggestion.LANGUAGE, NoSuggestion.IN_WORD)
+
+
+def closed(snapshot: Snapshot, languages: frozenset[str] | None, settings: Settings) -> NoSuggestion | None:
+    """Why nothing is done in this document at all; `languages` are those that the checkpoint knows, None for all."""
+    if not settings.enabled or snapshot.language in settings.disabled_languages:
+        return NoSuggestion.DISABLED
+    known = languages if settings.languages is None else settings.languages
+    if known is not None and snapshot.language not in known:
+        return NoSuggestion.LANGUAGE
+    return None
+
+
+class _Stopwatch:
+    """Milliseconds per stage, summed over the steps."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Add the time since the last lap to `stage`."""
+        now = time.perf_counter()
+        self.ms[stage] = self.ms.get(stage, 0.0) + 1000 * (now - self._last)
+        self._last = now

@@ -1,0 +1,362 @@
+"""What the server remembers of a client: open documents, settings, the worker, and each document's last outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+from cattrs import Converter
+from lsprotocol import types
+from pygls.protocol import default_converter
+
+from dgemma_lsp import settings
+from dgemma_lsp.documents.documents import Documents, TextChange, Trees, parsed
+from dgemma_lsp.documents.edits import Edit, NoSuggestion, Rewrite, Snapshot, Suggestion, rebase
+from dgemma_lsp.documents.exclusions import Exclusions, size_rule
+from dgemma_lsp.documents.notebooks import Notebooks
+from dgemma_lsp.documents.workspace import Workspace
+from dgemma_lsp.pipeline.cleanup import is_undoing
+from dgemma_lsp.pipeline.next_edit import Renames
+from dgemma_lsp.pipeline.suggest import InfillerLike, candidates, closed, suggest
+from dgemma_lsp.pipeline.watched import Frame, Frames, Watched, before_cursor
+from dgemma_lsp.server import from_client, to_client, transport
+from dgemma_lsp.server.memory import Memory, Rhythm, Statistics
+from dgemma_lsp.server.worker import Answer, Lane, Steps, Worker
+from dgemma_lsp.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LoadInfiller = Callable[[Settings, Callable[[float], None]], InfillerLike]
+"""Loads the model, and tells on the way which share of it has been read, from 0 to 1. Runs on the model's thread, so
+that this is where torch may be imported."""
+
+CANDIDATES = 3
+"""How many suggestions a user who asks may choose from."""
+
+_LOOK_AHEAD_S = 0.15
+"""How long a suggestion is shown before the next one is thought of."""
+
+_WATCH_S = 10.0
+"""How long a fill may be watched."""
+
+_SILENCES = 512
+"""Documents whose last silence is remembered."""
+
+_STOP_S = 2.0
+"""How long the end of the process may wait for a denoising step."""
+
+
+class DgemmaServer(transport.StrictServer):
+    """What the server remembers: open documents, settings, the worker, and each document's last outcome."""
+
+    def __init__(self, load_infiller: LoadInfiller, defaults: Settings) -> None:
+        super().__init__("dgemma-lsp", version("dgemma-lsp"), _converter, from_client.NOTEBOOKS)
+        self.load_infiller = load_infiller
+        self.loading = False
+        self.state: dict[str, object] = {"state": "starting", "message": "the model is not loaded yet"}
+        self.settings = self.configured = defaults
+        self.languages: frozenset[str] | None = None
+        """What the checkpoint knows, once it is loaded."""
+        self.shows_others = False
+        """Whether the model makes use of other documents, too."""
+        self.complaints: list[str] = []
+        self.client = from_client.Client()
+        self.documents = Documents()
+        self.trees = Trees()
+        self.renames = Renames()
+        self.worker: Worker[InfillerLike] = Worker()
+        self.notebooks = Notebooks()
+        self.exclusions = Exclusions()
+        self.files = Workspace()
+        self.memory = Memory()
+        self.rhythm = Rhythm()
+        self.statistics = Statistics()
+        self.silences: dict[str, NoSuggestion] = {}
+        self.rules: dict[str, str] = {}
+        """For each document that is excluded, the rule that says so."""
+        self.look_ahead_s: float | None = _LOOK_AHEAD_S
+        self._background: set[asyncio.Task[None]] = set()
+        self.protocol.on_undecodable = self._forget_what_is_uncertain
+
+    def stop(self) -> bool:
+        """End the worker; False where its thread does not end in time."""
+        return self.worker.stop(_STOP_S)
+
+    def configure(self, options: object, defaults: Settings) -> None:
+        """Use what the client sent; what cannot be used is kept as a complaint."""
+        self.settings, self.complaints = settings.parse(options, defaults)
+        level = self.settings.log_level.upper()
+        logging.getLogger("dgemma_lsp").setLevel(level)
+        # pygls logs whole messages, and with them source text, at any level.
+        logging.getLogger("pygls").setLevel(level if level == "DEBUG" else logging.CRITICAL + 1)
+
+    def show_complaints(self) -> None:
+        """Tell the user about settings that could not be used; once each."""
+        for complaint in self.complaints:
+            self.show(types.MessageType.Warning, f"settings: {complaint}")
+        self.complaints = []
+
+    def become(self, state: str, message: str, percentage: int | None = None) -> None:
+        """Go into another state, or further in the same, and tell clients that show it."""
+        how_far: dict[str, object] = {} if percentage is None else {"percentage": percentage}
+        self.state = {"state": state, "message": message} | how_far
+        if self.client.shows_status:
+            self.protocol.notify(from_client.STATUS, self.state)
+
+    def show(self, kind: types.MessageType, message: str) -> None:
+        """Show a message in the editor, and log it."""
+        logger.warning("%s", message)
+        self.window_show_message(types.ShowMessageParams(type=kind, message=f"dgemma: {message}"))
+
+    def kept_out(self, snapshot: Snapshot) -> NoSuggestion | None:
+        """Why a document is not to be looked at, whatever the model may know."""
+        rule = self._rule(snapshot)
+        if rule is not None:
+            self.rules[snapshot.uri] = rule
+            return NoSuggestion.EXCLUDED
+        self.rules.pop(snapshot.uri, None)
+        return closed(snapshot, self.languages, self.settings)
+
+    def without_hidden(self, snapshot: Snapshot) -> Snapshot:
+        """With those other documents and files only that the model may be shown, and makes use of."""
+        if not self.shows_others:
+            return replace(snapshot, others=())
+        others = tuple(other for other in snapshot.others if self._rule(other) is None)
+        nearby = self.files.near(snapshot.uri, self.documents.uris) if self.settings.nearby_files else ()
+        return replace(snapshot, others=others, nearby=nearby)
+
+    def _rule(self, snapshot: Snapshot) -> str | None:
+        """The rule that excludes a document."""
+        notebook = self.notebooks.notebook_of(snapshot.uri)
+        return self.exclusions.rule(notebook or snapshot.uri) or size_rule(snapshot.source, snapshot.offset)
+
+    async def answer(
+        self, snapshot: Snapshot, *, invoked: bool, typed: bool = True, selected: Edit | None = None
+    ) -> Answer:
+        """What to show at the snapshot's cursor; raises what the pipeline raises.
+
+        `invoked` says that the user asked, `typed` that he did nothing but type. `selected` is what the menu would
+        insert: the suggestion then goes on from there.
+        """
+        using, uri = self.settings, snapshot.uri
+        reason = self.kept_out(snapshot)
+        known = self.memory.find(snapshot) if reason is None and selected is None and not invoked else None
+        if isinstance(known, Suggestion) and is_undoing(known.edit.new_text, snapshot.deleted):
+            known = NoSuggestion.UNDOES
+        if reason is None and known is None and typed and not invoked and using.trigger == "manual":
+            reason = NoSuggestion.MANUAL
+        if reason is not None or known is not None:
+            self.worker.supersede(uri)
+            return reason or known or NoSuggestion.EMPTY
+        delay_s = 0.0 if invoked else self.rhythm.delay_s(using.debounce_ms / 1000)
+        answer = await self.worker.run(
+            self._steps(snapshot, using, invoked=invoked, selected=selected),
+            lane=Lane.COMMAND if invoked else Lane.KEYSTROKE,
+            document=uri,
+            delay_s=delay_s,
+            budget_s=using.time_budget_ms / 1000 * (CANDIDATES if invoked else 1),
+        )
+        if selected is None:
+            self.memory.remember(snapshot, answer, invoked=invoked)
+        answer = self._brought_up_to_date(answer) if isinstance(answer, Suggestion) else answer
+        if isinstance(answer, Suggestion) and using.trigger == "automatic":
+            self._look_ahead(answer, using)
+        return answer
+
+    def _steps(
+        self, snapshot: Snapshot, using: Settings, *, invoked: bool, selected: Edit | None = None
+    ) -> Callable[[InfillerLike], Steps[Suggestion]]:
+        """The work for one answer: the model sees the whole notebook, and what the menu would insert."""
+        chosen = snapshot
+        if selected is not None:
+            chosen = _after(snapshot, selected)
+        chosen = self.without_hidden(chosen)
+        seen = self.notebooks.seen(chosen, self.documents)
+        names = self.notebooks.notebook_of(snapshot.uri) is None
+
+        def placed(edit: Edit) -> Edit | None:
+            inside = seen.edit_of(chosen, edit)
+            if inside is None or selected is None:
+                return inside
+            end = selected.end + inside.end - chosen.offset
+            return Edit(selected.start, end, selected.new_text + inside.new_text)
+
+        def steps(infiller: InfillerLike) -> Steps[Suggestion]:
+            at_cursor = parsed(seen.snapshot)
+            if invoked:
+                answers = candidates(at_cursor, infiller, using, CANDIDATES)
+            else:
+                answers = suggest(at_cursor, infiller, using, invoked=False, names=names)
+            for answer in answers:
+                if isinstance(answer, NoSuggestion):
+                    yield answer
+                elif (edit := placed(answer.edit)) is not None:
+                    others = tuple(other for other in map(placed, answer.others) if other is not None)
+                    yield replace(answer, snapshot=snapshot, edit=edit, others=others)
+
+        return steps
+
+    async def watch(self, snapshot: Snapshot, show: Callable[[Frame], None]) -> Answer:
+        """Fill at the snapshot's cursor by denoising alone, and have each canvas shown. Raises what the pipeline does.
+
+        It is nobody's suggestion: what is typed or asked for meanwhile goes first, and ends it.
+        """
+        using, loop = self.settings, asyncio.get_running_loop()
+        if (reason := self.kept_out(snapshot)) is not None:
+            return reason
+
+        def send(frame: Frame) -> None:
+            loop.call_soon_threadsafe(show, frame)
+
+        def steps(infiller: InfillerLike) -> Steps[Suggestion]:
+            frames = Frames(send, before_cursor(snapshot))
+            yield from suggest(parsed(snapshot), Watched(infiller, frames.see, verify=False), using, invoked=True)
+
+        return await self.worker.run(steps, lane=Lane.BACKGROUND, document=snapshot.uri, budget_s=_WATCH_S)
+
+    def _look_ahead(self, suggestion: Suggestion, using: Settings) -> None:
+        """While the user looks at a suggestion, work out what could follow once it is accepted."""
+        if self.look_ahead_s is None:
+            return
+        asked = suggestion.snapshot
+        accepted = replace(_after(asked, suggestion.edit), version=None)
+
+        async def work(delay_s: float) -> None:
+            started, budget_s = time.perf_counter(), using.time_budget_ms / 1000
+            steps = self._steps(accepted, using, invoked=False)
+            try:
+                answer = await self.worker.run(
+                    steps, lane=Lane.BACKGROUND, document=asked.uri, delay_s=delay_s, budget_s=budget_s
+                )
+            except Exception:
+                logger.exception("looking ahead failed")
+            else:
+                self.memory.remember(accepted, answer)
+                found = answer.name.lower() if isinstance(answer, NoSuggestion) else "suggestion"
+                self._log(asked.uri, {"outcome": "ahead", "found": found}, started)
+
+        self.in_background(work(self.look_ahead_s))
+
+    def conclude(self, uri: str, answer: Answer, started: float) -> None:
+        """Remember a request's outcome and write its line to the log."""
+        fields: dict[str, object] = {}
+        if isinstance(answer, Suggestion):
+            self.silences.pop(uri, None)
+            fields |= {
+                "outcome": "shown" if answer.steps else "typed_through",
+                "version": answer.snapshot.version,
+            }
+            fields |= {"chars": len(answer.edit.new_text), "steps": answer.steps}
+            fields |= {stage: f"{ms:.1f}" for stage, ms in answer.trace.items()}
+        else:
+            if answer is not NoSuggestion.SUPERSEDED:  # the last request is another, and may be answered already
+                self._fall_silent(uri, answer)
+            fields["outcome"] = answer.name.lower()
+        self._log(uri, fields, started)
+        if self.client.shows_status and answer not in (NoSuggestion.SUPERSEDED, NoSuggestion.CANCELLED):
+            self.protocol.notify(from_client.OUTCOME, to_client.outcome(uri, answer))
+
+    def conclude_watch(self, uri: str, answer: Answer, started: float) -> None:
+        """The same for a fill that was watched; it is no answer to what the user typed."""
+        fields: dict[str, object] = {"watch": answer.name.lower() if isinstance(answer, NoSuggestion) else "filled"}
+        self._log(uri, fields | {"steps": answer.steps if isinstance(answer, Suggestion) else 0}, started)
+
+    def conclude_rewrite(self, what: str, snapshot: Snapshot, answer: Rewrite | NoSuggestion, started: float) -> None:
+        """The same for an action or a command."""
+        if isinstance(answer, Rewrite):
+            self.silences.pop(snapshot.uri, None)
+        else:
+            self._fall_silent(snapshot.uri, answer)
+        self._log(
+            snapshot.uri,
+            {
+                "action": what,
+                "outcome": "edited" if isinstance(answer, Rewrite) else answer.name.lower(),
+                "version": snapshot.version,
+                "edits": len(answer.edits) if isinstance(answer, Rewrite) else 0,
+                "steps": answer.steps if isinstance(answer, Rewrite) else 0,
+            },
+            started,
+        )
+
+    def _fall_silent(self, uri: str, reason: NoSuggestion) -> None:
+        """Remember why nothing came of a request; a client may ask for documents that were never open."""
+        self.silences.pop(uri, None)
+        self.silences[uri] = reason
+        while len(self.silences) > _SILENCES:
+            del self.silences[next(iter(self.silences))]
+
+    def _log(self, uri: str, fields: dict[str, object], started: float) -> None:
+        request = {"request": self.protocol.msg_id, "file": ascii(uri.rpartition("/")[2][:80])}
+        duration = {"total_ms": f"{1000 * (time.perf_counter() - started):.1f}"}
+        logger.info(" ".join(f"{name}={value}" for name, value in (request | fields | duration).items()))
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what nobody waits for."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)  # the loop itself would not keep it
+        task.add_done_callback(self._background.discard)
+
+    def open(self, uri: str, language: str, version: int | None, text: str) -> None:
+        """Take a document in, in place of one with the same uri."""
+        self.forget(uri)
+        self.documents.open(uri, language, version, text)
+
+    def change(self, uri: str, version: int | None, changes: Sequence[TextChange]) -> None:
+        """Apply changes to a document."""
+        self.rhythm.note(time.monotonic())
+        document = self.documents.get(uri)
+        if not self.settings.next_edit or document is None:
+            self.documents.change(uri, version, changes)
+            return
+        before = document.source
+        self.documents.change(uri, version, changes)
+        self.renames.note(uri, before, document.source)
+
+    def forget(self, uri: str) -> None:
+        """Forget a document and settle what it waits for."""
+        self.documents.close(uri)
+        self.trees.forget(uri)
+        self.renames.forget(uri)
+        self.worker.supersede(uri)
+        self.memory.forget(uri)
+        self.silences.pop(uri, None)
+        self.rules.pop(uri, None)
+
+    def _brought_up_to_date(self, suggestion: Suggestion) -> Answer:
+        """The suggestion in terms of the text as it is now, or STALE."""
+        asked = suggestion.snapshot
+        document = self.documents.get(asked.uri)
+        if document is None:
+            return NoSuggestion.STALE
+        if document.source == asked.source:
+            return suggestion
+        cursor = asked.offset + len(document.source) - len(asked.source)
+        newer = Snapshot(asked.uri, document.version, document.language, document.source, cursor)
+        return rebase(suggestion, newer) or NoSuggestion.STALE
+
+    def _forget_what_is_uncertain(self, method: str, params: object) -> None:
+        """After a text that could not be read, a document's content is not known: better silent than wrong."""
+        if method in (types.TEXT_DOCUMENT_DID_CHANGE, types.TEXT_DOCUMENT_DID_OPEN):
+            uri = from_client.changed_uri(params)
+            if uri is not None:
+                self.forget(uri)
+        elif method in (types.NOTEBOOK_DOCUMENT_DID_CHANGE, types.NOTEBOOK_DOCUMENT_DID_OPEN):
+            notebook = from_client.changed_uri(params)
+            for cell in self.notebooks.close(notebook) if notebook is not None else []:
+                self.forget(cell)
+
+
+def _after(snapshot: Snapshot, edit: Edit) -> Snapshot:
+    """The document after an edit at the cursor, which stands behind it."""
+    source = snapshot.source.replaced(edit.start, edit.end, edit.new_text)
+    return replace(snapshot, source=source, offset=edit.start + len(edit.new_text), tree=None, deleted="")
+
+
+def _converter() -> Converter:
+    return from_client.make_lenient(default_converter())  # type: ignore[no-untyped-call]

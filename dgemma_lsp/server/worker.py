@@ -1,0 +1,217 @@
+"""The one thread that owns the model. Threads and deadlines live here and nowhere else.
+
+A job is a generator of ever better answers, and stopping to read it stops the work. The newest keystroke of a
+document wins; whoever replaces or drops a job settles it, so that nothing is left unanswered. All methods are
+for the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Generator
+from enum import Enum, IntEnum, auto
+from typing import Any, Generic, TypeVar
+
+from dgemma_lsp.documents.edits import NoSuggestion, Suggestion
+
+Model = TypeVar("Model")
+Result = TypeVar("Result")
+Answer = Suggestion | NoSuggestion
+Steps = Generator[Result | NoSuggestion, None, None]
+"""Yields the best answer so far after each denoising step."""
+
+
+class Lane(IntEnum):
+    """Who waits for the answer. Of the waiting jobs the lowest lane goes first, within a lane the oldest."""
+
+    COMMAND = 0
+    """Asked for by the user: never replaced."""
+    KEYSTROKE = 1
+    """Replaced by any newer command or keystroke in the same document."""
+    BACKGROUND = 2
+    """Nobody waits."""
+
+
+class _State(Enum):
+    LOADING = auto()
+    READY = auto()
+    FAILED = auto()
+
+
+class Worker(Generic[Model]):
+    """Loads the model on its own thread, then runs one job at a time there."""
+
+    def __init__(self) -> None:
+        self._state = _State.LOADING
+        self._newest: dict[str, _Job[Model]] = {}
+        self._background: set[_Job[Model]] = set()
+        self._queue: list[_Job[Model]] = []
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether `start` was called."""
+        return self._thread is not None
+
+    def start(self, load: Callable[[], Model]) -> asyncio.Future[Model]:
+        """Start the thread, which calls `load` first; the future gets the model or the exception."""
+        loop = asyncio.get_running_loop()
+        loaded: asyncio.Future[Model] = loop.create_future()
+        loaded.add_done_callback(self._loading_ended)
+        self._thread = threading.Thread(target=self._work, args=(load, loop, loaded), name="model", daemon=True)
+        self._thread.start()
+        return loaded
+
+    async def run(
+        self,
+        steps: Callable[[Model], Steps[Result]],
+        *,
+        lane: Lane,
+        document: str,
+        delay_s: float = 0.0,
+        budget_s: float | None = None,
+    ) -> Result | NoSuggestion:
+        """The last answer of `steps`, or the latest one when `budget_s` seconds of work have passed.
+
+        Waits `delay_s` seconds for something newer, then queues. Only commands wait for the model to load.
+        Background work is dropped as soon as anybody asks for anything, in any document.
+        Raises what `steps` raises. When the caller is cancelled, the work stops after its current step.
+        """
+        if lane is not Lane.BACKGROUND:
+            self.supersede(document)
+            self.drop_background()
+        if self._state is _State.FAILED:
+            return NoSuggestion.NO_MODEL
+        if self._state is _State.LOADING and lane is not Lane.COMMAND:
+            return NoSuggestion.LOADING
+        job = _Job(steps, lane, budget_s)
+        if lane is Lane.KEYSTROKE:
+            self._newest[document] = job
+        elif lane is Lane.BACKGROUND:
+            self._background.add(job)
+        try:
+            if delay_s > 0:
+                await asyncio.wait([job.result], timeout=delay_s)
+            if not job.result.done():
+                with self._changed:
+                    self._queue.append(job)
+                    self._changed.notify()
+            answer: Result | NoSuggestion = await job.result  # to cancel the caller cancels this: the thread stops
+            return answer
+        finally:
+            self._background.discard(job)
+            if self._newest.get(document) is job:
+                del self._newest[document]
+
+    def supersede(self, document: str) -> None:
+        """Settle the document's keystroke, if one is waiting or running."""
+        replaced = self._newest.pop(document, None)
+        if replaced is not None:
+            replaced.settle(NoSuggestion.SUPERSEDED)
+
+    def drop_background(self) -> None:
+        """Settle all that nobody waits for."""
+        dropped, self._background = self._background, set()
+        for job in dropped:
+            job.settle(NoSuggestion.SUPERSEDED)
+
+    def stop(self, timeout_s: float) -> bool:
+        """Ask the thread to end after its current step; whether it did within `timeout_s` seconds."""
+        with self._changed:
+            self._stopping = True
+            dropped, self._queue = self._queue, []
+            self._changed.notify()
+        for job in dropped:
+            job.settle(NoSuggestion.CANCELLED)
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _loading_ended(self, loaded: asyncio.Future[Model]) -> None:
+        if not loaded.cancelled() and loaded.exception() is None:
+            self._state = _State.READY
+            return
+        self._state = _State.FAILED
+        with self._changed:
+            waiting, self._queue = self._queue, []
+        for job in waiting:
+            job.settle(NoSuggestion.NO_MODEL)
+
+    def _work(self, load: Callable[[], Model], loop: asyncio.AbstractEventLoop, loaded: asyncio.Future[Model]) -> None:
+        """The thread."""
+        try:
+            model = load()
+        except BaseException as error:
+            _call_on(loop, _settle, loaded, _as_exception(error))
+            return
+        _call_on(loop, _settle, loaded, model)
+        while (job := self._next_job()) is not None:
+            _call_on(loop, job.settle, job.run(model, lambda: self._stopping))
+
+    def _next_job(self) -> _Job[Model] | None:
+        """Wait for a job; None says that the thread shall end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._queue)
+            if self._stopping:
+                return None
+            job = min(self._queue, key=lambda job: job.lane)
+            self._queue.remove(job)
+            return job
+
+
+class _Job(Generic[Model]):
+    """What one caller of `Worker.run` waits for."""
+
+    def __init__(self, steps: Callable[[Model], Steps[Any]], lane: Lane, budget_s: float | None) -> None:
+        self.lane = lane
+        self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._steps = steps
+        self._budget_s = budget_s
+
+    def settle(self, outcome: object) -> None:
+        """Answer, unless it was answered before. For the event loop's thread."""
+        _settle(self.result, outcome)
+
+    def run(self, model: Model, stopping: Callable[[], bool]) -> object:
+        """Do the work, unless the job is settled already. For the model's thread."""
+        answer: object = NoSuggestion.EMPTY
+        if self.result.done():
+            return answer
+        deadline = math.inf if self._budget_s is None else time.monotonic() + self._budget_s
+        try:
+            with contextlib.closing(self._steps(model)) as steps:
+                for answer in steps:
+                    if self.result.done() or stopping():
+                        break
+                    if time.monotonic() >= deadline:
+                        return NoSuggestion.OUT_OF_TIME if answer is NoSuggestion.EMPTY else answer
+        except BaseException as error:
+            return _as_exception(error)
+        return answer
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """What a caller may be given. A panic in a library written in Rust is no `Exception`; no thread may die of one."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _settle(future: asyncio.Future[Any], outcome: object) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: object) -> None:
+    """Call on the loop's thread; a loop that is closed has nobody waiting."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback, *arguments)

@@ -1,0 +1,1 @@
+"""Times of the networks and of fills on this machine, beside those of transformers."""

@@ -1,0 +1,195 @@
+"""What `dgemma-lsp bench` measures of the model, ours and others in turns in one process, over the same weights.
+
+Prompts are places in a module of the standard library, so that it runs wherever Python does. All times are medians
+and 95th percentiles of wall time in milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgemma_model.bench.timing import Work, excerpts, peak_memory_mb, side_by_side
+from dgemma_model.checkpoint import load as checkpoints
+from dgemma_model.checkpoint.config import SamplerConfig
+from dgemma_model.decoding.sampler import Noise, denoise
+from dgemma_model.network.diffusion_gemma import Cache
+from dgemma_model.network.kernels import fastest_products
+from dgemma_model.prompt.canvas import encode_prompt
+
+CANVASES = (8, 16, 32, 64)
+STEPS = 8
+"""Denoising steps of a fill; early stopping is off on both sides."""
+
+
+class _Ours:
+    """The network as it is served."""
+
+    def __init__(self, loaded: checkpoints.Checkpoint, products: torch.dtype, prompt: Tensor) -> None:
+        self._loaded, self._prompt = loaded, prompt
+        self.network, self.cache = loaded.fused(products).network, Cache()
+        self.network.encode(prompt, self.cache)
+
+    def encode(self, prompt: Tensor) -> object:
+        """The prompt, with the scores of the token behind it."""
+        return self.network.logits(self.network.encode(prompt, Cache())[:, -1:])
+
+    def encode_more(self, tokens: int) -> object:
+        """So many tokens behind the cached prompt."""
+        self.cache.crop(self._prompt.shape[1])
+        found = self.network.logits(self.network.encode(self._prompt[:, :tokens], self.cache)[:, -1:])
+        self.cache.crop(self._prompt.shape[1])
+        return found
+
+    def step(self, canvas: Tensor, logits: Tensor) -> object:
+        """A denoising step behind the cached prompt, given the scores of the step before."""
+        network = self.network
+        return network.logits(network.decode(canvas, self.cache, expected=network.mean_embedding(logits.softmax(-1))))
+
+    def fill(self, prompt: Tensor, tokens: int) -> None:
+        """Encode a prompt and denoise a canvas behind it."""
+        cache = Cache()
+        self.network.encode(prompt, cache)
+        self._denoise(cache, tokens)
+
+    def fill_cached(self, tokens: int) -> None:
+        """Denoise a canvas behind the cached prompt."""
+        self._denoise(self.cache, tokens)
+
+    def write(self, prompt: Tensor, tokens: int) -> None:
+        """Encode a prompt and write behind it token by token, greedily, with the cache."""
+        self._write(Cache(), prompt, tokens)
+
+    def write_cached(self, tokens: int) -> None:
+        """Write token by token behind the cached prompt, whose last token is read again."""
+        self.cache.crop(self._prompt.shape[1] - 1)
+        self._write(self.cache, self._prompt[:, -1:], tokens)
+        self.cache.crop(self._prompt.shape[1])
+
+    def _write(self, cache: Cache, new: Tensor, tokens: int) -> None:
+        for _ in range(tokens):
+            new = self.network.logits(self.network.encode(new, cache)[:, -1:]).argmax(-1)
+            new.item()
+
+    def _denoise(self, cache: Cache, tokens: int) -> None:
+        canvas = noise_of(self._loaded, tokens)
+        generator = torch.Generator(canvas.device).manual_seed(0)
+        config = SamplerConfig(max_denoising_steps=STEPS)
+        pinned = torch.zeros_like(canvas, dtype=torch.bool)
+        for step in denoise(self.network, cache, canvas, pinned, config, _noise(self._loaded), generator):
+            step.best.tolist()
+
+
+class _Transformers:
+    """The same weights in `transformers`."""
+
+    def __init__(self, loaded: checkpoints.Checkpoint, dtype: torch.dtype, prompt: Tensor) -> None:
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        from transformers import DiffusionGemmaForBlockDiffusion, DynamicCache
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+        model: Any = DiffusionGemmaForBlockDiffusion.from_pretrained(loaded.directory, dtype=dtype)
+        self._model = model.eval().to(prompt.device)
+        self._cache = DynamicCache(config=self._model.config.get_text_config(decoder=True))
+        self._model.model.encoder(input_ids=prompt, past_key_values=self._cache)
+
+    def encode(self, prompt: Tensor) -> object:
+        """The prompt."""
+        return self._model.model.encoder(input_ids=prompt)
+
+    def step(self, canvas: Tensor, logits: Tensor) -> object:
+        """A denoising step behind the cached prompt, given the scores of the step before."""
+        return self._model(decoder_input_ids=canvas, past_key_values=self._cache, self_conditioning_logits=logits)
+
+    def fill(self, prompt: Tensor, tokens: int) -> object:
+        """`generate()`: encode a prompt and denoise a canvas behind it."""
+        self._model.config.canvas_length = tokens
+        return self._model.generate(
+            prompt,
+            max_new_tokens=tokens,
+            max_denoising_steps=STEPS,
+            stability_threshold=None,
+            confidence_threshold=None,
+            disable_compile=True,
+        )
+
+
+@torch.inference_mode()
+def compare(directory: Path | None, device: torch.device, repeats: int) -> dict[str, Any]:
+    """Encoder, decoder step and fills: ours, token by token with the same weights, and `transformers` where it is
+    installed, in float32 (on CPUs) and bfloat16; all in turns."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    loaded = checkpoints.load(directory or checkpoints.embedded_directory(), device, dtype)
+    products = fastest_products(device)
+    limit = loaded.config.policy.prompt_tokens
+    prompts = [
+        torch.tensor([encode_prompt(excerpt, loaded.tokenizer, limit).ids], device=device)
+        for excerpt in excerpts(repeats)
+    ]
+    prompt, vocabulary = prompts[0], loaded.config.network.vocab_size
+    ours = _Ours(loaded, products, prompt)
+    theirs: dict[str, _Transformers] = {}
+    if importlib.util.find_spec("transformers"):
+        dtypes = (torch.bfloat16,) if device.type == "cuda" else (torch.float32, torch.bfloat16)
+        theirs = {str(kind).removeprefix("torch."): _Transformers(loaded, kind, prompt) for kind in dtypes}
+    report: dict[str, Any] = {
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "products": str(products).removeprefix("torch."),
+        "prompt_tokens": prompt.shape[1],
+    }
+
+    everyone: dict[str, _Ours | _Transformers] = {"ours": ours, **theirs}
+    report["encoder_cold"] = side_by_side({k: partial(v.encode, prompt) for k, v in everyone.items()}, repeats)
+    for times in report["encoder_cold"].values():
+        times["us_per_token"] = round(1000 * times["median_ms"] / prompt.shape[1], 1)
+    reuse = {str(tokens): partial(ours.encode_more, tokens) for tokens in (1, 8)}
+    report["encoder_reuse"] = {tokens: {"ours": times} for tokens, times in side_by_side(reuse, repeats, STEPS).items()}
+    report["decoder_step"] = {}
+    for tokens in CANVASES:
+        state = noise_of(loaded, tokens), torch.randn(1, tokens, vocabulary, device=device)
+        work: dict[str, Work] = {k: partial(v.step, *state) for k, v in everyone.items()}
+        report["decoder_step"][str(tokens)] = side_by_side(work, repeats, STEPS)
+    report["fills"], report["fills_cached"] = {}, {}
+    for tokens in FILLS:
+        work = {k: _in_turn(v.fill, prompts, tokens) for k, v in everyone.items()}
+        work["token_by_token"] = _in_turn(ours.write, prompts, tokens)
+        facts = {"steps": STEPS, "tokens_per_step": tokens / STEPS}
+        report["fills"][str(tokens)] = facts | side_by_side(work, repeats)
+        work = {"ours": partial(ours.fill_cached, tokens), "token_by_token": partial(ours.write_cached, tokens)}
+        report["fills_cached"][str(tokens)] = facts | side_by_side(work, repeats)
+    report["peak_memory_mb"] = peak_memory_mb(device)
+    return report
+
+
+def _in_turn(fill: Callable[[Tensor, int], object], prompts: list[Tensor], tokens: int) -> Work:
+    """A fill behind another one of the prompts each time."""
+    following = itertools.cycle(prompts)
+    return lambda: fill(next(following), tokens)
+
+
+def noise_of(loaded: checkpoints.Checkpoint, tokens: int) -> Tensor:
+    """A canvas of the checkpoint's noise, [1, tokens]."""
+    device = loaded.network.device
+    return _noise(loaded).draw((1, tokens), torch.Generator(device).manual_seed(0))
+
+
+def _noise(loaded: checkpoints.Checkpoint) -> Noise:
+    mask = loaded.tokenizer.mask_id if loaded.config.policy.noise == "mask" else None
+    return Noise(loaded.config.network.vocab_size, mask)
+
+
+# ------------------------------------------------------------- the published shape
+
+
+FILLS = (8, 32, 64, 200)
+"""Tokens of a fill."""

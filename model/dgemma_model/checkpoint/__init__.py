@@ -1,0 +1,1 @@
+"""Checkpoints on disk: their configuration, how they are found, loaded and saved."""

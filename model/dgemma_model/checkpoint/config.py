@@ -1,0 +1,165 @@
+"""The network's shape and the sampler's knobs: every default of the project lives here, once. No torch.
+
+`config.json` and `generation_config.json` are read in the published spelling; what only this project knows about a
+checkpoint (its noise, its languages, its thresholds) is in `dgemma.json` beside them, because `transformers` refuses
+unknown keys.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from dgemma_model.network.config import LARGEST_SIZE, ConfigError, NetworkConfig
+from dgemma_model.request import Drafting
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerConfig:
+    """The published sampler's knobs and their published values (facts: generation_config.json of the checkpoint)."""
+
+    max_denoising_steps: int = 48
+    entropy_bound: float = 0.1
+    t_min: float = 0.4
+    t_max: float = 0.8
+    stability_threshold: int = 1
+    confidence_threshold: float = 0.005
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> SamplerConfig:
+        """Read the content of a `generation_config.json`; what it does not set keeps its default.
+
+        Raises:
+            ConfigError: a value is of the wrong kind.
+        """
+        flat = dict(config)
+        sampler = flat.get("sampler_config")
+        if isinstance(sampler, Mapping) and "entropy_bound" in sampler:
+            flat["entropy_bound"] = sampler["entropy_bound"]
+        try:
+            known = {
+                f.name: type(f.default)(flat[f.name])  # type: ignore[misc]
+                for f in fields(cls)
+                if flat.get(f.name) is not None
+            }
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(f"generation_config.json: {error}") from error
+        sampler_config = replace(cls(), **known)
+        if not (sampler_config.t_min >= 0 and sampler_config.t_max > 0):
+            raise ConfigError("generation_config.json: t_min must be at least 0, and t_max more")
+        return sampler_config
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a checkpoint was trained for, from its `dgemma.json`. The defaults suit a checkpoint that has none."""
+
+    name: str = ""
+    noise: Literal["uniform", "mask"] = "uniform"
+    verify: bool = False
+    """Check drafts with the causal head and re-draft from the first disagreement."""
+    drafting: Drafting = "copied"
+    """Where the drafts of a verified fill come from."""
+    renoise: bool = False
+    """Draw positions of a fill that is not verified again where the causal head disagrees."""
+    together: bool = True
+    """Fill several holes in one canvas rather than one after the other."""
+    copy_weight: float = 0.0
+    """How much verified fills trust copies from the prompt (copying.py): 0 not at all, 1 by its table."""
+    draft_steps: int = 1
+    """Denoising steps of a draft that will be verified."""
+    canvas_lengths: tuple[int, ...] = (64, 128, 256)
+    hole_widths: tuple[int, ...] = (4, 8, 16, 32, 64)
+    """Widths of a hole, in tokens, that are tried side by side where a checkpoint was not trained to end holes."""
+    prompt_tokens: int = 1024
+    languages: tuple[str, ...] | None = None
+    """Languages it knows; None for all."""
+    threshold: float = float("-inf")
+    """The `Draft.score`, in nats, under which a fill is not offered unasked."""
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> Policy:
+        """Read the content of a `dgemma.json`.
+
+        Raises:
+            ConfigError: an unknown key, or a value of the wrong kind.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(config) - known)
+        if unknown:
+            raise ConfigError(f"dgemma.json: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        for key, value in config.items():
+            expected, is_so = _POLICY_KINDS[key]
+            if not is_so(value):
+                raise ConfigError(f"dgemma.json: {key} must be {expected}, not {value!r}")
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
+        }
+        return cls(**values)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_SIZE
+
+
+def _is_list(value: object, is_item: Callable[[object], bool]) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(is_item, value))
+
+
+_POLICY_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "name": ("a string", lambda value: isinstance(value, str)),
+    "noise": ("'uniform' or 'mask'", lambda value: value in ("uniform", "mask")),
+    "verify": ("true or false", lambda value: isinstance(value, bool)),
+    "drafting": ("one of " + ", ".join(get_args(Drafting)), lambda value: value in get_args(Drafting)),
+    "renoise": ("true or false", lambda value: isinstance(value, bool)),
+    "together": ("true or false", lambda value: isinstance(value, bool)),
+    "copy_weight": ("a number from 0 to 1", lambda value: isinstance(value, int | float) and 0 <= value <= 1),
+    "draft_steps": ("a whole number", _is_count),
+    "canvas_lengths": ("a list of lengths", lambda value: _is_list(value, lambda item: _is_count(item) and item != 0)),
+    "hole_widths": ("a list of lengths", lambda value: _is_list(value, lambda item: _is_count(item) and item != 0)),
+    "prompt_tokens": ("16 or more", lambda value: _is_count(value) and value not in range(16)),
+    "languages": (
+        "null or a list of names",
+        lambda value: value is None or _is_list(value, lambda item: isinstance(item, str)),
+    ),
+    "threshold": ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointConfig:
+    """Everything that a checkpoint directory says about itself, besides its weights and tokenizer."""
+
+    network: NetworkConfig
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    policy: Policy = field(default_factory=Policy)
+
+    @classmethod
+    def read(cls, directory: Path) -> CheckpointConfig:
+        """Read the three JSON files of `directory`; only `config.json` is required.
+
+        Raises:
+            ConfigError: a file is missing or unusable; the message names it.
+        """
+        return cls(
+            network=NetworkConfig.from_json(_read_json(directory / "config.json", required=True)),
+            sampler=SamplerConfig.from_json(_read_json(directory / "generation_config.json")),
+            policy=Policy.from_json(_read_json(directory / "dgemma.json")),
+        )
+
+
+def _read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+    if not path.is_file():
+        if required:
+            raise ConfigError(f"{path.name} is missing in {path.parent}")
+        return {}
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path.name} in {path.parent} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path.name} in {path.parent} is not a JSON object")
+    return content

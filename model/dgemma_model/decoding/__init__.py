@@ -1,0 +1,1 @@
+"""The ways to fill: token by token with drafts, denoised, by width; their caches, limits and stop rules."""

@@ -1,0 +1,111 @@
+"""The encoder as a causal language model over the same weights: how likely a text is in a hole, exactly."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dgemma_model.decoding.prompt_cache import CachedPrompt
+from dgemma_model.prompt.canvas import Prompt
+from dgemma_model.prompt.tokenizer import Tokenizer
+from dgemma_model.request import Candidate, Draft, DraftToken, FillRequest, InfillError
+
+
+@torch.inference_mode()
+def next_token_logits(
+    cached: CachedPrompt, ids: list[int], rows: Sequence[Sequence[int]]
+) -> tuple[Tensor, list[list[int]]]:
+    """Logits [N, V] of what follows the prompt `ids` and each token of each row, from one pass; and of each row, which
+    of them these are, [len(row) + 1].
+
+    The rows are the branches of a tree behind the prompt: what several begin with is read once, and each token sees its
+    own branch (Miao et al., arXiv 2305.09781). All but the last of `ids` must be cached; what is cached stays as it is.
+
+    Raises:
+        InfillError: the rows are longer than the model's context has room for.
+    """
+    tokens, parents, paths = [ids[-1]], [-1], list[list[int]]()
+    children: dict[tuple[int, int], int] = {}
+    for row in rows:
+        path = [0]
+        for token in row:
+            node = children.setdefault((path[-1], token), len(tokens))
+            if node == len(tokens):
+                tokens.append(token)
+                parents.append(path[-1])
+            path.append(node)
+        paths.append(path)
+    longest = max(map(len, rows))
+    if longest > cached.room(ids):
+        raise InfillError(f"a text has {longest} tokens, the model's context has room for {cached.room(ids)}")
+    cache = cached.cache
+    kept = cache.length
+    depths = [0] * len(tokens)
+    seen = torch.zeros(len(tokens), kept + len(tokens), dtype=torch.bool)
+    seen[:, : len(ids) - 1] = True
+    for node, parent in enumerate(parents):
+        if node:
+            seen[node] = seen[parent]
+            depths[node] = depths[parent] + 1
+        seen[node, kept + node] = True
+    device = cached.device
+    positions = torch.tensor([depths], device=device) + len(ids) - 1
+    hidden = cached.network.encode(
+        torch.tensor([tokens], device=device), cache, positions=positions, seen=seen.to(device)
+    )[0]
+    cache.crop(kept)
+    return cached.network.logits(hidden), paths
+
+
+def fill_log_probabilities(
+    cached: CachedPrompt, prompt: Prompt, texts: Sequence[str], tokenizer: Tokenizer, *, one_line: bool = False
+) -> list[Tensor]:
+    """Log-probabilities, in nats, of each text's tokens and of its end behind the prompt; what healing forces does not
+    count.
+
+    The end is end-of-text, or with `one_line` a line break as well.
+    """
+    healed = prompt.forced.decode("utf-8", "replace")
+    rows = [tokenizer.encode_by_line(healed + text) for text in texts]
+    ends = [tokenizer.end_id, *(tokenizer.ids_starting(b"\n") if one_line else [])]
+    logits, paths = next_token_logits(cached, prompt.ids, rows)
+    log_probabilities = logits.log_softmax(-1)
+    found = []
+    for row, path in zip(rows, paths, strict=True):
+        sizes = itertools.accumulate(len(tokenizer.token_bytes[i]) for i in row)
+        forced = sum(size <= len(prompt.forced) for size in sizes)
+        said = log_probabilities[path[forced:-1], row[forced:]]
+        found.append(torch.cat((said, log_probabilities[path[-1], ends].logsumexp(0, keepdim=True))))
+    return found
+
+
+def ranked(
+    cached: CachedPrompt,
+    prompt: Prompt,
+    draft: Draft,
+    others: Sequence[str],
+    request: FillRequest,
+    tokenizer: Tokenizer,
+) -> Draft:
+    """The likeliest, as a whole, of a finished draft of one hole and `others`; with the best of all as `candidates`
+    where the request wants several."""
+    texts = list(dict.fromkeys([draft.text, *filter(None, others)]))
+    if len(texts) == 1 and request.candidates == 1:
+        return draft
+    read = fill_log_probabilities(cached, prompt, texts, tokenizer, one_line=request.one_line)
+    likelihoods = [float(found.sum()) for found in read]
+    order = sorted(range(len(texts)), key=lambda number: -likelihoods[number])
+    if request.candidates > 1:
+        found = tuple(Candidate(texts[number], likelihoods[number]) for number in order[: request.candidates])
+        draft = replace(draft, candidates=found)
+    best = order[0]
+    if best == 0:
+        return draft
+    score = float(read[best].mean())
+    shown = (DraftToken(texts[best], math.exp(score), settled=True),)
+    return replace(draft, texts=(texts[best],), complete=True, score=score, tokens=(shown,))

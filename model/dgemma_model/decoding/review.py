@@ -1,0 +1,60 @@
+"""What the network thinks of a text that is there already, from one noiseless pass over each canvas of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dgemma_model.checkpoint.load import Checkpoint
+from dgemma_model.decoding.constraint import Constraint
+from dgemma_model.decoding.prompt_cache import CachedPrompt
+from dgemma_model.prompt.canvas import Prompt
+from dgemma_model.request import Doubt
+
+DOUBT_NATS = 2.0
+"""How much likelier another token must be for a doubt: seven times and more."""
+
+
+@torch.inference_mode()
+def disagreement(checkpoint: Checkpoint, cached: CachedPrompt, canvas: Tensor) -> tuple[Tensor, Tensor]:
+    """One noiseless pass over `canvas` [B, L]: how much likelier than its own the most likely token of each position
+    is, in nats (0 where they agree), and which one that is; [B, L] each."""
+    network = checkpoint.network
+    logits = network.logits(network.decode(canvas, cached.cache))
+    log_probabilities = Constraint(checkpoint.tokenizer, b"").apply(logits).log_softmax(-1)
+    likeliest, best = log_probabilities.max(-1)
+    return likeliest - log_probabilities.gather(-1, canvas[..., None])[..., 0], best
+
+
+def doubts(checkpoint: Checkpoint, cached: CachedPrompt, prompt: Prompt, span: str, min_nats: float) -> Iterator[Doubt]:
+    """Tokens of `span`, which stands in the hole, that the network strongly disagrees with. `cached` holds the prompt.
+
+    A span longer than the widest canvas is reviewed in pieces, each with those before it as part of the prompt.
+    """
+    tokenizer, widths = checkpoint.tokenizer, sorted(checkpoint.config.policy.canvas_lengths)
+    given = len(prompt.forced)
+    ids = tokenizer.encode(prompt.forced.decode("utf-8", "replace") + span)
+    data = b"".join(tokenizer.token_bytes[i] for i in ids)
+    ends = [0, *itertools.accumulate(len(tokenizer.token_bytes[i]) for i in ids)]
+    for first in range(0, len(ids), widths[-1]):
+        piece = ids[first : first + widths[-1]]
+        width = next(width for width in widths if width >= len(piece))
+        canvas = torch.tensor([piece + [tokenizer.end_id] * (width - len(piece))], device=cached.device)
+        nats, best = (values[0, : len(piece)].tolist() for values in disagreement(checkpoint, cached, canvas))
+        for at, (strength, token) in enumerate(zip(nats, best, strict=True), start=first):
+            start, end = ends[at], ends[at + 1]
+            healed = data[start:given]
+            instead = tokenizer.token_bytes[token]
+            if strength < min_nats or end <= given or not instead.startswith(healed):
+                continue
+            before, upto = (_code_points(data[given : max(given, edge)]) for edge in (start, end))
+            yield Doubt(before, upto, strength, instead[len(healed) :].decode("utf-8", "replace"))
+        cached.append(piece, last=0)
+
+
+def _code_points(data: bytes) -> int:
+    """How many characters begin in UTF-8 `data`."""
+    return sum(1 for value in data if value & 0xC0 != 0x80)

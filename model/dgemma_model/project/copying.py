@@ -1,0 +1,261 @@
+"""A memory of the prompt and of text elsewhere: what followed the last few tokens before, the lines most like the one
+that is missing, and what stands between the same words. No torch.
+
+Code repeats itself, and a small model is slow to learn to copy. Its next-token distribution is therefore mixed with
+that of a cache n-gram model over the prompt, the fill so far and text elsewhere (Kuhn & De Mori 1990; for code
+Hellendoorn & Devanbu 2017). Every place where the last tokens stood before has a say in what comes next, the more the
+longer the match, the nearer the text, and the more alike the lines around it are to those around the hole.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from dgemma_model.project.similar_lines import lines_around
+from dgemma_model.project.text_index import Piece, words
+from dgemma_model.prompt.tokenizer import Tokenizer
+
+# Fitted to holes of the training packages (LOG.md).
+LOG_WEIGHT_BY_MATCH = (0.0, 0.49, 1.54, 2.77, 3.76, 4.36, 4.95, 5.17, 5.35)
+"""Log-weight of a place whose last tokens, so many of them, are those before the hole."""
+_LOG_WEIGHT_PER_TOKEN = 0.2
+"""For each further token."""
+LONGEST_MATCH = 20
+_WEIGHT_BY_MATCH = [
+    math.exp(LOG_WEIGHT_BY_MATCH[min(length, 8)] + _LOG_WEIGHT_PER_TOKEN * max(0, length - 8))
+    for length in range(LONGEST_MATCH + 1)
+]
+_ELSEWHERE = 0.3
+"""Log-weight of a place in the nearest piece elsewhere, against one in the prompt."""
+_NEARNESS = 0.67
+"""The weight of a place falls with the number of pieces that are nearer, to this power."""
+_LIKENESS = 4.9
+"""Log-weight of a place all words around which are those around the hole."""
+_SHARPNESS = 1.3
+"""Power to which the weight of what is copied is raised: places that agree count for more than their number."""
+_PLAUSIBILITY = 0.285
+"""Power of the probability that the head gives to what is copied."""
+_TRUST, _TRUST_IN_ONE = -4.0, -5.1
+"""Log-odds of copying rather than writing where there is next to no reason to; and where only one token matches."""
+_TRUST_IN_WEIGHT, _LEAST_WEIGHT = 0.386, 3.0
+"""What the log-weight of all places adds, and the weight that nothing has."""
+_TRUST_IN_AGREEMENT = 2.67
+"""What it adds that all places say the same."""
+_TRUST_IN_HEAD = -0.372
+"""What each nat adds by which the head is sure of its own."""
+
+_IMPOSSIBLE = -30.0
+"""Nats; nothing is less likely."""
+_BRACKETS_SEEN = 800
+"""How far back an open bracket is looked for, in code points."""
+LONGEST_COPY = 23
+"""Most tokens copied at once as a draft; with the one before them, one of `fused.PASS_TOKENS`."""
+_BRACKET = re.compile(rb"[(\[{)\]}]")
+
+
+class Places(NamedTuple):
+    """Where in one text the last tokens stood before, followed by another one."""
+
+    number: int
+    """Of the piece elsewhere, or `IN_PROMPT`."""
+    ids: list[int]
+    """Of the text."""
+    matches: dict[int, int]
+    """Where in these the last token is, in order, and how many of the last tokens stand there: 1 to `LONGEST_MATCH`, at
+    least 2 elsewhere."""
+
+
+IN_PROMPT = -1
+
+
+class PromptCopies:
+    """The prompt's tokens and those written since; and pieces of text `elsewhere`, the nearest last."""
+
+    def __init__(self, ids: Sequence[int], elsewhere: Sequence[Piece] = ()) -> None:
+        self._ids = list(ids)
+        self._elsewhere = elsewhere
+        self._at: dict[int, list[int]] = {}
+        """Where in the prompt and behind it each token stands, but for the last one."""
+        for at, token in enumerate(self._ids[:-1]):
+            self._at.setdefault(token, []).append(at)
+        self._found: list[Places] | None = None
+        self._before: dict[int, dict[int, int]] = {}
+        """The matches of one token before, by the number of the text, where they were asked for."""
+
+    def append(self, token: int) -> None:
+        """Take in one more token behind the others."""
+        self._before = {number: matches for number, _, matches in self._found or ()}
+        if self._ids:
+            self._at.setdefault(self._ids[-1], []).append(len(self._ids) - 1)
+        self._ids.append(token)
+        self._found = None
+
+    def continuation(self) -> tuple[int, list[int]]:
+        """The length of the longest earlier match of the last tokens, at most `LONGEST_MATCH`, and up to twice as many
+        tokens (at most `LONGEST_COPY`) that followed the nearest such match; (0, []) without any."""
+        longest, copied = 0, list[int]()
+        for _, ids, matches in self.places():
+            for at, length in matches.items():
+                if length >= longest:
+                    longest, copied = length, ids[at + 1 : at + 1 + min(2 * length, LONGEST_COPY)]
+        return longest, copied
+
+    def places(self) -> list[Places]:
+        """Where the last tokens stood before, the nearest last; at most `elsewhere.PLACES` in each piece."""
+        if self._found is None:
+            self._found = self._find()
+        return self._found
+
+    def _find(self) -> list[Places]:
+        ids, found = self._ids, list[Places]()
+        if len(ids) > 1:
+            pair, third_last = (ids[-2], ids[-1]), ids[-3] if len(ids) > 2 else -1
+            for number, piece in enumerate(self._elsewhere):
+                if places := piece.places(pair):
+                    there, before = piece.ids, self._before.get(number, {})
+                    matches = dict.fromkeys(places, 2)
+                    for at in places:
+                        if at > 1 and there[at - 2] == third_last:
+                            matches[at] = self._match_length(there, at, before)
+                    found.append(Places(number, there, matches))
+        if ids and (at_prompt := self._at.get(ids[-1])):
+            before = self._before.get(IN_PROMPT, {})
+            found.append(Places(IN_PROMPT, ids, {at: self._match_length(ids, at, before) for at in at_prompt}))
+        return found
+
+    def _match_length(self, ids: list[int], place: int, before: Mapping[int, int]) -> int:
+        if known := before.get(place - 1):
+            return min(known + 1, LONGEST_MATCH)
+        last, length = len(self._ids) - 1, 1
+        while length < LONGEST_MATCH and length <= min(place, last) and ids[place - length] == self._ids[last - length]:
+            length += 1
+        return length
+
+
+class Suggestions:
+    """What the prompt and text elsewhere suggest for each token of one fill, beside what the head says of it."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        elsewhere: Sequence[Piece],
+        *,
+        weight: float,
+        before: str,
+        after: str,
+        one_line: bool,
+        forced: bytes = b"",
+    ) -> None:
+        """`before` stands before the hole and `after` behind it; `forced` is what healing makes the fill begin with;
+        see `Policy.copy_weight` for `weight`."""
+        self.copies = PromptCopies(prompt, elsewhere)
+        self._elsewhere = elsewhere
+        self._tokenizer, self._weight = tokenizer, weight
+        self._after = after.partition("\n")[0].encode("utf-8", "replace")
+        self._ends = frozenset(tokenizer.ids_starting(b"\n") if one_line else ())
+        self._to_heal = len(forced)
+        self._opened = 0
+        """Brackets that the fill opened, less those that it closed."""
+        self._depth = _open_brackets(before[-_BRACKETS_SEEN:].encode("utf-8", "replace"))
+        """Brackets that are open where the next token comes."""
+        self._around = lines_around(before, after)
+        self._weights: dict[int, tuple[float, Sequence[int], Mapping[int, float]]] = {IN_PROMPT: (1.0, (), {})}
+
+    def append(self, token: int) -> None:
+        """The next token of the fill."""
+        self.copies.append(token)
+        data = self._tokenizer.token_bytes[token]
+        written, self._to_heal = data[self._to_heal :], max(0, self._to_heal - len(data))
+        self._depth = _open_brackets(written, self._depth)
+        self._opened += sum(map(written.count, (b"(", b"[", b"{"))) - sum(map(written.count, (b")", b"]", b"}")))
+
+    def predict(
+        self,
+        likeliest: float,
+        log_probability: Callable[[int], float],
+        allowed: Container[int] | None = None,
+    ) -> tuple[float, dict[int, float]]:
+        """How much of the next token's probability is shared out among what is suggested, 0 to 1, and the shares; all
+        that would end the fill is end-of-text.
+
+        `likeliest` is the log-probability of what the head would write, `log_probability` that of a token. Only
+        `allowed` tokens are suggested.
+        """
+        copied: dict[int, float] = {}
+        longer = set[int]()
+        """Tokens behind more than one of the last ones."""
+        for number, ids, matches in self.copies.places() if self._weight else ():
+            nearness, lines, line_weights = self._weights_in(number)
+            for at, length in matches.items():
+                token, weight = ids[at + 1], _WEIGHT_BY_MATCH[length] * nearness
+                if line_weights:
+                    weight *= line_weights.get(lines[at], 1.0)
+                copied[token] = copied.get(token, 0.0) + weight
+                if length > 1:
+                    longer.add(token)
+        weights: dict[int, float] = {}
+        is_longer = False
+        for token, weight in copied.items():
+            meant = self._suggested(token)
+            if meant is not None and (allowed is None or meant in allowed):
+                weights[meant] = weights.get(meant, 0.0) + weight
+                is_longer = is_longer or token in longer
+        if not weights:
+            return 0.0, {}
+        favour = {
+            token: weight**_SHARPNESS * math.exp(_PLAUSIBILITY * max(log_probability(token), _IMPOSSIBLE))
+            for token, weight in weights.items()
+        }
+        total = sum(favour.values())
+        shares = {token: each / total for token, each in favour.items()}
+        log_odds = (
+            (_TRUST if is_longer else _TRUST_IN_ONE)
+            + _TRUST_IN_WEIGHT * math.log(sum(weights.values()) + _LEAST_WEIGHT)
+            + _TRUST_IN_AGREEMENT * max(shares.values())
+            + _TRUST_IN_HEAD * likeliest
+        )
+        return self._weight / (1 + math.exp(-log_odds)), shares
+
+    def _weights_in(self, number: int) -> tuple[float, Sequence[int], Mapping[int, float]]:
+        """The weight of a piece, and the lines of its tokens with the weights of these."""
+        found = self._weights.get(number)
+        if found is None:
+            piece = self._elsewhere[number]
+            nearness = math.exp(_ELSEWHERE) * math.pow(len(self._elsewhere) - number, -_NEARNESS)
+            found = self._weights[number] = nearness, piece.lines, _line_weights(piece, *self._around)
+        return found
+
+    def _suggested(self, token: int) -> int | None:
+        """What a copied token means here; None where it must not be."""
+        end, data = self._tokenizer.end_id, self._tokenizer.token_bytes[token]
+        if token in self._ends:
+            return end
+        if data and self._after.startswith(data):  # what stands behind the hole begins: if no bracket is open, it ends
+            if self._opened <= 0:
+                return end
+        elif token == end:
+            return end
+        closes_nothing = not self._depth and data[:1] in (b")", b"]", b"}")
+        return None if closes_nothing or token in self._tokenizer.special_ids else token
+
+
+@lru_cache(maxsize=1024)
+def _line_weights(piece: Piece, above: str, below: str) -> Mapping[int, float]:
+    """The weight of each line of a piece for how alike the lines around it are to those around the hole; those that are
+    not alike at all are left out. While a line is typed, the same is asked at every keystroke, and for every text that
+    is judged."""
+    most = 1 + len(words(above)) + len(words(below))
+    return {line: math.exp(_LIKENESS * count / most) for line, count in piece.shared_words(above, below).items()}
+
+
+def _open_brackets(text: bytes, depth: int = 0) -> int:
+    """How many brackets are open at the end of a piece of code before which `depth` are; those in strings and comments
+    count, too."""
+    for bracket in _BRACKET.findall(text):
+        depth = depth + 1 if bracket in b"([{" else max(0, depth - 1)
+    return depth

@@ -1,0 +1,82 @@
+"""Which of several texts for a line is most likely right, and how likely: what was written, what the head alone would
+write, what lines elsewhere have in its place, or what stands elsewhere between the same words.
+
+What was written is the likeliest text token by token, and often a line that nobody would write; what stands elsewhere
+is one, and often of another place. A logistic model of a few figures tells them apart better than any likelihood alone,
+and its odds tell better than the score of what was written whether it should be shown (train/fit_judge.py, LOG.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dgemma_model.project.texts_between import Occurrences
+
+WEIGHTS = (
+    *(-2.0, 1.34, 1.56, -0.174, -0.0456, 1.09, -1.91, 1.75, 0.251),
+    *(0.0406, -0.529, 0.258, -0.0497, -0.161, 0.27, 0.475, 0.783),
+)
+"""Log-odds that each of `Reading.figures` adds, as `train/fit_judge.py` finds them."""
+WRITTEN, MEAN = 1, 5
+"""Places among them: whether the model wrote it, and its log-probability per token."""
+_USUAL_TOKENS = 4
+"""Among how many tokens the log-probability of being right is shared out, so that it compares with the scores of fills
+that are not judged."""
+
+
+NOWHERE = Occurrences(0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One text, with what is known of it."""
+
+    text: str
+    log_probability: float
+    """Of its tokens and its end under the causal head, in nats."""
+    tokens: int
+    """How many these are."""
+    is_written: bool
+    similar: int | None = None
+    """Its place among similar lines, the most similar first."""
+    likeness: float = 0.0
+    between: int | None = None
+    """Its place among texts between the same words, the closest first."""
+    closeness: float = 0.0
+    beam: int | None = None
+    """Its place among what the head alone would write, the likeliest first."""
+    occurrences: Occurrences = NOWHERE
+    share: float = 1.0
+    """Of the head's probability of all texts that are considered."""
+
+    @property
+    def figures(self) -> tuple[float, ...]:
+        """What the judge goes by."""
+        return (
+            1.0,
+            self.is_written,
+            self.similar == 0,
+            self.tokens,
+            self.log_probability,
+            self.log_probability / self.tokens,
+            self.similar is not None,
+            self.likeness,
+            self.between is not None,
+            self.closeness,
+            self.beam is not None,
+            self.beam == 0,
+            *map(math.log1p, self.occurrences),
+            self.share,
+        )
+
+    @property
+    def log_odds(self) -> float:
+        """That it is right."""
+        return sum(weight * figure for weight, figure in zip(WEIGHTS, self.figures, strict=True))
+
+    @property
+    def score(self) -> float:
+        """The odds as a `Draft.score`."""
+        log_probability = min(0.0, self.log_odds) - math.log1p(math.exp(-abs(self.log_odds)))
+        return log_probability / _USUAL_TOKENS

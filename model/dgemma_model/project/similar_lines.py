@@ -1,0 +1,84 @@
+"""Lines of the project whose neighbours are like those of the hole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from functools import lru_cache
+from typing import NamedTuple
+
+from dgemma_model.project.text_index import Piece
+
+_WORD = re.compile(r"\w+|\s+|[^\w\s]")
+
+
+def lines_around(prefix: str, suffix: str) -> tuple[str, str]:
+    """The lines above and below the cursor's line that are not blank, stripped; empty where there is none."""
+    before, after = prefix.split("\n"), suffix.split("\n")
+    above = next((line for line in reversed(before[:-1]) if line.strip()), "")
+    return above.strip(), next((line for line in after[1:] if line.strip()), "").strip()
+
+
+class SimilarLine(NamedTuple):
+    """What is missing in the cursor's line as another line has it."""
+
+    text: str
+    likeness: float
+    """Of that line's neighbours to the cursor's, 0 to 2, a little more where it is near."""
+
+
+def similar_lines(prefix: str, suffix: str, elsewhere: Sequence[Piece] = (), count: int = 1) -> list[SimilarLine]:
+    """What is missing in the cursor's line as lines near it or `elsewhere` have it: those whose neighbours are most
+    like the cursor's, the most similar first, none twice.
+
+    Only lines that begin and end as the cursor's line does count.
+    """
+    before, after = prefix.split("\n"), suffix.split("\n")
+    begun, ended = before[-1].lstrip(), after[0].rstrip()
+    above, below = lines_around(prefix, suffix)
+    found: dict[str, float] = {}
+
+    def consider(over: str, line: str, under: str, nearness: float) -> None:
+        rest = line[len(begun) : len(line) - len(ended)]
+        if not line.startswith(begun) or not line.endswith(ended) or not rest:
+            return
+        least = found.get(rest, -1.0)
+        if len(found) >= count:
+            least = max(least, min(found.values()))
+        if _at_most(over, above) + _at_most(under, below) + nearness > least:
+            likeness = _similarity(over, above) + _similarity(under, below) + nearness
+            if likeness > least:
+                found[rest] = likeness
+        if len(found) > count:
+            del found[min(found, key=found.__getitem__)]
+
+    for lines in (before[:-1], after[1:]):
+        stripped = ["", *map(str.strip, lines), ""]
+        for at in range(len(lines), 0, -1):
+            consider(stripped[at - 1], stripped[at], stripped[at + 1], 0.01 + 0.01 * at / len(lines))
+    for over, line, under in _lines_between(tuple(elsewhere), above, below):
+        consider(over, line, under, 0.0)
+    return sorted((SimilarLine(*each) for each in found.items()), key=lambda each: -each.likeness)
+
+
+@lru_cache(maxsize=4)
+def _lines_between(pieces: tuple[Piece, ...], above: str, below: str) -> list[tuple[str, str, str]]:
+    """Those of all pieces, the nearest first. This and the next are asked the same at every keystroke in a line."""
+    return [found for piece in reversed(pieces) for found in piece.lines_between(above, below)]
+
+
+@lru_cache(maxsize=1 << 14)
+def _similarity(a: str, b: str) -> float:
+    return SequenceMatcher(None, a, b, autojunk=False).ratio() if a and b else 0.0
+
+
+def _at_most(a: str, b: str) -> float:
+    """What `_similarity` is at most, by their lengths."""
+    return 2 * min(len(a), len(b)) / (len(a) + len(b)) if a and b else 0.0
+
+
+def most_similar_line(prefix: str, suffix: str, elsewhere: Sequence[Piece] = ()) -> str:
+    """The first of `similar_lines`; empty where there is none."""
+    found = similar_lines(prefix, suffix, elsewhere)
+    return found[0].text if found else ""

@@ -1,0 +1,271 @@
+"""The second formatter, for instruction-tuned checkpoints: an excerpt as one turn of a chat. No torch.
+
+User turn: file, language, what lies far before the hole, what follows it, and what to answer. The model's turn opens
+with a code fence and the near prefix, which end the prompt. Canvas: the hole, pinned first lines of the suffix, the
+closing fence, the end of the turn, and end-of-text to the canvas' end, as answers end in the published training. So
+nothing has to be cut out of an answer: all that is free is the hole. That such a model fills well between pinned
+text is a hypothesis until published weights have been tried; pinned text is not in its published training.
+
+The template is foreign code. It runs once, at load, in jinja2's sandbox, around a placeholder; no source text ever
+goes through it, and what spells `<turn|>` in a file stays letters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dgemma_model.prompt.canvas import Layout, Prompt
+from dgemma_model.prompt.tokenizer import Tokenizer
+from dgemma_model.request import Excerpt
+
+TURN_END, CHANNEL, CHANNEL_END = "<turn|>", "<|channel>", "<channel|>"
+
+NEAR_PREFIX_CHARS = 3000
+"""At most so much of the prefix opens the model's turn: the sliding layers see about 1,000 tokens back."""
+NEAR_SUFFIX_LINES, NEAR_SUFFIX_TOKENS = 2, 24
+"""How much of the suffix is pinned behind the hole."""
+
+_PLACEHOLDER = "dgemma-lsp:what-the-user-says"
+
+
+class ChatTemplateError(ValueError):
+    """A chat template that is unreadable or does not do what one does; the message is for users."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFrame:
+    """What a checkpoint's template puts around one user message, up to where the model's answer begins."""
+
+    before: str
+    after: str
+
+    @classmethod
+    def read(cls, directory: Path) -> ChatFrame | None:
+        """The frame of the template in `chat_template.jinja` or `tokenizer_config.json`; None where there is none.
+
+        Raises:
+            ChatTemplateError: a file cannot be read, or the template does not give the user's message back.
+        """
+        config = _read_json(directory / "tokenizer_config.json")
+        path = directory / "chat_template.jinja"
+        source = _read_text(path) if path.is_file() else _configured_template(config)
+        return None if source is None else cls.of_template(source, config)
+
+    @classmethod
+    def of_template(cls, source: str, tokenizer_config: dict[str, Any]) -> ChatFrame:
+        """Render `source` around a placeholder, as `transformers` renders it, with thinking off.
+
+        Raises:
+            ChatTemplateError: it fails, or the message is not in what it gives exactly once.
+        """
+        special = {
+            key: value["content"] if isinstance(value, dict) else value
+            for key in ("bos_token", "eos_token", "pad_token", "unk_token")
+            if (value := tokenizer_config.get(key)) is not None
+        }
+        try:
+            template = _sandbox().from_string(source)
+            rendered = template.render(
+                messages=[{"role": "user", "content": _PLACEHOLDER}],
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                enable_thinking=False,
+                **special,
+            )
+        except Exception as error:  # foreign code may raise anything
+            raise ChatTemplateError(f"the chat template fails: {error or type(error).__name__}") from error
+        before, placeholder, after = rendered.partition(_PLACEHOLDER)
+        if not placeholder or _PLACEHOLDER in after:
+            raise ChatTemplateError("the chat template does not put the user's message into the prompt exactly once")
+        return cls(before, after)
+
+
+class ChatFormat:
+    """Writes excerpts as chats for one checkpoint.
+
+    Raises:
+        ChatTemplateError: the tokenizer lacks the token that ends a turn.
+    """
+
+    def __init__(self, frame: ChatFrame, tokenizer: Tokenizer) -> None:
+        turn_end = tokenizer.special_id(TURN_END)
+        if turn_end is None:
+            raise ChatTemplateError(f"the tokenizer has no token {TURN_END!r}; this chat format is not known here")
+        self._turn_end = turn_end
+        self._tokenizer = tokenizer
+        self._before, self._after = frame.before, frame.after
+        if CHANNEL_END not in self._after and tokenizer.special_id(CHANNEL) is not None:
+            self._after += f"{CHANNEL}thought\n{CHANNEL_END}"  # an empty thought, or the model may begin with one
+
+    def encode_prompt(self, excerpt: Excerpt, max_tokens: int) -> Prompt:
+        """The prompt of an excerpt, at most `max_tokens` ids as long as the words around it leave room for any text;
+        over that the far prefix goes first, then the end of the suffix, then the near prefix' far end.
+
+        The last token of the prefix opens the canvas (token healing). `Prompt.text` is what typing only appends to.
+        """
+        far, near = _split_prefix(excerpt.prefix)
+        suffix = excerpt.suffix
+        prompt = self._prompt(excerpt, far, near, suffix)
+        while (excess := len(prompt.ids) - max_tokens) > 0 and (far or near or suffix):
+            if far:
+                far = self._without_first(far, excess)
+            elif len(suffix) > len(near) // 2:  # in turns, so that something of both is left
+                suffix = self._without_last(suffix, min(excess, 8 + len(suffix) // 8))
+            else:
+                near = self._without_first(near, min(excess, 8 + len(near) // 8))
+            prompt = self._prompt(excerpt, far, near, suffix)
+        return prompt
+
+    def lay_out(self, excerpt: Excerpt, hole_widths: Sequence[int]) -> list[Layout]:
+        """One canvas for each width, all of the same length: every hole of it is so many tokens wide."""
+        tokenizer = self._tokenizer
+        between = [tokenizer.encode(text) for text in excerpt.between]
+        tail = [*self.tail(excerpt), self._turn_end]
+        longest = max(hole_widths) * excerpt.hole_count + sum(map(len, between)) + len(tail) + 1
+        layouts = []
+        for width in hole_widths:
+            ids, holes = [tokenizer.end_id] * width, [slice(0, width)]
+            for pinned in between:
+                ids += pinned
+                holes.append(slice(len(ids), len(ids) + width))
+                ids += [tokenizer.end_id] * width
+            ids += tail
+            layouts.append(Layout(ids + [tokenizer.end_id] * (longest - len(ids)), tuple(holes)))
+        return layouts
+
+    def tail(self, excerpt: Excerpt) -> list[int]:
+        """The pinned ids behind the last hole: the first lines of the suffix, and the closing fence."""
+        near = _first_lines(excerpt.suffix)
+        ids = self._tokenizer.encode(near)
+        if len(ids) > NEAR_SUFFIX_TOKENS:
+            near = self._tokenizer.decode(ids[:NEAR_SUFFIX_TOKENS]).rstrip("\ufffd")
+        return self._tokenizer.encode(near + ("" if near.endswith("\n") else "\n") + _fence(excerpt))
+
+    def _prompt(self, excerpt: Excerpt, far: str, near: str, suffix: str) -> Prompt:
+        kept, healed = self._tokenizer.split_last_piece(near)
+        opening = f"{_fence(excerpt)}{excerpt.language}\n"
+        text = self._encode_turns(_message(excerpt, far, suffix), opening + kept)
+        piece = self._tokenizer.encode(healed)
+        cut = max(0, len(piece) - 1)
+        while cut > 0 and self._tokenizer.token_bytes[piece[cut]][0] & 0xC0 == 0x80:
+            cut -= 1  # not within a character that is spelled in bytes
+        forced = b"".join(self._tokenizer.token_bytes[i] for i in piece[cut:])
+        return Prompt(text, piece[:cut], forced)
+
+    def _encode_turns(self, message: str, answer: str) -> list[int]:
+        """Ids of the chat up to the answer's beginning; only the template's own special tokens are read as such.
+
+        Text on either side of a special token is encoded as one, whoever wrote it, as `transformers` does.
+        """
+        tokenizer = self._tokenizer
+        before, after = tokenizer.split_special(self._before), tokenizer.split_special(self._after)
+        parts: list[str | int] = []
+        for part in (*before, message, *after, answer):
+            if isinstance(part, str) and parts and isinstance(parts[-1], str):
+                parts[-1] += part
+            else:
+                parts.append(part)
+        return [i for part in parts for i in (tokenizer.encode(part) if isinstance(part, str) else [part])]
+
+    def _without_first(self, text: str, count: int) -> str:
+        return self._tokenizer.decode(self._tokenizer.encode(text)[count:]).lstrip("\ufffd")
+
+    def _without_last(self, text: str, count: int) -> str:
+        return self._tokenizer.decode(self._tokenizer.encode(text)[:-count]).rstrip("\ufffd")
+
+
+def _message(excerpt: Excerpt, far: str, suffix: str) -> str:
+    """What the user says. Full sentences: very terse instructions give empty answers."""
+    language = excerpt.language
+    named = f" `{excerpt.file_name}`" if excerpt.file_name else ""
+    parts = [f"Please complete the {language} file{named}, in which some code is missing."]
+    if far:
+        parts.append("Earlier in the file:\n" + _block(excerpt, far))
+    if suffix:
+        parts.append("Right after the missing code, the file goes on like this:\n" + _block(excerpt, suffix))
+    parts.append(
+        "Write the code that leads up to the gap, then the missing code, then the first lines after it again, "
+        "in one code block and without explanations. The missing code must fit between what is before and after it."
+    )
+    return "\n\n".join(parts)
+
+
+def _split_prefix(prefix: str) -> tuple[str, str]:
+    """Far and near prefix; the border stays where it is while the user types, and then moves far."""
+    if len(prefix) <= NEAR_PREFIX_CHARS:
+        return "", prefix
+    grid = NEAR_PREFIX_CHARS // 2
+    edge = -(-(len(prefix) - NEAR_PREFIX_CHARS) // grid) * grid
+    newline = prefix.find("\n", edge, edge + grid // 2)
+    edge = newline + 1 if newline >= 0 else edge
+    return prefix[:edge], prefix[edge:]
+
+
+def _first_lines(suffix: str) -> str:
+    """The beginning of `suffix` up to and with its second line that is not blank."""
+    lines = suffix.splitlines(keepends=True)
+    full = [number for number, line in enumerate(lines) if line.strip()][:NEAR_SUFFIX_LINES]
+    return "".join(lines[: full[-1] + 1]) if full else ""
+
+
+def _block(excerpt: Excerpt, text: str) -> str:
+    fence, newline = _fence(excerpt), "" if text.endswith("\n") else "\n"
+    return f"{fence}{excerpt.language}\n{text}{newline}{fence}"
+
+
+def _fence(excerpt: Excerpt) -> str:
+    """A fence longer than any in the text."""
+    texts = (excerpt.prefix, excerpt.suffix, *excerpt.between)
+    return "`" * max(3, 1 + max((len(run) for text in texts for run in re.findall("`{3,}", text)), default=0))
+
+
+def _sandbox() -> Any:
+    from jinja2 import TemplateError  # only for checkpoints that have a template
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
+        return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+def _configured_template(config: dict[str, Any]) -> str | None:
+    """The template inside a tokenizer_config.json: one, or a list of named ones."""
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {str(entry.get("name")): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise ChatTemplateError(f"{path.name} in {path.parent} cannot be read: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ChatTemplateError(f"{path.name} in {path.parent} cannot be read: {error}") from error
+    return content if isinstance(content, dict) else {}

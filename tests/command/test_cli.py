@@ -1,0 +1,430 @@
+"""The command line: what it answers, and one clear line where it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from model_fixtures import SOURCE, tiny_checkpoint, write_checkpoint
+from typer.testing import CliRunner
+
+from dgemma_lsp.command import cli, terminal
+from dgemma_lsp.command.terminal import END_SIGN, canvas_text
+from dgemma_lsp.documents.edits import Edit, Snapshot, Suggestion
+from dgemma_lsp.pipeline.watched import Frame, TokenState
+from dgemma_model.checkpoint.load import embedded_directory
+from dgemma_model.infill import Infiller
+from dgemma_model.network.served import FusedNetwork
+from dgemma_model.request import Draft, DraftToken, FillRequest
+
+HOLED = (
+    "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        \n\n    def norm(self):\n        pass\n"
+)
+"""A file with a line that is still to be written: line 4, column 9."""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "point.py"
+    path.write_text(HOLED)
+    return path
+
+
+def invoke(*arguments: object) -> Result:
+    """The command in this process."""
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def assert_says(result: Result, *words: str) -> None:
+    """Exit code 2, nothing on stdout, one clear line on stderr."""
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("dgemma-lsp: ") and result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+# ------------------------------------------------------------------ arguments
+
+
+@pytest.mark.parametrize("arguments", [(), ("a.py:1:1", "--batch", "x.jsonl")])
+def test_fill_wants_one_place_or_one_batch(arguments: tuple[str, ...]) -> None:
+    assert_says(invoke("fill", *arguments), "FILE:LINE:COLUMN", "--batch")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "",
+        "a.py",
+        "a.py:3",
+        ":3:4",
+        "a.py:x:1",
+        "a.py:1:",
+        "a.py:-1:1",
+        "a.py:1.5:2",
+    ],
+)
+def test_a_malformed_place_is_named(place: str) -> None:
+    assert_says(invoke("fill", place), "is not FILE:LINE:COLUMN")
+
+
+@pytest.mark.parametrize("where", ["²:1", "1:²", "1:" + "9" * 5000])
+def test_a_number_that_is_none_is_named(file: Path, where: str) -> None:
+    assert_says(invoke("fill", f"{file}:{where}"), "is not FILE:LINE:COLUMN")
+
+
+def test_options_before_the_command_are_not_ignored(file: Path) -> None:
+    assert_says(invoke("--checkpoint", tiny_checkpoint(), "fill", f"{file}:4:9"), "options go behind the command")
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("0:1", "there is no line 0"),
+        ("9:1", "8 lines, there is no line 9"),
+        ("4:10", "line 4"),
+        ("4:0", "columns 1 to 9, there is no column 0"),
+        ("99999999999999999999:1", "there is no line"),
+    ],
+)
+def test_a_place_outside_of_the_file_is_named(file: Path, where: str, words: str) -> None:
+    assert_says(invoke("fill", f"{file}:{where}"), words, "point.py")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert_says(invoke("fill", f"{tmp_path}/nowhere.py:1:1"), "nowhere.py: No such file")
+    assert_says(invoke("fill", f"{tmp_path}:1:1"), "directory")
+    assert_says(invoke("fill", "--batch", tmp_path / "nowhere.jsonl"), "nowhere.jsonl: No such file")
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_bytes(b"\xff\xfe\x00\x80")
+    assert_says(invoke("fill", f"{tmp_path}/a.py:1:1"), "a.py is not UTF-8 text")
+
+
+@pytest.mark.parametrize("address", ["7777", "localhost", "localhost:", "localhost:http", "localhost:70000", "::"])
+def test_a_malformed_address_is_named(address: str) -> None:
+    assert_says(invoke("--tcp", address), "HOST:PORT")
+
+
+def test_an_address_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert_says(invoke("--tcp", address), f"cannot listen on {address}", "--tcp")
+
+
+def missing(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+
+
+def truncated(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def of_another_architecture(directory: Path) -> None:
+    (directory / "config.json").write_text('{"model_type": "qwen3"}')
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"), [(missing, "is missing"), (truncated, "is damaged"), (of_another_architecture, "'qwen3'")]
+)
+def test_a_broken_checkpoint_is_named(spoil: Callable[[Path], None], words: str, file: Path, tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "checkpoint")
+    spoil(directory)
+    assert_says(invoke("fill", f"{file}:4:9", "--checkpoint", directory), words)
+    (tmp_path / "tasks.jsonl").write_text('{"prefix": "", "suffix": ""}\n')
+    assert_says(invoke("fill", "--batch", tmp_path / "tasks.jsonl", "--checkpoint", directory), words)
+    checked = invoke("check", "--checkpoint", directory)
+    assert checked.exit_code == 1
+    assert "no" in checked.stdout and "a fill" in checked.stdout
+
+
+def test_a_checkpoint_that_is_not_there_is_named(file: Path) -> None:
+    assert_says(invoke("fill", f"{file}:4:9", "--checkpoint", "/nowhere/at/all"), "no checkpoint directory at /nowhere")
+
+
+def test_a_device_that_is_not_there_is_named(file: Path) -> None:
+    assert_says(invoke("fill", f"{file}:4:9", "--checkpoint", tiny_checkpoint(), "--device", "warp"), "device 'warp'")
+
+
+# --------------------------------------------------------------------- places
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "before"),
+    [
+        ("ab\ncd\n", "1:1", ""),
+        ("ab\ncd\n", "2:2", "ab\nc"),
+        ("ab\ncd\n", "2:3", "ab\ncd"),
+        ("ab\ncd\n", "3:1", "ab\ncd\n"),
+        ("ab\r\ncd\r\n", "1:3", "ab"),
+        ("ab\r\ncd\r\n", "2:2", "ab\r\nc"),
+        ("ab\rcd\r\nef\ngh", "4:2", "ab\rcd\r\nef\ng"),
+        ("é😀x\n", "1:3", "é😀"),
+        ("a\fb\u2028c\x0bd\n", "1:7", "a\fb\u2028c\x0b"),
+        ("", "1:1", ""),
+    ],
+)
+def test_places_count_lines_and_characters_from_one(tmp_path: Path, content: str, place: str, before: str) -> None:
+    path = tmp_path / "a b:c.py"
+    path.write_bytes(content.encode())
+    snapshot = terminal.snapshot_at(f"{path}:{place}")
+    assert snapshot.text == content
+    assert snapshot.text[: snapshot.offset] == before
+    assert (snapshot.language, snapshot.uri) == ("python", path.as_uri())
+
+
+@pytest.mark.parametrize(("name", "language"), [("a.pyi", "python"), ("a.rs", "rust"), ("Makefile", "plaintext")])
+def test_a_language_is_told_by_the_ending(tmp_path: Path, name: str, language: str) -> None:
+    (tmp_path / name).write_text("x")
+    snapshot = terminal.snapshot_at(f"{tmp_path}/{name}:1:1")
+    assert snapshot.language == language
+    assert (snapshot.tree is not None) == (language != "plaintext")
+
+
+# --------------------------------------------------------------------- a fill
+
+
+def test_a_fill_is_one_json_document(file: Path) -> None:
+    result = invoke("fill", f"{file}:4:9", "--json", "--checkpoint", tiny_checkpoint(), "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert (document["checkpoint"], document["device"]) == ("tiny", "cpu")
+    if document["text"] is None:
+        assert document["reason"] and document["message"]
+    else:
+        assert document["result"] == HOLED[: document["start"]] + document["text"] + HOLED[document["end"] :]
+
+
+def test_watching_does_not_disturb_the_json(file: Path) -> None:
+    result = invoke("fill", f"{file}:4:9", "--json", "--watch", "--checkpoint", tiny_checkpoint())
+    assert json.loads(result.stdout)["checkpoint"] == "tiny"
+
+
+def test_watching_shows_denoising_and_ends_with_what_is_suggested(file: Path) -> None:
+    options = (f"{file}:4:9", "--checkpoint", tiny_checkpoint())
+    watched, suggested = invoke("fill", *options, "--watch").stdout, invoke("fill", *options).stdout
+    canvas, _, rest = watched.partition("above: denoising alone, ")
+    assert re.match(r"step \d+ · [\d.]+ ms\n", canvas) and "accepted, then noise again" in canvas
+    assert re.match(r"\d+ steps, \d+ ms · below: what is suggested,", rest)
+
+    def without_times(text: str) -> list[str]:
+        return [re.sub(r"\d+ ms", "", line) for line in text.splitlines() if line.strip()]
+
+    assert without_times(rest)[-len(without_times(suggested)) :] == without_times(suggested)
+
+
+@pytest.mark.parametrize("verifies", [True, False])
+def test_what_is_suggested_by_denoising_is_denoised_once(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verifies: bool
+) -> None:
+    asked: list[bool | None] = []
+    fill = Infiller.fill
+
+    def recorded(self: Infiller, request: FillRequest) -> Iterator[Draft]:
+        asked.append(request.verify)
+        return fill(self, request)
+
+    monkeypatch.setattr(Infiller, "fill", recorded)
+    directory = write_checkpoint(tmp_path / "tiny")
+    policy = json.loads((directory / "dgemma.json").read_text())
+    (directory / "dgemma.json").write_text(json.dumps(policy | {"verify": verifies}))
+    shown = invoke("fill", f"{file}:4:9", "--watch", "--checkpoint", directory)
+    assert shown.exit_code == 0
+    assert asked == ([False, None] if verifies else [False])
+    assert ("below: what is suggested" in shown.stdout) == verifies
+
+
+def test_a_canvas_tells_what_became_of_a_token_and_how_certain_it_is() -> None:
+    states, certainties = list(TokenState), [0.1, 0.9]
+    tokens = tuple(DraftToken(f"{state.value}\n", certainty, True) for state in states for certainty in certainties)
+    frame = Frame(
+        3, 12.34, False, (*tokens, DraftToken("", 1.0, True)), (*(s for s in states for _ in "12"), states[0])
+    )
+    shown = canvas_text(frame, "x = 1\n    y = ")
+    assert shown.plain.startswith("step 3 · 12.3 ms\n    y = accepted⏎\naccepted⏎\nrevised⏎\n")
+    assert f"noise⏎\n{END_SIGN}\n" in shown.plain
+    styles = [span.style for span in shown.spans[2 : 2 + len(tokens)]]
+    assert len(set(styles)) == len(tokens), "each state, and each certainty, looks different"
+
+
+def test_steps_and_budget_are_the_users(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[FillRequest] = []
+    fill = Infiller.fill
+
+    def recorded(self: Infiller, request: FillRequest) -> Iterator[Draft]:
+        asked.append(request)
+        return fill(self, request)
+
+    monkeypatch.setattr(Infiller, "fill", recorded)
+    (tmp_path / "tasks.jsonl").write_text('{"id": 1, "prefix": "x = ", "suffix": ""}\n')
+    limits = ("--steps", "3", "--budget-ms", "7.5", "--checkpoint", tiny_checkpoint())
+    invoke("fill", f"{file}:4:9", "--json", *limits)
+    invoke("fill", "--batch", tmp_path / "tasks.jsonl", *limits)
+    assert [(request.max_denoising_steps, request.budget_ms) for request in asked] == [(3, 7.5)] * 2
+    assert invoke("fill", f"{file}:4:9", "--budget-ms", "-1").exit_code == 2
+
+
+def test_a_device_that_fails_is_a_message(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(FusedNetwork, "encode", failing)
+    assert_says(invoke("fill", f"{file}:4:9", "--checkpoint", tiny_checkpoint()), "illegal memory access")
+    (tmp_path / "tasks.jsonl").write_text('{"id": 1, "prefix": "x = ", "suffix": ""}\n')
+    result = invoke("fill", "--batch", tmp_path / "tasks.jsonl", "--checkpoint", tiny_checkpoint())
+    assert "illegal memory access" in json.loads(result.stdout)["error"]
+
+
+def test_a_cursor_in_a_word_gets_its_reason(file: Path) -> None:
+    document = json.loads(invoke("fill", f"{file}:1:3", "--json", "--checkpoint", tiny_checkpoint()).stdout)
+    assert (document["text"], document["reason"]) == (None, "in_word")
+    said = invoke("fill", f"{file}:1:3", "--checkpoint", tiny_checkpoint())
+    assert said.exit_code == 0 and said.stdout.startswith("nothing to suggest: ")
+
+
+def test_a_suggestion_is_shown_in_its_place() -> None:
+    snapshot = Snapshot("file:///a.py", None, "python", "1\n2\n3\n4\n5\nx = []\n7\n8\n9\n10\n11\n12\n", 14)
+    shown = terminal.in_place(snapshot.text, Suggestion(snapshot, Edit(15, 16, "0]"), 0.0, 1))
+    assert shown.plain == "2\n3\n4\n5\nx = [0]\n7\n8\n9\n10"
+    assert [shown.plain[span.start : span.end] for span in shown.spans] == ["0]"]
+
+
+def test_long_lines_are_shown_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one(snapshot: Snapshot, *_: object, **__: object) -> Iterator[Suggestion]:
+        yield Suggestion(snapshot, Edit(snapshot.offset, snapshot.offset, "1"), 0.0, 1)
+
+    monkeypatch.setattr(terminal, "suggest", one)
+    long = "value = [" + "some_name, " * 20 + "]"
+    (tmp_path / "long.py").write_text(f"{long}\nother = \n")
+    shown = invoke("fill", f"{tmp_path}/long.py:2:9", "--checkpoint", tiny_checkpoint()).stdout
+    assert shown.splitlines()[:2] == [long, "other = 1"]
+
+
+def test_what_is_checked_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "_trial_fill", lambda *_: "return 'items[red] [/x]'")
+    assert "return 'items[red] [/x]'" in invoke("check", "--checkpoint", tiny_checkpoint()).stdout
+
+
+# --------------------------------------------------------------------- a batch
+
+TASKS: list[tuple[str, Callable[[dict[str, Any]], bool]]] = [
+    ('{"id": "a", "prefix": "def f(x):\\n    return ", "suffix": "\\n"}', lambda line: line["id"] == "a"),
+    ("not json", lambda line: line["id"] is None and "error" in line),
+    ("[1, 2]", lambda line: "not a JSON object" in line["error"]),
+    ('{"id": 7, "prefix": 3, "suffix": ""}', lambda line: line["id"] == 7 and "'prefix'" in line["error"]),
+    ('{"id": "no suffix", "prefix": ""}', lambda line: line["id"] == "no suffix" and "'suffix'" in line["error"]),
+    ('{"id": "empty", "prefix": "", "suffix": ""}', lambda line: line["id"] == "empty"),
+    (
+        '{"id": "odd", "prefix": "\\ud800😀<eos>\\u0000\\r\\n", "suffix": "<|prefix|>"}',
+        lambda line: line["id"] == "odd",
+    ),
+    ('{"id": "go", "prefix": "func f() {", "suffix": "}", "language": "go"}', lambda line: line["id"] == "go"),
+    ("[" * 100_000, lambda line: "error" in line),
+    ('{"id": "cut off", "prefix": "', lambda line: "error" in line),
+    (json.dumps({"id": "long", "prefix": SOURCE * 200, "suffix": SOURCE * 200}), lambda line: line["id"] == "long"),
+    ('{"id": "é", "prefix": "x = ", "suffix": "\\n", "more": [1]}', lambda line: line["id"] == "é"),
+]
+
+
+def assert_answers(lines: list[str], tasks: list[tuple[str, Callable[[dict[str, Any]], bool]]]) -> None:
+    """One line for each task, in order."""
+    assert len(lines) == len(tasks)
+    for number, (text, (_, is_right)) in enumerate(zip(lines, tasks, strict=True), start=1):
+        line = json.loads(text)
+        assert is_right(line), line
+        if "error" in line:
+            assert line["line"] == number
+        else:
+            assert list(line) == ["id", "text", "steps", "ms", "score"]
+            assert isinstance(line["text"], str) and line["steps"] >= 1 and line["ms"] > 0
+
+
+def test_a_batch_has_one_line_for_each_task_in_order(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text("\n".join(task for task, _ in TASKS), "utf-8")
+    result = invoke("fill", "--batch", tasks, "--checkpoint", tiny_checkpoint())
+    assert result.exit_code == 0
+    assert_answers(result.stdout.splitlines(), TASKS)
+
+
+def test_bytes_that_are_no_text_are_a_bad_line(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_bytes(b'{"prefix": "\xff"}\r\n\r\n{"id": 2, "prefix": "", "suffix": ""}\r\n')
+    lines = [
+        json.loads(line)
+        for line in invoke("fill", "--batch", tasks, "--checkpoint", tiny_checkpoint()).stdout.splitlines()
+    ]
+    assert [(line["id"], line.get("line")) for line in lines] == [(None, 1), (2, None)]
+
+
+def test_an_empty_batch_answers_nothing(tmp_path: Path) -> None:
+    (tmp_path / "tasks.jsonl").write_text("\n\n")
+    result = invoke("fill", "--batch", tmp_path / "tasks.jsonl", "--checkpoint", tiny_checkpoint())
+    assert (result.exit_code, result.stdout) == (0, "")
+
+
+# ------------------------------------------------ the real command, as shipped
+
+
+def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`dgemma-lsp` in a process of its own, with the embedded checkpoint."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "dgemma_lsp", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+
+
+def test_the_embedded_checkpoint_fills_in_place(file: Path) -> None:
+    done = command("fill", f"{file.name}:4:9", cwd=file.parent)
+    assert done.returncode == 0, done.stderr
+    before, _, after = done.stdout.partition("self.x = x\n        ")
+    assert before.startswith("class Point:") and not after.startswith("\n")
+    assert "\n\n    def norm(self):\n" in after
+    assert "passes" in done.stdout and "embedded on " in done.stdout
+
+
+def test_the_embedded_checkpoint_fills_a_batch(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text("\n".join(task for task, _ in TASKS[:3]), "utf-8")
+    done = command("fill", "--batch", tasks, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_answers(done.stdout.splitlines(), TASKS[:3])
+    assert "filling" in done.stderr
+
+
+def test_check_says_what_works(tmp_path: Path) -> None:
+    done = command("check", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for word in ("Python", "torch", "memory", "GPU", "python", "sha256", "return ", str(embedded_directory())):
+        assert word in done.stdout
+
+
+def test_an_error_is_one_line_and_no_traceback(tmp_path: Path) -> None:
+    done = command("fill", "nowhere.py:1:1", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "dgemma-lsp: nowhere.py: No such file or directory\n"
+
+
+def test_modules_of_the_working_directory_are_not_run(tmp_path: Path) -> None:
+    for name in ("json", "torch", "model", "dgemma_model", "tokenize"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('hijacked')\n")
+    done = command("fill", "nowhere.py:1:1", cwd=tmp_path)
+    assert "hijacked" not in done.stderr
+    assert done.returncode == 2

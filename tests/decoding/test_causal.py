@@ -1,0 +1,52 @@
+"""Several texts read behind one prompt in one pass: what each would give alone."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_fixtures import VOCAB_SIZE, lively_network, tiny_config, worst
+
+from dgemma_model.decoding.causal import next_token_logits
+from dgemma_model.decoding.prompt_cache import CachedPrompt
+from dgemma_model.network.diffusion_gemma import Cache, Network
+from dgemma_model.network.served import FusedNetwork
+from dgemma_model.request import InfillError
+
+NETWORK = lively_network(tiny_config())
+FUSED = FusedNetwork(copy.deepcopy(NETWORK), torch.float32)
+WINDOW = NETWORK.config.sliding_window
+
+few = st.integers(0, 3)  # texts that often begin alike
+rows = st.lists(st.lists(few, max_size=6), min_size=1, max_size=5)
+prompts = st.lists(few, min_size=1, max_size=3 * WINDOW)
+
+
+@pytest.mark.parametrize("network", [NETWORK, FUSED], ids=["plain", "fused"])
+@settings(max_examples=60, deadline=None)
+@given(prompt=prompts, texts=rows, more=st.lists(few, max_size=4))
+def test_texts_are_read_as_if_each_stood_alone_behind_the_prompt(
+    network: Network | FusedNetwork, prompt: list[int], texts: list[list[int]], more: list[int]
+) -> None:
+    cached = CachedPrompt(network, Cache(), [])  # type: ignore[arg-type]
+    cached.append([*prompt, *more])
+    logits, paths = next_token_logits(cached, prompt, texts)
+    assert len(logits) == 1 + len({tuple(text[: n + 1]) for text in texts for n in range(len(text))})
+    for text, path in zip(texts, paths, strict=True):
+        with torch.inference_mode():
+            alone = NETWORK.logits(NETWORK.encode(torch.tensor([[*prompt, *text]]), Cache())[0, len(prompt) - 1 :])
+        assert worst(logits[path], alone) < 1e-4
+    assert cached.cache.length == len(cached.ids) == len(prompt) + len(more)
+    behind = cached.append([1])
+    with torch.inference_mode():
+        assert worst(behind[-1], NETWORK.logits(NETWORK.encode(torch.tensor([cached.ids]), Cache())[0, -1])) < 1e-4
+
+
+def test_a_text_beyond_the_context_is_refused() -> None:
+    cached = CachedPrompt(FUSED, Cache(), [])
+    cached.append([1, 2])
+    with pytest.raises(InfillError, match="room for"):
+        next_token_logits(cached, [1, 2], [[VOCAB_SIZE - 1] * NETWORK.config.max_position_embeddings])

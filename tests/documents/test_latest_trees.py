@@ -1,0 +1,60 @@
+"""Trees that are kept up to date are the trees of the texts."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dgemma_lsp.documents.documents import Trees, parsed
+from dgemma_lsp.documents.edits import Snapshot, common_start
+
+texts = st.text(alphabet="def f():\n\r x=1(é😀#", max_size=30)
+
+
+def shape(snapshot: Snapshot) -> str:
+    assert snapshot.tree is not None
+    return f"{snapshot.tree.data!r} {snapshot.tree.tree.root_node}"
+
+
+def assert_same(found: Snapshot, expected: Snapshot) -> None:
+    """The same tree; of a text that does not parse, tree-sitter may find its way back elsewhere the second time."""
+    assert found.tree is not None and expected.tree is not None
+    assert found.tree.data == expected.tree.data
+    if not expected.tree.tree.root_node.has_error:
+        assert shape(found) == shape(expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(texts, min_size=1, max_size=5))
+def test_a_tree_is_that_of_its_text(contents: list[str]) -> None:
+    async def check() -> None:
+        trees = Trees()
+        for text in contents:
+            snapshot = Snapshot("file:///a.py", 1, "python", text, 0)
+            assert_same(await trees.parsed(snapshot), parsed(snapshot))
+
+    asyncio.run(check())
+
+
+def test_long_texts_other_languages_and_many_documents() -> None:
+    async def check() -> None:
+        trees = Trees()
+        long = Snapshot("file:///a.py", 1, "python", "x = 1\n" * 5_000, 0)
+        assert shape(await trees.parsed(long)) == shape(parsed(long))
+        assert (await trees.parsed(Snapshot("file:///a.py", 2, "plaintext", "x", 0))).tree is None
+        for number in range(100):
+            await trees.parsed(Snapshot(f"file:///{number}.py", 1, "python", "x", 0))
+        assert len(trees) <= 16
+        trees.forget("file:///99.py")
+        assert len(trees) <= 15
+
+    asyncio.run(check())
+
+
+@given(texts, texts)
+def test_the_common_start(one: str, other: str) -> None:
+    length = common_start(one, other)
+    assert one[:length] == other[:length]
+    assert length in (len(one), len(other)) or one[length] != other[length]

@@ -1,0 +1,72 @@
+"""The extension's manifest says what the server says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from dgemma_lsp.pipeline.actions import ActionKind
+from dgemma_lsp.pipeline.watched import TokenState
+from dgemma_lsp.server import from_client, to_client
+from dgemma_lsp.settings import schema
+from dgemma_model.source import languages
+
+EXTENSION = Path(__file__).parents[2] / "editors" / "vscode"
+MANIFEST = json.loads((EXTENSION / "package.json").read_text("utf-8"))
+OF_PRESENTATION = ("scope", "order", "markdownDescription")
+
+
+def source(name: str) -> str:
+    return (EXTENSION / "src" / name).read_text("utf-8")
+
+
+def test_it_has_the_servers_settings() -> None:
+    properties = dict(MANIFEST["contributes"]["configuration"]["properties"])
+    del properties["dgemma.server.path"]
+    kept = {
+        name.removeprefix("dgemma."): {key: value for key, value in described.items() if key not in OF_PRESENTATION}
+        | {"description": described["markdownDescription"]}
+        for name, described in properties.items()
+    }
+    assert kept == schema()["properties"], "run: node scripts/settings.mjs in editors/vscode"
+
+
+def test_it_is_activated_for_languages_that_the_server_knows() -> None:
+    activating = [event.removeprefix("onLanguage:") for event in MANIFEST["activationEvents"]]
+    listed = re.search(r"LANGUAGES[^=]*=([^;]*);", source("settings.ts"))
+    assert listed is not None
+    assert re.findall(r"'(\w+)'", listed[1]) == activating
+    known = {name for row in languages.ROWS for name in (row.name, *row.other_ids)}
+    assert set(activating) <= known
+
+
+def test_it_offers_every_action() -> None:
+    offered = {command["command"] for command in MANIFEST["contributes"]["commands"]}
+    assert {to_client.command_name(kind) for kind in ActionKind} <= offered
+
+
+def test_it_speaks_the_servers_words() -> None:
+    spoken = source("protocol.ts")
+    for method in (from_client.STATUS, from_client.OUTCOME, from_client.WATCH, from_client.CANVAS):
+        assert f"'{method}'" in spoken
+    states = re.search(r"TokenState = ([^;]*);", spoken)
+    assert states is not None
+    assert re.findall(r"'(\w+)'", states[1]) == [state.value for state in TokenState]
+
+
+def test_the_lock_file_names_no_registry() -> None:
+    lock = json.loads((EXTENSION / "package-lock.json").read_text("utf-8"))
+    assert [name for name, package in lock["packages"].items() if "resolved" in package] == []
+
+
+def test_it_runs_where_the_files_are_and_nowhere_else() -> None:
+    """On the far side of a remote window; not in workspaces that are on no disk."""
+    assert MANIFEST["extensionKind"] == ["workspace"]
+    assert MANIFEST["capabilities"]["virtualWorkspaces"]["supported"] is False
+
+
+def test_pictures_are_there_and_small() -> None:
+    for page in (*EXTENSION.parent.glob("*/README.md"), *EXTENSION.glob("walkthrough/*.md")):
+        for name in re.findall(r"!\[[^\]]*\]\(([^)]*)\)", page.read_text("utf-8")):
+            assert (page.parent / name).stat().st_size < 400_000, f"{name} in {page.name}"

@@ -1,0 +1,195 @@
+"""The served network against the plain one: same weights, same logits."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import pytest
+import torch
+from model_fixtures import random_network, tiny_config, worst
+from test_network import VARIANTS, ids, our_logits, pair
+from torch import Tensor
+
+from dgemma_model.network.diffusion_gemma import Cache, Network
+from dgemma_model.network.served import QUERY_CHUNK, FusedNetwork, StaticStep
+
+CLOSE = 1e-4
+VOCAB = 61
+
+
+@cache
+def both(variant: str = "several experts") -> tuple[Network, FusedNetwork]:
+    """The same weights plain and fused."""
+    plain = pair(variant).ours
+    return plain, FusedNetwork(copy.deepcopy(plain), torch.float32)
+
+
+@torch.no_grad()
+def fused_logits(
+    network: FusedNetwork,
+    prompt: Tensor,
+    canvas: Tensor,
+    conditioning: Tensor | None = None,
+    real: Tensor | None = None,
+    positions: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> tuple[Tensor, Tensor]:
+    """What `our_logits` gives, of a fused network."""
+    prompt_cache = Cache()
+    encoded = network.encode(prompt, prompt_cache, positions=positions[0], padding=real)
+    expected = None if conditioning is None else network.mean_embedding(conditioning.softmax(-1))
+    decoded = network.decode(canvas, prompt_cache, expected=expected, positions=positions[1])
+    return network.logits(encoded), network.logits(decoded)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_equal_those_of_the_plain_network(variant: str) -> None:
+    plain, fused = both(variant)
+    prompt, canvas, conditioning = ids(2, 11), ids(2, 5, seed=1), torch.randn(2, 5, VOCAB)
+    for signal in (None, conditioning):
+        expected, given = our_logits(plain, prompt, canvas, signal), fused_logits(fused, prompt, canvas, signal)
+        assert worst(given[0], expected[0]) < CLOSE
+        assert worst(given[1], expected[1]) < CLOSE
+        assert expected[1].std() > 0.1
+
+
+@pytest.mark.parametrize("canvas_length", [1, 3, 40])
+@pytest.mark.parametrize("prompt_length", [1, 5, 6, 7, 30, QUERY_CHUNK, 2 * QUERY_CHUNK + 9])
+@pytest.mark.parametrize("variant", ["several experts", "wide window"])
+def test_logits_equal_at_any_length(variant: str, prompt_length: int, canvas_length: int) -> None:
+    plain, fused = both(variant)
+    prompt, canvas, signal = ids(1, prompt_length), ids(1, canvas_length), torch.randn(1, canvas_length, VOCAB)
+    expected, given = our_logits(plain, prompt, canvas, signal), fused_logits(fused, prompt, canvas, signal)
+    assert worst(given[0], expected[0]) < CLOSE
+    assert worst(given[1], expected[1]) < CLOSE
+
+
+@pytest.mark.parametrize("length", [5, 14])
+def test_logits_of_a_padded_batch_equal_those_of_the_plain_network(length: int) -> None:
+    plain, fused = both()
+    prompt, canvas, signal = ids(3, length), ids(3, 7, seed=2), torch.randn(3, 7, VOCAB)
+    real = torch.arange(length)[None] >= torch.tensor([0, 3, length - 1])[:, None]
+    own = (real.cumsum(1) - 1).clamp(min=0), real.sum(1, keepdim=True) + torch.arange(7)
+    for positions in ((None, None), own):
+        expected = our_logits(plain, prompt, canvas, signal, real, positions)
+        given = fused_logits(fused, prompt, canvas, signal, real, positions)
+        assert worst(given[0][real], expected[0][real]) < CLOSE
+        assert worst(given[1], expected[1]) < CLOSE
+
+
+@pytest.mark.parametrize("variant", ["several experts", "wide window", "window of two"])
+@torch.no_grad()
+def test_pieces_crops_and_canvases_in_between_leave_nothing_behind(variant: str) -> None:
+    plain, fused = both(variant)
+    generator, text, prompt_cache = torch.Generator().manual_seed(5), ids(1, 0), Cache()
+    for round_number in range(25):
+        kept = int(torch.randint(text.shape[1] + 1, (1,), generator=generator))
+        size = 300 if round_number == 12 else 1 + int(torch.randint(9, (1,), generator=generator))
+        new, canvas = torch.randint(VOCAB, (1, size), generator=generator), ids(1, 4, seed=round_number)
+        prompt_cache.crop(kept)
+        encoded = fused.logits(fused.encode(new, prompt_cache))
+        decoded = fused.logits(fused.decode(canvas, prompt_cache))
+        text = torch.cat((text[:, :kept], new), dim=1)
+        assert prompt_cache.length == text.shape[1]
+        expected = our_logits(plain, text, canvas)
+        assert worst(encoded, expected[0][:, kept:]) < CLOSE
+        assert worst(decoded, expected[1]) < CLOSE
+
+
+@torch.no_grad()
+def test_a_cache_serves_other_batches_after_it_was_emptied() -> None:
+    plain, fused = both()
+    prompt_cache = Cache()
+    for batch in (1, 3, 2):
+        prompt_cache.crop(0)
+        prompt = ids(batch, 9, seed=batch)
+        encoded = fused.logits(fused.encode(prompt, prompt_cache))
+        assert worst(encoded, our_logits(plain, prompt, ids(batch, 2))[0]) < CLOSE
+
+
+@torch.no_grad()
+def test_the_decoder_keeps_what_is_cached() -> None:
+    _, fused = both()
+    prompt_cache = Cache()
+    fused.encode(ids(1, 9), prompt_cache)
+    before = [tensor.clone() for index in range(4) for tensor in prompt_cache.layer(index)]
+    fused.decode(ids(1, 300), prompt_cache)  # more than there is room for
+    assert prompt_cache.length == 9
+    after = [tensor for index in range(4) for tensor in prompt_cache.layer(index)]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_scalars_and_dense_layers_are_kept() -> None:
+    plain = random_network(tiny_config())
+    for layer in plain.decoder_layers():
+        layer.post_feedforward_layernorm_2.weight.zero_()
+    plain.layers[0].layer_scalar.fill_(1.0)
+    plain.find_dense_layers()
+    fused = FusedNetwork(copy.deepcopy(plain), torch.float32)
+    expected, given = our_logits(plain, ids(1, 9), ids(1, 4)), fused_logits(fused, ids(1, 9), ids(1, 4))
+    assert worst(given[0], expected[0]) < CLOSE
+    assert worst(given[1], expected[1]) < CLOSE
+
+
+def test_the_plain_network_shares_the_joined_weights() -> None:
+    plain = random_network(tiny_config())
+    before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    fused = FusedNetwork(plain, torch.float32)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in plain.state_dict().items())
+    joined = fused._layers[0]._qkv._weight
+    assert plain.layers[0].self_attn.k_proj.weight.untyped_storage().data_ptr() == joined.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("variant", ["several experts", "wide window", "window of two"])
+@torch.inference_mode()
+def test_a_step_at_fixed_addresses_equals_one_that_grows_with_the_prompt(variant: str) -> None:
+    _, fused = both(variant)
+    prompt_cache = Cache()
+    signal = torch.randn(2, 5, 32)
+    fused.encode(ids(2, 9), prompt_cache)
+    step = StaticStep(fused, ids(2, 5), signal, prompt_cache.reserve(5))
+    for seed in range(3):
+        canvas = ids(2, 5, seed=seed)
+        expected = fused.decode(canvas, prompt_cache, expected=signal * seed)
+        assert worst(step(canvas, signal * seed, prompt_cache.length), expected) < CLOSE
+        fused.encode(ids(2, 7, seed=seed), prompt_cache)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@torch.inference_mode()
+def test_a_gpu_in_bfloat16_is_near_the_processor_in_float32() -> None:
+    plain = random_network(tiny_config(hidden_size=32, moe_intermediate_size=16))
+    on_gpu = FusedNetwork(copy.deepcopy(plain).to("cuda", torch.bfloat16), torch.bfloat16)
+    prompt, canvas, signal = ids(1, 30), ids(1, 8), torch.randn(1, 8, plain.config.vocab_size)
+    expected = our_logits(plain, prompt, canvas, signal)
+    for _ in range(2):  # recorded, then replayed
+        given = fused_logits(on_gpu, prompt.cuda(), canvas.cuda(), signal.cuda())
+        for ours, theirs in zip(given, expected, strict=True):
+            assert (ours.cpu() - theirs).abs().mean() < 0.05 * theirs.std()
+
+
+def test_bfloat16_products_are_near_float32() -> None:
+    plain = random_network(tiny_config())
+    for layer in plain.decoder_layers():  # a rounding that sends a token to another expert is no small difference
+        layer.post_feedforward_layernorm_2.weight.zero_()
+    plain.find_dense_layers()
+    fused = FusedNetwork(copy.deepcopy(plain), torch.bfloat16)
+    prompt, canvas, signal = ids(2, 40), ids(2, 8, seed=1), torch.randn(2, 8, plain.config.vocab_size)
+    expected, given = our_logits(plain, prompt, canvas, signal), fused_logits(fused, prompt, canvas, signal)
+    for ours, theirs in zip(given, expected, strict=True):
+        assert 1e-6 < (ours - theirs).abs().mean() < 0.05 * theirs.std()
+
+
+@pytest.mark.parametrize("copied", [90, 100, 130])
+@pytest.mark.parametrize("cropped", [20, 64, 80])
+@pytest.mark.parametrize("tokens", [1, 5, 20, 40])
+def test_a_copy_of_a_cache_may_be_cropped_before_it_is_written_to(copied: int, cropped: int, tokens: int) -> None:
+    _, fused = both()
+    prompt, more = ids(1, 140), ids(1, tokens, seed=1)
+    whole, alone = Cache(), Cache()
+    fused.encode(prompt, whole)
+    copy_of_it = whole.copy(copied)
+    copy_of_it.crop(cropped)
+    fused.encode(prompt[:, :cropped], alone)
+    assert worst(fused.encode(more, copy_of_it), fused.encode(more, alone)) < CLOSE
+    assert worst(fused.decode(more, copy_of_it), fused.decode(more, alone)) < CLOSE

@@ -1,0 +1,189 @@
+"""Snapshot -> what the model sees."""
+
+from __future__ import annotations
+
+import pytest
+
+from dgemma_lsp.documents.documents import Documents, Position, TextChange, parsed
+from dgemma_lsp.documents.edits import Snapshot
+from dgemma_lsp.pipeline import context
+from dgemma_model.request import Excerpt
+from dgemma_model.source.excerpt import ExcerptBudget
+
+MORE = ExcerptBudget(prefix_chars=400, suffix_chars=100, further_chars=600)
+FAR = "filler = 0\n" * 60
+LINES = "\n        other = 0" * 8
+SHOP = f"""import os
+from prices import rate
+
+
+class Shop(Base):
+    def total(self, items: list[Item]) -> int:
+        return 0
+
+{FAR.replace("filler", "    filler")}
+    def report(self, items):
+        first = total(items)
+{"        other = 0" + LINES}
+        compute(▮)
+        return 1
+
+
+{FAR}
+def rate_of(item):
+    return 2
+"""
+
+
+def excerpt_of(marked: str, language: str = "python") -> Excerpt:
+    offset = marked.index("▮")
+    return context.excerpt(parsed(Snapshot("file:///a", 1, language, marked.replace("▮", ""), offset)))
+
+
+def test_a_small_file_is_seen_whole() -> None:
+    assert excerpt_of("a = 1\nb = ▮\nc = 3\n") == Excerpt("a = 1\nb = ", "\nc = 3\n", (), "python", "a")
+
+
+LONG = "".join(f"line_{n} = {n}\n" for n in range(2000))
+
+
+def elsewhere_of(snapshot: Snapshot) -> tuple[tuple[str, ...], Excerpt]:
+    seen = context.excerpt(snapshot)
+    return context.elsewhere(snapshot, seen), seen
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_elsewhere_is_the_rest_of_the_document_but_for_the_line_itself(share: float) -> None:
+    at = LONG.rfind("\n", 0, int(share * len(LONG))) + 1
+    marked = f"{LONG[:at]}here = {LONG[at:]}"
+    texts, seen = elsewhere_of(Snapshot("file:///a.py", 1, "python", marked, at + 7))
+    whole = "".join(sorted(texts, key=marked.index))
+    assert whole == marked[: at + 7 - len(seen.prefix)] + marked[at + 7 + len(seen.suffix) :]
+    assert "here" not in whole
+
+
+def test_typing_leaves_the_strings_elsewhere_as_they_are() -> None:
+    documents, end = Documents("utf-16"), LONG.count("\n") // 2
+    documents.open("file:///a.py", "python", 1, LONG)
+    known: set[int] = set()
+    fresh = 0
+    for column, char in enumerate("total = line_1 + line_2"):
+        at = Position(end, column)
+        documents.change("file:///a.py", column + 2, [TextChange(char if column else f"{char}\n", (at, at))])
+        snapshot = documents.snapshot("file:///a.py", Position(end, column + 1))
+        assert snapshot is not None
+        texts = {hash(text) for text in elsewhere_of(snapshot)[0]}
+        fresh += len(texts - known) if known else 0
+        known |= texts
+    assert fresh <= 6, "what was read once is read again at an edge only"
+
+
+def test_the_nearest_text_elsewhere_is_the_last() -> None:
+    near = Snapshot("file:///b.py", 1, "python", "b = 1\r\n", 0)
+    far = Snapshot("file:///c.py", 1, "python", "c = 1\n", 0)
+    at = len(LONG) // 2
+    snapshot = Snapshot("file:///a.py", 1, "python", LONG, at, others=(near, far), nearby=("d = 1\n",))
+    texts, _ = elsewhere_of(snapshot)
+    assert texts[:3] == ("d = 1\n", "c = 1\n", "b = 1\n")
+    places = [LONG.index(text) for text in texts[3:]]
+    before = sum(place < at for place in places)
+    assert places == sorted(places[:-before], reverse=True) + sorted(places[-before:])
+    assert len(texts) > 8
+
+
+def test_a_very_long_document_is_copied_from_around_the_cursor() -> None:
+    text = LONG * 30
+    texts, _ = elsewhere_of(Snapshot("file:///a.py", 1, "python", text, len(text) // 2))
+    assert 100_000 < sum(map(len, texts)) < 140_000
+
+
+def test_an_empty_file_is_an_empty_excerpt() -> None:
+    assert excerpt_of("▮") == Excerpt("", "", (), "python", "a")
+
+
+def test_an_unknown_language_is_plain_text() -> None:
+    assert excerpt_of("some ▮ words", "klingon") == Excerpt("some ", " words", (), "klingon", "a")
+
+
+def test_the_model_sees_line_feeds_only() -> None:
+    assert excerpt_of("a\r\nb\rc▮\r\nd\r") == Excerpt("a\nb\nc", "\nd\n", (), "python", "a")
+
+
+def test_form_feeds_and_other_separators_are_text() -> None:
+    assert excerpt_of("a\fb\u2028c▮\x85d") == Excerpt("a\fb\u2028c", "\x85d", (), "python", "a")
+
+
+def test_a_function_that_fits_is_kept_whole() -> None:
+    before = "before = 1\n" * 200
+    body = "def function(x):\n" + "    y = compute(x)\n" * 52
+    excerpt = excerpt_of(before + body + "    return ▮\n")
+    assert excerpt.prefix == body + "    return "
+    plain = excerpt_of(before + body + "    return ▮\n", "plaintext")
+    assert plain.prefix != excerpt.prefix and excerpt.prefix.endswith(plain.prefix)
+
+
+def test_of_several_holes_the_first_ones_function_is_kept_whole() -> None:
+    before = "before = 1\n" * 200
+    body = "def function(x):\n" + "    y = compute(x)\n" * 52
+    text = before + body + "    return \n\ndef other():\n    return \n"
+    first, second = text.index("return ") + 7, len(text) - 1
+    snapshot = parsed(Snapshot("file:///a", 1, "python", text, second))
+    assert context.excerpt(snapshot, [(first, first), (second, second)]).prefix == body + "    return "
+
+
+def test_several_holes() -> None:
+    text = "a = \nb = \nc = 3\n"
+    snapshot = parsed(Snapshot("file:///a", 1, "python", text, 0))
+    assert context.excerpt(snapshot, [(4, 4), (9, 9)]) == Excerpt("a = ", "\nc = 3\n", ("\nb = ",), "python", "a")
+    assert context.excerpt(snapshot, [(0, 3)]).suffix == " \nb = \nc = 3\n"
+
+
+def further(marked: str, budget: ExcerptBudget = MORE) -> str:
+    """What stands before the text next to the cursor."""
+    offset = marked.index("▮")
+    snapshot = parsed(Snapshot("file:///a", 1, "python", marked.replace("▮", ""), offset))
+    with_more = context.excerpt(snapshot, budget=budget).prefix
+    plain = context.excerpt(snapshot, budget=ExcerptBudget(budget.prefix_chars, budget.suffix_chars)).prefix
+    assert with_more.endswith(plain)
+    return with_more.removesuffix(plain)
+
+
+def test_the_embedded_checkpoint_sees_only_what_is_next_to_the_cursor() -> None:
+    assert further(SHOP, ExcerptBudget.within(512)) == ""
+
+
+def test_imports_headers_and_signatures_that_were_cut_off_come_first() -> None:
+    assert further(SHOP) == (
+        "def total(self, items: list[Item]) -> int:\nfrom prices import rate\nimport os\nclass Shop(Base):\n"
+    )
+
+
+def test_what_does_not_fit_is_left_out_the_least_relevant_first() -> None:
+    small = ExcerptBudget(prefix_chars=400, suffix_chars=100, further_chars=30)
+    assert further(SHOP, small) == "import os\nclass Shop(Base):\n"
+
+
+def test_what_is_in_sight_is_not_said_twice() -> None:
+    assert further("import os\n\n\ndef f():\n    return 1\n\n\nx = f▮\n") == ""
+
+
+def test_other_open_files_say_what_is_used_and_where_the_user_was_busy() -> None:
+    documents = Documents()
+    documents.open("file:///a.py", "python", 1, "import shop\n\nx = total_of(items)\ny = \n")
+    documents.open("file:///shop.py", "python", 1, f"def total_of(items):\n    return 1\n\n{FAR}last = 1\n")
+    documents.open("file:///b.go", "go", 1, "package b\n\nfunc total_of(x int) {}\n")
+    line = 3 + FAR.count("\n")
+    documents.change("file:///shop.py", 2, [TextChange("busy = 1\n", (Position(line, 0), Position(line, 0)))])
+    documents.change("file:///a.py", 2, [TextChange("1", (Position(3, 4), Position(3, 4)))])
+    snapshot = documents.snapshot("file:///a.py", Position(3, 5))
+    assert snapshot is not None
+    prefix = context.excerpt(parsed(snapshot), budget=MORE).prefix
+    assert "busy = 1\nlast = 1\n" in prefix
+    assert "func" not in prefix
+
+
+@pytest.mark.parametrize("typed", ["x", "items", "items, key=rate_of, rate"])
+def test_typing_only_appends(typed: str) -> None:
+    before = further(SHOP)
+    for count in range(1, len(typed) + 1):
+        assert further(SHOP.replace("▮", typed[:count] + "▮")) == before

@@ -1,0 +1,93 @@
+"""The memory of text outside the prompt."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from model_fixtures import tiny_infiller
+
+from dgemma_model.checkpoint.load import embedded_directory
+from dgemma_model.infill import Infiller
+from dgemma_model.project import text_index
+from dgemma_model.project.copying import PromptCopies
+from dgemma_model.project.similar_lines import most_similar_line
+from dgemma_model.project.text_index import Elsewhere, Piece, split
+from dgemma_model.prompt.tokenizer import Tokenizer
+from dgemma_model.request import Excerpt, FillRequest
+
+TOKENIZER = Tokenizer.read(embedded_directory() / "tokenizer.json")
+FILE = "".join(f"def name_{n}(value):\n    return value + {n}\n\n\n" for n in range(400))
+code = st.text(st.sampled_from("ab(_ \n\n=:\t#é"), max_size=60)
+ids = st.lists(st.integers(0, 3), max_size=20)
+
+
+@given(code)
+def test_lines_have_the_tokens_that_the_whole_text_has(text: str) -> None:
+    assert [i for piece in Elsewhere(TOKENIZER).read([text]) for i in piece.ids] == TOKENIZER.encode(text)
+
+
+@given(st.lists(code, max_size=4).map("".join), st.integers(1, 20))
+def test_pieces_are_the_text_and_end_with_their_lines(text: str, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_index, "PIECE_CHARS", size)
+        parts = split(text)
+    assert "".join(parts) == text
+    assert all(0 < len(part) <= size for part in parts)
+    for part, after in pairwise(parts):
+        assert after.startswith("\n") or "\n" not in part[1:]
+
+
+def test_the_nearest_of_equal_matches_is_copied() -> None:
+    far, near = Piece("", [1, 2, 7, 7]), Piece("", [1, 2, 8, 8, 8])
+    assert PromptCopies([1, 2], [far, near]).continuation() == (2, [8, 8, 8])
+    assert PromptCopies([1, 2, 9, 1, 2], [far, near]).continuation() == (2, [9, 1, 2])
+    assert PromptCopies([5, 1, 2, 9, 5, 1, 2], [far]).continuation()[0] == 3
+
+
+def test_a_line_elsewhere_is_found_by_its_neighbours() -> None:
+    there = Piece("", []), Piece("a = 1\n\nwith open(path) as stream:\n    data = load(stream)\n    check(data)\n", [])
+    assert most_similar_line("with open(path) as stream:\n    ", "\n    check(data)\n", there) == "data = load(stream)"
+    assert most_similar_line("with open(path) as stream:\n    da", "\n    check(data)\n", there) == "ta = load(stream)"
+    assert most_similar_line("with open(path) as stream:\n    x", "\n    check(data)\n", there) == ""
+    assert most_similar_line("log(1)\nuse(x)\nlog(1)\n", "\nuse(x)\n", there) == "use(x)", "what is near counts, too"
+
+
+def test_a_fill_reads_only_so_much_that_is_new_the_nearest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_index, "PIECE_CHARS", 4_000)
+    memory = Elsewhere(TOKENIZER)
+    assert [piece.text for piece in memory.read(["far", FILE, "near"], limit=9_000)] == [*split(FILE)[-2:], "near"]
+    assert [piece.text for piece in memory.read(["far", FILE], limit=4_000)] == list(split(FILE)[-3:])
+    assert [piece.text for piece in memory.read(["far", FILE])] == ["far", *split(FILE)]
+    assert [piece.text for piece in memory.read(["far", FILE], limit=0)] == ["far", *split(FILE)]
+
+
+def test_what_was_not_asked_for_longest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_index, "MOST_CHARS", 10)
+    memory = Elsewhere(TOKENIZER)
+    memory.read(["aaaa", "bbbb"])
+    memory.read(["aaaa", "cccc"])
+    assert [piece.text for piece in memory.read(["aaaa", "bbbb", "cccc"], limit=0)] == ["aaaa", "cccc"]
+
+
+EXCERPT = Excerpt("class Shop:\n    def open(self) -> None:\n        self.door.", "\n\n    def close(self) -> None:\n")
+SAID = (f"{EXCERPT.prefix}swing(3, quietly=True){EXCERPT.suffix}".replace("Shop", "Hut"),)
+
+
+def test_the_embedded_checkpoint_repeats_what_is_said_elsewhere() -> None:
+    infiller = Infiller.load(None, "cpu")
+    *_, alone = infiller.fill(FillRequest(EXCERPT, one_line=True))
+    *_, told = infiller.fill(FillRequest(EXCERPT, elsewhere=SAID, one_line=True))
+    assert alone.text != told.text == "swing(3, quietly=True)"
+    assert told.step < len(TOKENIZER.encode(told.text)), "what is copied is read in few passes"
+
+
+def test_a_checkpoint_that_does_not_copy_takes_no_notice() -> None:
+    infiller = tiny_infiller()
+    texts = [
+        [draft.text for draft in infiller.fill(FillRequest(EXCERPT, elsewhere=said, verify=True))]
+        for said in ((), SAID)
+    ]
+    assert texts[0] == texts[1]

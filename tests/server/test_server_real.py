@@ -1,0 +1,109 @@
+"""The server as it is installed, with the checkpoint that ships with it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from wire import Wire, inline, insertion
+
+from dgemma_lsp.server.server import _infiller_loader
+from dgemma_lsp.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+INLINE = "textDocument/inlineCompletion"
+URI = "file:///project/stack.py"
+STACK = '''class Stack:
+    """A last-in, first-out collection."""
+
+    def __init__(self):
+        self.items = []
+
+    def push(self, item):
+        self.items.append(item)
+
+    def pop(self):
+        if not self.items:
+            raise IndexError("pop from an empty stack")
+        return self.items.pop()
+
+    def __len__(self):
+        '''
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Wire]:
+    with Wire(sys.executable, "-P", "-m", "dgemma_lsp") as wire:
+        # A busy machine may take longer for a fill than a user would wait: time is not what is tested here.
+        wire.initialize(initializationOptions={"time_budget_ms": 20_000})
+        wire.wait_until_loaded()
+        yield wire
+
+
+def test_initialize_is_answered_without_torch() -> None:
+    with Wire(sys.executable, "-P", "-X", "importtime", "-m", "dgemma_lsp") as wire:
+        wire.request("initialize", {"processId": None, "rootUri": None, "capabilities": {}})
+        wire.notify("exit", None)
+        assert wire.exit_code() == 1
+        imported = {line.rpartition("|")[2].strip() for line in wire.final_log().splitlines()}
+    assert "dgemma_lsp.server.server" in imported
+    assert not {"torch", "transformers"} & imported
+
+
+def test_a_fill_arrives_for_a_python_file(wire: Wire) -> None:
+    wire.open(URI, STACK)
+    line, character = STACK.count("\n"), len(STACK.rpartition("\n")[2])
+    (item,) = wire.request(INLINE, inline(URI, line, character))
+    assert item["insertText"].strip()
+    assert item["range"]["start"] == {"line": line, "character": character}
+
+
+def test_fifty_keystrokes_get_fifty_answers_and_the_newest_wins(wire: Wire) -> None:
+    above, below = STACK + "return len(self.items)\n\n", "\n"
+    typed = "    def count_all_items(self):\n        return len("
+    assert len(typed) == 50
+    wire.open(URI, above + below)
+    line, character = above.count("\n"), 0
+    requests = []
+    for version, key in enumerate(typed, start=2):
+        wire.change(URI, version, insertion(line, character, key))
+        line, character = (line + 1, 0) if key == "\n" else (line, character + 1)
+        requests.append(wire.start(INLINE, inline(URI, line, character)))
+    *earlier, last = [wire.response(request)["result"] for request in requests]
+    assert len(earlier) == 49
+    assert not any(earlier)
+    (item,) = last
+    assert item["insertText"].strip()
+    assert item["range"]["start"] == {"line": line, "character": character}
+
+
+def test_typing_along_needs_no_model(wire: Wire) -> None:
+    wire.open(URI, STACK)
+    line, character = STACK.count("\n"), len(STACK.rpartition("\n")[2])
+    (item,) = wire.request(INLINE, inline(URI, line, character))
+    text = item["insertText"]
+    wire.change(URI, 2, insertion(line, character, text[:3]))
+    msg_id = wire.start(INLINE, inline(URI, line, character + 3))
+    (rest,) = wire.response(msg_id)["result"]
+    assert rest["insertText"] == text[3:]
+    wire.wait_for_log(f"request={msg_id} file='stack.py' outcome=typed_through")
+
+
+def test_the_hole_of_the_demo_is_filled() -> None:
+    command = [sys.executable, "-P", "-m", "dgemma_lsp", "fill", "--json", "examples/inventory.py:26:13"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["text"] == "item in self.items:"
+
+
+def test_the_garbage_collector_is_spared_what_was_loaded() -> None:
+    try:
+        _infiller_loader(None, "cpu")(Settings(), lambda share: None)
+        assert gc.get_freeze_count() > 100_000
+    finally:
+        gc.unfreeze()

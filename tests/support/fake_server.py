@@ -1,0 +1,149 @@
+"""The real server around a model that says what a test tells it to. Run as a process; `--tcp PORT` serves there.
+
+Custom requests, for tests only: `test/text` reads a document back, `test/say` sets the model's text (a list is one
+for each seed), or its `script` (what it says behind which texts, and otherwise nothing), and holds it at each step,
+`test/reached` answers when the model stands at a held step, `test/release` lets it go on, `test/counts` says how many
+fills began and how many steps were taken, `test/seen` what the model was shown last, `test/verify` whether it was to
+verify. The environment variable FAKE_LOAD makes loading `fail`, or `wait` at 25 % for `test/release`; with FAKE_AHEAD
+the server thinks ahead, as it really does; FAKE_PROMPT says how many tokens the model reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from dgemma_lsp.server import server as dgemma_server
+from dgemma_lsp.server import transport
+from dgemma_lsp.settings import Settings
+from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest
+
+
+class FakeInfiller:
+    name = "fake"
+    device = "none"
+    languages = None
+    threshold = -1.0
+    prompt_tokens = int(os.environ.get("FAKE_PROMPT", "512"))
+    copies = False
+
+    def __init__(self) -> None:
+        self.text: str | list[str] = "value"
+        self.script: list[list[str]] = []
+        self.steps = 3
+        self.fails = False
+        self.seen = Excerpt("", "")
+        self.seen_verify: bool | None = None
+        self.fills_begun = 0
+        self.steps_taken = 0
+        self._held = False
+        self._standing = False
+        self._releases = 0
+        self._changed = threading.Condition()
+
+    def fill(self, request: FillRequest) -> Iterator[Draft]:
+        self.fills_begun += 1
+        self.seen, self.seen_verify = request.excerpt, request.verify
+        print("a library prints to standard output")
+        os.write(1, b"and so does one written in C\n")
+        if self.fails:
+            raise RuntimeError("no such luck")
+        text, steps = self.text, self.steps
+        if self.script:
+            text = next((said for before, said in self.script if request.excerpt.prefix.endswith(before)), "")
+        if isinstance(text, list):
+            text = text[request.seed % len(text)]
+        for step in range(1, steps + 1):
+            self.pass_gate()
+            self.steps_taken += 1
+            last = step == steps
+            texts, tokens = (text,) * request.excerpt.hole_count, ((DraftToken(text, step / steps, last),),)
+            yield Draft(texts, step=step, done=last, complete=last, score=-0.1, tokens=tokens)
+
+    def hold(self, held: bool) -> None:
+        """Hold whoever comes to the gate, or let it go on."""
+        with self._changed:
+            self._held = held
+            self._releases += not held
+            self._standing = self._standing and held
+            self._changed.notify_all()
+
+    def pass_gate(self) -> None:
+        with self._changed:
+            if not self._held:
+                return
+            self._standing, passed = True, self._releases
+            self._changed.notify_all()
+            # Whoever stood here goes on, though the gate be held again before he wakes up.
+            self._changed.wait_for(lambda: self._releases > passed)
+
+    def wait_until_reached(self) -> None:
+        """Return when someone stands at the gate."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._standing)
+
+
+def main() -> int:
+    infiller = FakeInfiller()
+
+    def load(settings: Settings, progress: Callable[[float], None]) -> FakeInfiller:
+        logging.getLogger("dgemma_lsp").info("loading checkpoint=%s", settings.checkpoint)
+        match os.environ.get("FAKE_LOAD"):
+            case "fail":
+                raise ValueError("the weights are truncated")
+            case "wait":
+                infiller.hold(True)
+                progress(0.257)
+                progress(0.258)
+                infiller.pass_gate()
+        return infiller
+
+    server = dgemma_server.create_server(load)
+    server.look_ahead_s = 0.0 if os.environ.get("FAKE_AHEAD") else None
+
+    @server.feature("test/text")
+    def text(params: Any) -> dict[str, object] | None:
+        document = server.documents.get(params.uri)
+        return None if document is None else {"text": document.text, "version": document.version}
+
+    @server.feature("test/say")
+    def say(params: Any) -> None:
+        said = params._asdict()
+        infiller.hold(said.pop("held", False))
+        for name, value in said.items():
+            setattr(infiller, name, value)
+
+    @server.feature("test/reached")
+    async def reached(params: Any) -> None:
+        await asyncio.to_thread(infiller.wait_until_reached)
+
+    @server.feature("test/release")
+    def release(params: Any) -> None:
+        infiller.hold(False)
+
+    @server.feature("test/counts")
+    def counts(params: Any) -> dict[str, int]:
+        return {"fills": infiller.fills_begun, "steps": infiller.steps_taken}
+
+    @server.feature("test/seen")
+    def seen(params: Any) -> dict[str, object]:
+        seen = infiller.seen
+        return {"prefix": seen.prefix, "suffix": seen.suffix}
+
+    @server.feature("test/verify")
+    def verify(params: Any) -> bool | None:
+        return infiller.seen_verify
+
+    dgemma_server.log_to_stderr()
+    if sys.argv[1:2] == ["--tcp"]:
+        return transport.serve_tcp(server, "127.0.0.1", int(sys.argv[2]))
+    return transport.serve_stdio(server)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
