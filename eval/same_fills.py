@@ -19,8 +19,9 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
-from dgemma_lsp.command.evaluate import fill_case, read_cases
-from dgemma_lsp.command.terminal import load_infiller
+from dgemma_lsp.command.eval_fill import fill_case
+from dgemma_lsp.command.eval_run import read_cases
+from dgemma_lsp.command.loading import load_infiller
 from dgemma_model.evaluation.held_out import Case
 from dgemma_model.evaluation.report import DEFAULT_WAY
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dgemma_lsp.command import bench_keystrokes
-from dgemma_lsp.command.terminal import UserError
+from dgemma_lsp.command.loading import UserError
 
 PING_SECONDS = 10.0
 KEYSTROKES = {

@@ -10,6 +10,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from dgemma_lsp.command.loading import UserError
+
 app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
 
 CheckpointOption = Annotated[
@@ -63,27 +65,27 @@ def fill(
     device: DeviceOption = None,
 ) -> None:
     """Fill one hole in a file and show it in place, or fill a file of tasks."""
-    from dgemma_lsp.command import terminal
+    from dgemma_lsp.command import fill as fill_command
 
     if (place is None) == (batch is None):
         fail("pass either FILE:LINE:COLUMN or --batch TASKS.jsonl")
     try:
         if batch is not None:
-            terminal.fill_batch(batch, checkpoint, device, steps=steps, budget_ms=budget_ms)
+            fill_command.fill_batch(batch, checkpoint, device, steps=steps, budget_ms=budget_ms)
         elif place is not None:
-            terminal.fill_once(
+            fill_command.fill_once(
                 place, checkpoint, device, watch=watch, as_json=as_json, steps=steps, budget_ms=budget_ms
             )
-    except terminal.UserError as error:
+    except UserError as error:
         fail(str(error))
 
 
 @app.command()
 def check(checkpoint: CheckpointOption = None, device: DeviceOption = None) -> None:
     """Say what works on this machine, and what to do where something does not."""
-    from dgemma_lsp.command import terminal
+    from dgemma_lsp.command.check import check as check_machine
 
-    if not terminal.check(checkpoint, device):
+    if not check_machine(checkpoint, device):
         raise typer.Exit(1)
 
 
@@ -98,13 +100,12 @@ def bench(
 ) -> None:
     """Measure the model and the server on this machine; the last line is one JSON document."""
     from dgemma_lsp.command import bench as benchmark
-    from dgemma_lsp.command import terminal
 
     if shape not in (None, "26b"):
         fail(f"--shape knows 26b only, not {shape!r}")
     try:
         benchmark.bench(checkpoint, device, shape=shape, repeats=repeats)
-    except terminal.UserError as error:
+    except UserError as error:
         fail(str(error))
 
 
@@ -128,11 +129,10 @@ def evaluate(
     ] = None,
 ) -> None:
     """Fill held-out holes as the server would, and say how many are right."""
-    from dgemma_lsp.command import evaluate as evaluation
-    from dgemma_lsp.command import terminal
+    from dgemma_lsp.command import eval_run
 
     try:
-        evaluation.evaluate(
+        eval_run.evaluate(
             checkpoint,
             device,
             ways=_names(ways),
@@ -143,7 +143,7 @@ def evaluate(
             output=output,
             calibrate=calibration,
         )
-    except terminal.UserError as error:
+    except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
         Console(stderr=True).print("dgemma-lsp: interrupted; nothing was written")

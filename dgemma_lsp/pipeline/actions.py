@@ -16,7 +16,7 @@ from dgemma_lsp.pipeline.suggest import InfillerLike
 from dgemma_model.request import FillRequest, InfillError
 from dgemma_model.source import fill_sites, placeholders, syntax, templates
 from dgemma_model.source.excerpt import ExcerptBudget
-from dgemma_model.source.fill_sites import Hole, Site
+from dgemma_model.source.fill_sites import HoleContent, Site
 from dgemma_model.source.python_parser import finds_fault
 
 VARIANTS = 3
@@ -31,7 +31,13 @@ _MAX_TITLE_CHARS = 72
 _GROUP_CHARS = 600
 """Holes that are further apart than this are not filled in one canvas: all between them would be in it."""
 _GROUP_HOLES = 6
-_TOKENS = {Hole.BLOCK: 96, Hole.LINE: 32, Hole.EXPRESSION: 16, Hole.TYPE: 12, Hole.PROSE: 24}
+_TOKENS = {
+    HoleContent.BLOCK: 96,
+    HoleContent.LINE: 32,
+    HoleContent.EXPRESSION: 16,
+    HoleContent.TYPE: 12,
+    HoleContent.PROSE: 24,
+}
 
 
 class ActionKind(Enum):
@@ -151,7 +157,9 @@ def _candidates(kind: ActionKind, snapshot: Snapshot, end: int) -> Iterator[Sequ
         case ActionKind.REPAIR:
             first, last = fill_sites.unit_around(tree, start, end)
             if first < last and fill_sites.errors_within(tree, first, last):
-                yield [Site(last, last, ("", ""), (Hole.LINE,))]  # what is missing is most often missing at the end
+                yield [
+                    Site(last, last, ("", ""), (HoleContent.LINE,))
+                ]  # what is missing is most often missing at the end
             if first < last:
                 yield [_in_place_of(snapshot.text, first, _before_line_break(snapshot.text, last))]
         case ActionKind.ANNOTATE:
@@ -184,7 +192,7 @@ def _placeholder_at(snapshot: Snapshot, start: int, end: int) -> tuple[str, Site
 
 def _in_place_of(text: str, start: int, end: int) -> Site:
     several = "\n" in text[start:end] or "\r" in text[start:end]
-    return Site(start, end, ("", ""), (Hole.BLOCK if several else Hole.LINE,))
+    return Site(start, end, ("", ""), (HoleContent.BLOCK if several else HoleContent.LINE,))
 
 
 def _before_line_break(text: str, offset: int) -> int:
@@ -221,8 +229,8 @@ def _filled(
         seen = context.excerpt(at_holes, [(hole, hole) for hole in holes], budget)
         request = FillRequest(
             seen,
-            context.elsewhere(at_holes, seen) if infiller.copies else (),
-            one_line=len(kinds) == 1 and kinds[0] is not Hole.BLOCK,
+            context.elsewhere(at_holes, seen) if infiller.uses_project_text else (),
+            one_line=len(kinds) == 1 and kinds[0] is not HoleContent.BLOCK,
             max_tokens=max(_TOKENS[kind] for kind in kinds),
             verify=False if variant else None,
             start=start,
@@ -290,9 +298,9 @@ def _scaffold(text: str, sites: Sequence[Site], shift: int) -> tuple[str, list[i
     return apply_all(text, edits), holes
 
 
-def _fitted(text: str, kind: Hole, snapshot: Snapshot, hole: int, *, complete: bool) -> str | None:
+def _fitted(text: str, kind: HoleContent, snapshot: Snapshot, hole: int, *, complete: bool) -> str | None:
     """What a hole is filled with, or None where the model's text is no such thing."""
-    place = insertion.place_at(snapshot.text, hole, one_line=kind is not Hole.BLOCK)
+    place = insertion.place_at(snapshot.text, hole, one_line=kind is not HoleContent.BLOCK)
     cleaned = cleanup.clean(text, place, complete=complete or place.one_line, automatic=False)
     if isinstance(cleaned, NoSuggestion):
         return None
@@ -303,17 +311,17 @@ def _fitted(text: str, kind: Hole, snapshot: Snapshot, hole: int, *, complete: b
             return None
         fill = fill[: -len(covered)]
     match kind:
-        case Hole.BLOCK:
+        case HoleContent.BLOCK:
             fill = _parseable(fill, snapshot, hole)
             return None if fill_sites.does_nothing(snapshot.language, fill) else fill
-        case Hole.EXPRESSION:
+        case HoleContent.EXPRESSION:
             return fill if fill_sites.is_expression(fill) and fill.strip() not in ("...", "") else None
-        case Hole.TYPE:
+        case HoleContent.TYPE:
             return fill.strip() if fill_sites.is_type(fill) else None
-        case Hole.PROSE:
+        case HoleContent.PROSE:
             prose = fill.strip().strip("\"'").strip()
             return prose if len(prose) > 2 and '"""' not in prose and "\\" not in prose else None
-        case Hole.LINE:
+        case HoleContent.LINE:
             whole_line = not place.before.strip() and not place.after.strip()
             idle = whole_line and fill_sites.does_nothing(snapshot.language, fill)
             return fill if fill.strip() and not idle else None

@@ -44,7 +44,7 @@ def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[
         end = edit.start + len(edit.new_text)
         if whole_lines and errors and (_opens(edit.new_text) or syntax.is_damaged_from(edited, edit.start, end)):
             return NoSuggestion.UNPARSEABLE
-        if whole_lines and python_parser.objects(
+        if whole_lines and python_parser.python_rejects(
             snapshot.source, edit.start, edit.end, edit.new_text, may_be_newer=not errors
         ):
             return NoSuggestion.UNPARSEABLE

@@ -34,7 +34,7 @@ _NAME = re.compile(r"[^\W\d]\w{2,}")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ContextNote:
     """Something said elsewhere: `text`, whole lines without the last line break, and why it is shown."""
 
     why: str
@@ -90,9 +90,9 @@ def _pieces_around(other: Snapshot) -> Iterator[str]:
         start += len(piece)
 
 
-def chosen(candidates: Iterator[Piece], limit: int) -> list[Piece]:
+def chosen(candidates: Iterator[ContextNote], limit: int) -> list[ContextNote]:
     """The candidates that fit into `limit` code points, first come, first served; none twice."""
-    taken: dict[str, Piece] = {}
+    taken: dict[str, ContextNote] = {}
     for piece in candidates:
         if len(piece.text) < limit and piece.text not in taken:
             taken[piece.text] = piece
@@ -100,7 +100,9 @@ def chosen(candidates: Iterator[Piece], limit: int) -> list[Piece]:
     return list(taken.values())
 
 
-def pieces(snapshot: Snapshot, shown: tuple[int, int], scopes: Sequence[int], budget: ExcerptBudget) -> Iterator[Piece]:
+def pieces(
+    snapshot: Snapshot, shown: tuple[int, int], scopes: Sequence[int], budget: ExcerptBudget
+) -> Iterator[ContextNote]:
     """What could be said of the rest, the most relevant first. `shown` is what the excerpt has anyway."""
     left, right = shown
     source, tree = snapshot.source, snapshot.tree
@@ -108,26 +110,26 @@ def pieces(snapshot: Snapshot, shown: tuple[int, int], scopes: Sequence[int], bu
         return
     for start in reversed(scopes):
         if start < left:
-            yield Piece("header", outline.signature_at(tree, start))
+            yield ContextNote("header", outline.signature_at(tree, start))
     is_head = tree.start == 0
     for start, end in outline.imports(tree) if is_head else _imports_of(snapshot.language, source[:_HEAD_CHARS]):
         if end <= left:
-            yield Piece("import", source[start:end].rstrip("\r\n"))
+            yield ContextNote("import", source[start:end].rstrip("\r\n"))
     used = _names_used(source, left, snapshot.offset, right, budget.prefix_chars // 4)
     for signature in outline.signatures(tree):
         if signature.name in used and not left <= signature.start < right:
-            yield Piece("signature", signature.text)
+            yield ContextNote("signature", signature.text)
     for other in snapshot.others:
         there = parsed(other).tree
         for signature in outline.signatures(there) if there else ():
             if signature.name in used:
-                yield Piece("signature", signature.text)
+                yield ContextNote("signature", signature.text)
     for at in snapshot.edited_at:
         if not left <= at < right:
-            yield Piece("edit", _lines_around(source, at))
+            yield ContextNote("edit", _lines_around(source, at))
     for other in snapshot.others:
         if other.offset:
-            yield Piece("edit", _lines_around(other.source, other.offset))
+            yield ContextNote("edit", _lines_around(other.source, other.offset))
 
 
 @lru_cache(maxsize=8)

@@ -49,7 +49,7 @@ class InfillerLike(Protocol):
         """How many tokens of context it reads."""
 
     @property
-    def copies(self) -> bool:
+    def uses_project_text(self) -> bool:
         """Whether it makes use of `FillRequest.elsewhere`."""
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
@@ -71,7 +71,7 @@ def suggest(
     asks the model in another way, for another candidate. Without `names`, those in a suggestion may come from
     elsewhere. Raises what `infiller` raises.
     """
-    if (reason := closed(snapshot, infiller.languages, settings)) is not None:
+    if (reason := why_disabled(snapshot, infiller.languages, settings)) is not None:
         yield reason
         return
     watch = _Stopwatch()
@@ -89,7 +89,7 @@ def suggest(
     budget = ExcerptBudget.within(infiller.prompt_tokens)
     verify = False if variant else None  # a verified fill is the same, whatever its seed
     excerpt = context.excerpt(snapshot, budget=budget)
-    elsewhere = context.elsewhere(snapshot, excerpt) if infiller.copies else ()
+    elsewhere = context.elsewhere(snapshot, excerpt) if infiller.uses_project_text else ()
     request = FillRequest(excerpt, elsewhere, one_line=place.one_line, verify=verify, seed=variant)
     objection = _objections(snapshot, names=names, invoked=invoked)
     watch.lap("context_ms")
@@ -154,7 +154,7 @@ def candidates(
 _HOPELESS = (NoSuggestion.DISABLED, NoSuggestion.LANGUAGE, NoSuggestion.IN_WORD)
 
 
-def closed(snapshot: Snapshot, languages: frozenset[str] | None, settings: Settings) -> NoSuggestion | None:
+def why_disabled(snapshot: Snapshot, languages: frozenset[str] | None, settings: Settings) -> NoSuggestion | None:
     """Why nothing is done in this document at all; `languages` are those that the checkpoint knows, None for all."""
     if not settings.enabled or snapshot.language in settings.disabled_languages:
         return NoSuggestion.DISABLED

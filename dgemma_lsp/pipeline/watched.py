@@ -44,9 +44,9 @@ class Watched:
         return self.infiller.prompt_tokens
 
     @property
-    def copies(self) -> bool:
+    def uses_project_text(self) -> bool:
         """See `InfillerLike`."""
-        return self.infiller.copies
+        return self.infiller.uses_project_text
 
     @property
     def threshold(self) -> float:

@@ -17,7 +17,7 @@ from dgemma_lsp.documents.documents import Position
 from dgemma_lsp.documents.edits import NoSuggestion, Rewrite, Snapshot
 from dgemma_lsp.pipeline import actions
 from dgemma_lsp.pipeline.actions import ActionKind, Problem
-from dgemma_lsp.pipeline.suggest import InfillerLike, closed
+from dgemma_lsp.pipeline.suggest import InfillerLike, why_disabled
 from dgemma_lsp.server import from_client, to_client
 from dgemma_lsp.server.session import DgemmaServer
 from dgemma_lsp.server.worker import Lane, Steps
@@ -37,7 +37,7 @@ async def code_action(
     """What can be done here."""
     request = from_client.actions_request(params)
     snapshot = server.documents.snapshot(request.uri, min(request.start, request.end))
-    if snapshot is None or server.kept_out(snapshot) is not None:
+    if snapshot is None or server.refusal(snapshot) is not None:
         return []
     document = server.documents.get(request.uri)
     assert document is not None  # it has a snapshot
@@ -95,7 +95,7 @@ async def next_edit(server: DgemmaServer, params: object) -> dict[str, Any]:
     uri, asked_version, position = request
     snapshot = server.documents.snapshot(uri, position)
     wanted = server.settings.next_edit and snapshot is not None and asked_version in (None, snapshot.version)
-    if not wanted or snapshot is None or server.kept_out(snapshot) not in (None, NoSuggestion.LANGUAGE):
+    if not wanted or snapshot is None or server.refusal(snapshot) not in (None, NoSuggestion.LANGUAGE):
         return to_client.next_edit_answer(None, None, server.documents.encoding)
     parsed = await server.trees.parsed(snapshot)
     edit = server.renames.next_edit(parsed)
@@ -141,10 +141,10 @@ def _found(server: DgemmaServer, target: from_client.ActionTarget) -> tuple[Acti
 
 async def _rewritten(server: DgemmaServer, kind: ActionKind, snapshot: Snapshot, end: int) -> Rewrite:
     """Compute; raises what the client is to be told where nothing comes of it."""
-    started, using, shown = time.perf_counter(), server.settings, server.without_hidden(snapshot)
+    started, using, shown = time.perf_counter(), server.settings, server.with_allowed_context(snapshot)
 
     def steps(infiller: InfillerLike) -> Steps[Rewrite]:
-        reason = closed(snapshot, infiller.languages, using)
+        reason = why_disabled(snapshot, infiller.languages, using)
         if reason is not None:
             yield reason
         else:
@@ -152,7 +152,7 @@ async def _rewritten(server: DgemmaServer, kind: ActionKind, snapshot: Snapshot,
 
     answer: Rewrite | NoSuggestion = NoSuggestion.CANCELLED
     try:
-        if (reason := server.kept_out(snapshot)) is not None:
+        if (reason := server.refusal(snapshot)) is not None:
             answer = reason
         else:
             answer = await server.worker.run(steps, lane=Lane.COMMAND, document=snapshot.uri, budget_s=_BUDGET_S)

@@ -69,7 +69,9 @@ async def initialized(server: DgemmaServer, params: types.InitializedParams) -> 
     else:
         infiller, seconds = loading.result(), time.perf_counter() - started
         server.languages = infiller.languages
-        server.shows_others = infiller.copies or ExcerptBudget.within(infiller.prompt_tokens).further_chars > 0
+        server.shows_others = (
+            infiller.uses_project_text or ExcerptBudget.within(infiller.prompt_tokens).further_chars > 0
+        )
         server.become("ready", f"{infiller.name} on {infiller.device}")
         logger.info("model=%s device=%s load_ms=%.0f", infiller.name, infiller.device, 1000 * seconds)
     if showing is not None:

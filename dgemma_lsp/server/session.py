@@ -22,7 +22,7 @@ from dgemma_lsp.documents.notebooks import Notebooks
 from dgemma_lsp.documents.workspace import Workspace
 from dgemma_lsp.pipeline.cleanup import is_undoing
 from dgemma_lsp.pipeline.next_edit import Renames
-from dgemma_lsp.pipeline.suggest import InfillerLike, candidates, closed, suggest
+from dgemma_lsp.pipeline.suggest import InfillerLike, candidates, suggest, why_disabled
 from dgemma_lsp.pipeline.watched import Frame, Frames, Watched, before_cursor
 from dgemma_lsp.server import from_client, to_client, transport
 from dgemma_lsp.server.memory import Memory, Rhythm, Statistics
@@ -113,16 +113,16 @@ class DgemmaServer(transport.StrictServer):
         logger.warning("%s", message)
         self.window_show_message(types.ShowMessageParams(type=kind, message=f"dgemma: {message}"))
 
-    def kept_out(self, snapshot: Snapshot) -> NoSuggestion | None:
+    def refusal(self, snapshot: Snapshot) -> NoSuggestion | None:
         """Why a document is not to be looked at, whatever the model may know."""
         rule = self._rule(snapshot)
         if rule is not None:
             self.rules[snapshot.uri] = rule
             return NoSuggestion.EXCLUDED
         self.rules.pop(snapshot.uri, None)
-        return closed(snapshot, self.languages, self.settings)
+        return why_disabled(snapshot, self.languages, self.settings)
 
-    def without_hidden(self, snapshot: Snapshot) -> Snapshot:
+    def with_allowed_context(self, snapshot: Snapshot) -> Snapshot:
         """With those other documents and files only that the model may be shown, and makes use of."""
         if not self.shows_others:
             return replace(snapshot, others=())
@@ -144,7 +144,7 @@ class DgemmaServer(transport.StrictServer):
         insert: the suggestion then goes on from there.
         """
         using, uri = self.settings, snapshot.uri
-        reason = self.kept_out(snapshot)
+        reason = self.refusal(snapshot)
         known = self.memory.find(snapshot) if reason is None and selected is None and not invoked else None
         if isinstance(known, Suggestion) and is_undoing(known.edit.new_text, snapshot.deleted):
             known = NoSuggestion.UNDOES
@@ -175,7 +175,7 @@ class DgemmaServer(transport.StrictServer):
         chosen = snapshot
         if selected is not None:
             chosen = _after(snapshot, selected)
-        chosen = self.without_hidden(chosen)
+        chosen = self.with_allowed_context(chosen)
         seen = self.notebooks.seen(chosen, self.documents)
         names = self.notebooks.notebook_of(snapshot.uri) is None
 
@@ -207,7 +207,7 @@ class DgemmaServer(transport.StrictServer):
         It is nobody's suggestion: what is typed or asked for meanwhile goes first, and ends it.
         """
         using, loop = self.settings, asyncio.get_running_loop()
-        if (reason := self.kept_out(snapshot)) is not None:
+        if (reason := self.refusal(snapshot)) is not None:
             return reason
 
         def send(frame: Frame) -> None:

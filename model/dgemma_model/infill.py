@@ -27,16 +27,23 @@ from dgemma_model.decoding import beams, review, verified
 from dgemma_model.decoding.causal import fill_log_probabilities, ranked
 from dgemma_model.decoding.constraint import Constraint
 from dgemma_model.decoding.denoised import LINE_TOKENS, DenoisedFill
-from dgemma_model.decoding.line_choice import SIMILAR_LINES, TEXTS_BETWEEN, Texts, is_line_begun, judged, readings
+from dgemma_model.decoding.line_choice import (
+    SIMILAR_LINES,
+    TEXTS_BETWEEN,
+    LineCandidates,
+    is_line_begun,
+    judged,
+    readings,
+)
 from dgemma_model.decoding.prompt_cache import CachedPrompt, PromptCaches
 from dgemma_model.decoding.sampler import Noise, Sampling
 from dgemma_model.decoding.time_budget import within_budget
 from dgemma_model.decoding.width_search import WidthSearch
 from dgemma_model.network.kernels import fastest_products
-from dgemma_model.project.copying import Suggestions
-from dgemma_model.project.judge import Reading
+from dgemma_model.project.copy_model import CopyModel
+from dgemma_model.project.judge import ScoredText
 from dgemma_model.project.similar_lines import similar_lines
-from dgemma_model.project.text_index import Elsewhere
+from dgemma_model.project.text_index import TextIndex
 from dgemma_model.project.texts_between import texts_between
 from dgemma_model.prompt.canvas import Prompt, encode_prompt
 from dgemma_model.prompt.chat import ChatFormat
@@ -62,9 +69,9 @@ class Infiller:
         cache_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`products` is the dtype of the operands of matrix products (`fused.FusedNetwork`), `cache_bytes` what may be
-        kept of prompts; `clock` tells seconds."""
-        self._checkpoint = checkpoint.fused(products)
+        """`products` is the dtype of the operands of matrix products (`served.ServedNetwork`), `cache_bytes` how
+        much may be kept of prompts; `clock` tells seconds."""
+        self._checkpoint = checkpoint.served(products)
         network = self._checkpoint.network
         self._tokenizer = checkpoint.tokenizer
         self._policy = checkpoint.config.policy
@@ -75,7 +82,7 @@ class Infiller:
         )
         budget = cache_bytes if cache_bytes is not None else CACHE_BYTES.get(device.type, CACHE_BYTES["cuda"])
         self._caches = PromptCaches(network, budget)
-        self._elsewhere = Elsewhere(self._tokenizer)
+        self._elsewhere = TextIndex(self._tokenizer)
         self._chat = checkpoint.chat
         self.name = self._policy.name or hub.name_of(checkpoint.directory)
         self.device = str(device)
@@ -151,22 +158,22 @@ class Infiller:
         return self._policy.verify and self._chat is None
 
     @property
-    def copies(self) -> bool:
+    def uses_project_text(self) -> bool:
         """Whether fills make use of `FillRequest.elsewhere` by default."""
         return self._policy.verify and self._policy.copy_weight > 0
 
-    def remember(self, texts: Sequence[str]) -> None:
+    def index_ahead(self, texts: Sequence[str]) -> None:
         """Read `FillRequest.elsewhere` ahead, all of it; a fill itself reads only a little that is new."""
         self._elsewhere.read(texts)
 
-    def considered(self, request: FillRequest) -> list[Reading]:
+    def considered(self, request: FillRequest) -> list[ScoredText]:
         """What the judge is told of each text for the (single) hole of one line, the model's own first.
 
         Raises:
             InfillError: see `fill`.
         """
         check(request)
-        found = list[Reading]()
+        found = list[ScoredText]()
         for _ in self._fill_verified(request, found):
             pass
         return found
@@ -186,17 +193,17 @@ class Infiller:
         else:
             yield from self._fill_denoised(request)
 
-    def _fill_verified(self, request: FillRequest, considered: list[Reading] | None = None) -> Iterator[Draft]:
+    def _fill_verified(self, request: FillRequest, considered: list[ScoredText] | None = None) -> Iterator[Draft]:
         """`considered` takes what the judge is told."""
         excerpt, sampling = request.excerpt, self._sampling(request)
         copy_weight = self._policy.copy_weight if request.copy_weight is None else request.copy_weight
         elsewhere = self._elsewhere.read(request.elsewhere, NEW_CHARS) if copy_weight else []
         draft = Draft(("",), 0, tokens=((),))
-        with self._lent(excerpt) as (cached, prompt):
+        with self._borrowed(excerpt) as (cached, prompt):
             for _ in cached.read_most_of(prompt.ids):
                 yield draft
             suggestions = partial(
-                Suggestions,
+                CopyModel,
                 self._tokenizer,
                 prompt.text,
                 elsewhere,
@@ -232,7 +239,7 @@ class Infiller:
                         yield replace(draft, step=draft.step + other.step)
                     alone, draft = [other.text], replace(draft, step=draft.step + other.step)
                 similar, between = similar_lines(*around, SIMILAR_LINES), texts_between(*around, TEXTS_BETWEEN)
-                texts = Texts([draft.text, *others], similar, between, alone)
+                texts = LineCandidates([draft.text, *others], similar, between, alone)
                 options = readings(cached, prompt, texts, around, self._tokenizer)
                 draft = judged(draft, options, request)
                 if considered is not None:
@@ -244,7 +251,7 @@ class Infiller:
     def _fill_denoised(self, request: FillRequest) -> Iterator[Draft]:
         count = request.excerpt.hole_count
         draft = Draft(("",) * count, 0, tokens=((),) * count)
-        with self._lent(request.excerpt) as (cached, prompt):
+        with self._borrowed(request.excerpt) as (cached, prompt):
             for _ in cached.read_all_of(prompt.ids):
                 yield draft
             denoised = DenoisedFill(self._checkpoint, cached, prompt, request, self._sampling(request))
@@ -266,7 +273,7 @@ class Infiller:
         search = WidthSearch(
             self._checkpoint.network, self._tokenizer, chat, sampling.config, sampling.noise, self._policy.hole_widths
         )
-        with self._lent(request.excerpt) as (cached, prompt):
+        with self._borrowed(request.excerpt) as (cached, prompt):
             for _ in cached.read_all_of(prompt.ids):
                 yield Draft(("",) * count, 0, tokens=((),) * count)
             constrain = Constraint(self._tokenizer, prompt.forced, is_indent_settled=prompt.is_indent_settled).apply
@@ -305,14 +312,14 @@ class Infiller:
     # ---------------------------------------------------------------- prompts
 
     @contextmanager
-    def _lent(self, excerpt: Excerpt) -> Iterator[tuple[CachedPrompt, Prompt]]:
+    def _borrowed(self, excerpt: Excerpt) -> Iterator[tuple[CachedPrompt, Prompt]]:
         """The excerpt's prompt, and what is cached of it. What fails on the device becomes an `InfillError`."""
         if self._chat is None:
             prompt = encode_prompt(excerpt, self._tokenizer, self.prompt_tokens)
         else:
             prompt = self._chat.encode_prompt(excerpt, self.prompt_tokens)
         try:
-            with self._caches.lent(prompt.ids) as cached:
+            with self._caches.borrowed(prompt.ids) as cached:
                 yield cached, prompt
         except RuntimeError as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -323,7 +330,7 @@ class Infiller:
         """The prompt of an excerpt with one hole, all of it cached."""
         if excerpt.hole_count != 1:
             raise InfillError(f"one hole at a time can be judged, not {excerpt.hole_count}")
-        with self._lent(excerpt) as (cached, prompt):
+        with self._borrowed(excerpt) as (cached, prompt):
             for _ in cached.read_all_of(prompt.ids):
                 pass
             yield cached, prompt

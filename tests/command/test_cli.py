@@ -17,13 +17,13 @@ from click.testing import Result
 from model_fixtures import SOURCE, tiny_checkpoint, write_checkpoint
 from typer.testing import CliRunner
 
-from dgemma_lsp.command import cli, terminal
-from dgemma_lsp.command.terminal import END_SIGN, canvas_text
+from dgemma_lsp.command import check, cli, fill
+from dgemma_lsp.command.fill import END_SIGN, canvas_text
 from dgemma_lsp.documents.edits import Edit, Snapshot, Suggestion
 from dgemma_lsp.pipeline.watched import Frame, TokenState
 from dgemma_model.checkpoint.load import embedded_directory
 from dgemma_model.infill import Infiller
-from dgemma_model.network.served import FusedNetwork
+from dgemma_model.network.served import ServedNetwork
 from dgemma_model.request import Draft, DraftToken, FillRequest
 
 HOLED = (
@@ -179,7 +179,7 @@ def test_a_device_that_is_not_there_is_named(file: Path) -> None:
 def test_places_count_lines_and_characters_from_one(tmp_path: Path, content: str, place: str, before: str) -> None:
     path = tmp_path / "a b:c.py"
     path.write_bytes(content.encode())
-    snapshot = terminal.snapshot_at(f"{path}:{place}")
+    snapshot = fill.snapshot_at(f"{path}:{place}")
     assert snapshot.text == content
     assert snapshot.text[: snapshot.offset] == before
     assert (snapshot.language, snapshot.uri) == ("python", path.as_uri())
@@ -188,7 +188,7 @@ def test_places_count_lines_and_characters_from_one(tmp_path: Path, content: str
 @pytest.mark.parametrize(("name", "language"), [("a.pyi", "python"), ("a.rs", "rust"), ("Makefile", "plaintext")])
 def test_a_language_is_told_by_the_ending(tmp_path: Path, name: str, language: str) -> None:
     (tmp_path / name).write_text("x")
-    snapshot = terminal.snapshot_at(f"{tmp_path}/{name}:1:1")
+    snapshot = fill.snapshot_at(f"{tmp_path}/{name}:1:1")
     assert snapshot.language == language
     assert (snapshot.tree is not None) == (language != "plaintext")
 
@@ -280,7 +280,7 @@ def test_a_device_that_fails_is_a_message(file: Path, tmp_path: Path, monkeypatc
     def failing(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access")
 
-    monkeypatch.setattr(FusedNetwork, "encode", failing)
+    monkeypatch.setattr(ServedNetwork, "encode", failing)
     assert_says(invoke("fill", f"{file}:4:9", "--checkpoint", tiny_checkpoint()), "illegal memory access")
     (tmp_path / "tasks.jsonl").write_text('{"id": 1, "prefix": "x = ", "suffix": ""}\n')
     result = invoke("fill", "--batch", tmp_path / "tasks.jsonl", "--checkpoint", tiny_checkpoint())
@@ -296,7 +296,7 @@ def test_a_cursor_in_a_word_gets_its_reason(file: Path) -> None:
 
 def test_a_suggestion_is_shown_in_its_place() -> None:
     snapshot = Snapshot("file:///a.py", None, "python", "1\n2\n3\n4\n5\nx = []\n7\n8\n9\n10\n11\n12\n", 14)
-    shown = terminal.in_place(snapshot.text, Suggestion(snapshot, Edit(15, 16, "0]"), 0.0, 1))
+    shown = fill.in_place(snapshot.text, Suggestion(snapshot, Edit(15, 16, "0]"), 0.0, 1))
     assert shown.plain == "2\n3\n4\n5\nx = [0]\n7\n8\n9\n10"
     assert [shown.plain[span.start : span.end] for span in shown.spans] == ["0]"]
 
@@ -305,7 +305,7 @@ def test_long_lines_are_shown_as_they_are(tmp_path: Path, monkeypatch: pytest.Mo
     def one(snapshot: Snapshot, *_: object, **__: object) -> Iterator[Suggestion]:
         yield Suggestion(snapshot, Edit(snapshot.offset, snapshot.offset, "1"), 0.0, 1)
 
-    monkeypatch.setattr(terminal, "suggest", one)
+    monkeypatch.setattr(fill, "suggest", one)
     long = "value = [" + "some_name, " * 20 + "]"
     (tmp_path / "long.py").write_text(f"{long}\nother = \n")
     shown = invoke("fill", f"{tmp_path}/long.py:2:9", "--checkpoint", tiny_checkpoint()).stdout
@@ -313,7 +313,7 @@ def test_long_lines_are_shown_as_they_are(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_what_is_checked_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal, "_trial_fill", lambda *_: "return 'items[red] [/x]'")
+    monkeypatch.setattr(check, "_trial_fill", lambda *_: "return 'items[red] [/x]'")
     assert "return 'items[red] [/x]'" in invoke("check", "--checkpoint", tiny_checkpoint()).stdout
 
 

@@ -18,9 +18,10 @@ from click.testing import Result
 from model_fixtures import SOURCE, tiny_checkpoint, tiny_infiller
 from typer.testing import CliRunner
 
-from dgemma_lsp.command import evaluate
+from dgemma_lsp.command import eval_run
 from dgemma_lsp.command.cli import app
-from dgemma_lsp.command.evaluate import DIALS, OTHER_WAYS, WAYS, Asked, drawn, fill_case, snapshot_of
+from dgemma_lsp.command.eval_fill import OneWayInfiller, fill_case, snapshot_of
+from dgemma_lsp.command.eval_run import DIALS, OTHER_WAYS, WAYS, drawn
 from dgemma_model.evaluation.baselines import BASELINES
 from dgemma_model.evaluation.cases import Task
 from dgemma_model.evaluation.held_out import Case, case_of_task
@@ -89,7 +90,7 @@ def test_a_document_has_its_holes_open() -> None:
 
 
 def test_an_answer_that_is_known_is_not_asked_for_again() -> None:
-    asked = Asked(tiny_infiller(), {"verify": False, "max_denoising_steps": 2})
+    asked = OneWayInfiller(tiny_infiller(), {"verify": False, "max_denoising_steps": 2})
     request = FillRequest(Excerpt("x = ", "\n"), one_line=True)
     first, again = list(asked.fill(request)), list(asked.fill(request))
     assert again == first[-1:] and first[-1].step <= 3
@@ -129,17 +130,17 @@ def test_tests_judge_a_task(middle: str, passed: bool, monkeypatch: pytest.Monke
 
 
 def test_a_sample_has_some_of_every_kind_and_is_always_the_same() -> None:
-    cases = evaluate.read_cases(None)
+    cases = eval_run.read_cases(None)
     few = drawn(cases, 300)
     assert few == drawn(cases, 300) and {case.kind for case in few} == {case.kind for case in cases}
     for kind in {case.kind for case in cases}:
-        assert sum(case.kind == kind for case in few) >= evaluate.FEWEST
+        assert sum(case.kind == kind for case in few) >= eval_run.FEWEST
     assert 300 <= len(few) <= 400
     assert drawn(cases, None) == drawn(cases, 10**6) == cases
 
 
 def test_all_kinds_are_there() -> None:
-    assert {case.kind for case in evaluate.read_cases(None)} == {
+    assert {case.kind for case in eval_run.read_cases(None)} == {
         *("line", "rest_of_line", "expression", "statement", "block", "span", "empty"),
         *("mid_token", "several", "repair", "tests_line", "tests_block", "quiet"),
     }

@@ -57,7 +57,7 @@ def reference(prompt: Prompt, count: int) -> list[str]:
 @pytest.mark.parametrize("excerpt", EXCERPTS)
 def test_the_likeliest_texts_are_found_and_the_cache_stays_as_it_is(excerpt: Excerpt, count: int) -> None:
     prompt = encode_prompt(excerpt, TOKENIZER, INFILLER.prompt_tokens)
-    with INFILLER._lent(excerpt) as (cached, _):
+    with INFILLER._borrowed(excerpt) as (cached, _):
         for _ in cached.read_all_of(prompt.ids):
             pass
         cached.append([5, 6, 7])  # as a fill leaves it

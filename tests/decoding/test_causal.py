@@ -13,11 +13,11 @@ from model_fixtures import VOCAB_SIZE, lively_network, tiny_config, worst
 from dgemma_model.decoding.causal import next_token_logits
 from dgemma_model.decoding.prompt_cache import CachedPrompt
 from dgemma_model.network.diffusion_gemma import Cache, Network
-from dgemma_model.network.served import FusedNetwork
+from dgemma_model.network.served import ServedNetwork
 from dgemma_model.request import InfillError
 
 NETWORK = lively_network(tiny_config())
-FUSED = FusedNetwork(copy.deepcopy(NETWORK), torch.float32)
+FUSED = ServedNetwork(copy.deepcopy(NETWORK), torch.float32)
 WINDOW = NETWORK.config.sliding_window
 
 few = st.integers(0, 3)  # texts that often begin alike
@@ -29,7 +29,7 @@ prompts = st.lists(few, min_size=1, max_size=3 * WINDOW)
 @settings(max_examples=60, deadline=None)
 @given(prompt=prompts, texts=rows, more=st.lists(few, max_size=4))
 def test_texts_are_read_as_if_each_stood_alone_behind_the_prompt(
-    network: Network | FusedNetwork, prompt: list[int], texts: list[list[int]], more: list[int]
+    network: Network | ServedNetwork, prompt: list[int], texts: list[list[int]], more: list[int]
 ) -> None:
     cached = CachedPrompt(network, Cache(), [])  # type: ignore[arg-type]
     cached.append([*prompt, *more])

@@ -14,7 +14,7 @@ from test_tokenizer import texts
 from torch import Tensor
 
 from dgemma_model.decoding import denoised
-from dgemma_model.decoding.denoised import Kept
+from dgemma_model.decoding.denoised import PartialNoise
 from dgemma_model.decoding.sampler import CanvasStep, denoise
 from dgemma_model.network.diffusion_gemma import Cache
 from dgemma_model.prompt.canvas import encode_prompt
@@ -190,9 +190,9 @@ def test_without_candidates_a_fill_is_as_if_there_were_none() -> None:
 
 def test_kept_positions_are_never_noise() -> None:
     kept = torch.tensor([[5, -1, 7, -1]])
-    drawn = Kept(400, None, kept).draw((2, 4), torch.Generator().manual_seed(0))
+    drawn = PartialNoise(400, None, kept).draw((2, 4), torch.Generator().manual_seed(0))
     assert drawn[:, [0, 2]].tolist() == [[5, 7]] * 2
-    assert Kept(400, 3, kept).draw((2, 4), torch.Generator()).tolist() == [[5, 3, 7, 3]] * 2
+    assert PartialNoise(400, 3, kept).draw((2, 4), torch.Generator()).tolist() == [[5, 3, 7, 3]] * 2
 
 
 @pytest.mark.parametrize(("level", "noised"), [(0.0, 0), (0.3, 3), (0.5, 4), (1.0, 8)])

@@ -40,7 +40,7 @@ def anew(network: Network, ids: list[int]) -> Tensor:
 
 def read(caches: PromptCaches, ids: list[int]) -> Tensor:
     """Logits behind `ids`, whatever is cached re-used."""
-    with caches.lent(ids) as cached:
+    with caches.borrowed(ids) as cached:
         for _ in cached.read_most_of(ids):
             pass
         return cached.append(ids[len(cached.ids) :], last=1)[0]
@@ -134,8 +134,8 @@ def test_what_is_lent_is_nobody_elses() -> None:
     """A fill that is read now and then, with others between, sees its own prompt."""
     caches, ids = PromptCaches(NETWORK, PLENTY), list(range(50, 80))
     read(caches, ids)
-    with caches.lent(ids) as first:
-        with caches.lent(ids) as second:
+    with caches.borrowed(ids) as first:
+        with caches.borrowed(ids) as second:
             assert second is not first and second.cache is not first.cache
             second.append([1, 2, 3])
         first.append(ids[len(first.ids) :])
@@ -145,7 +145,7 @@ def test_what_is_lent_is_nobody_elses() -> None:
 def test_an_error_empties_the_caches() -> None:
     caches, ids = PromptCaches(NETWORK, PLENTY), list(range(30))
     read(caches, ids)
-    with pytest.raises(ValueError, match="something"), caches.lent(list(range(90, 120))):
+    with pytest.raises(ValueError, match="something"), caches.borrowed(list(range(90, 120))):
         raise ValueError("something")
     assert caches.nbytes == 0
     assert worst(read(caches, ids), anew(NETWORK, ids)) < 1e-4
@@ -167,7 +167,7 @@ def test_a_text_longer_than_the_context_is_refused() -> None:
 def test_a_long_prompt_is_read_in_chunks_between_which_one_may_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     counts, ids = encoded_tokens(monkeypatch, NETWORK), [3] * (PREFILL_CHUNK + 90)
     caches = PromptCaches(NETWORK, PLENTY)
-    with caches.lent(ids) as cached:
+    with caches.borrowed(ids) as cached:
         next(cached.read_all_of(ids))
     assert counts == [PREFILL_CHUNK]
     assert worst(read(caches, ids), anew(NETWORK, ids)) < 1e-4

@@ -21,8 +21,8 @@ from dgemma_model.decoding import sampler
 from dgemma_model.decoding.sampler import (
     BLOCK,
     CanvasStep,
+    LogitReading,
     Noise,
-    Reading,
     accept_and_renoise,
     denoise,
     read_logits,
@@ -89,7 +89,7 @@ def reference_entropy(logits: Tensor) -> Tensor:
     return torch.distributions.Categorical(logits=logits, validate_args=False).entropy()
 
 
-def read(logits: Tensor, first: float = 0.5, second: float = 0.5) -> Reading:
+def read(logits: Tensor, first: float = 0.5, second: float = 0.5) -> LogitReading:
     """One look at [N, V] logits, which stay as they are."""
     return read_logits(logits.clone(), torch.tensor([[first], [second]]).expand(2, len(logits)))
 

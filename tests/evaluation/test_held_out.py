@@ -26,7 +26,7 @@ from dgemma_model.evaluation.held_out import (
     read_several,
     repair_cases,
 )
-from dgemma_model.train import evaluate, several_holes
+from dgemma_model.train import cut_held_out, several_holes
 from dgemma_model.train.corpus import HELD_OUT
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +104,7 @@ def test_a_task_is_filled_as_far_as_its_kind_says(
 
 def test_the_committed_holes_are_as_described() -> None:
     assert [h.id for h in HOLES] == list(range(len(HOLES)))
-    assert Counter(h.kind for h in HOLES) == Counter(evaluate.COUNTS) + Counter(expression=240)  # these were added
+    assert Counter(h.kind for h in HOLES) == Counter(cut_held_out.COUNTS) + Counter(expression=240)  # these were added
     assert {h.kind for h in HOLES} == {*COMMITTED_KINDS}
     assert {h.package for h in HOLES} == HELD_OUT
     assert all(h.licence and len(h.sha256) == 64 and h.path.endswith(".py") for h in HOLES)

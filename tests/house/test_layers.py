@@ -44,17 +44,14 @@ LOADERS = {"dgemma_lsp.server.server", "dgemma_lsp.command"}
 LOADED = {"dgemma_model.infill", "dgemma_model.checkpoint", "dgemma_model.bench"}
 JUDGES = {"dgemma_model.evaluation"}
 """Who judges fills, without tensors: for `eval` alone."""
-TENSORS = {
-    f"dgemma_model.{name}"
-    for name in ("network", "checkpoint", "decoding", "project.judge", "train", "infill", "bench")
-}
+TENSORS = {f"dgemma_model.{name}" for name in ("network", "checkpoint", "decoding", "train", "infill", "bench")}
 NO_TENSORS = {"dgemma_model.checkpoint.config", "dgemma_model.checkpoint.hub", "dgemma_model.decoding.time_budget"}
 """Modules of those rooms that do without."""
 
 HANDLERS = {f"dgemma_lsp.server.{name}" for name in ("server", "session", "completions", "code_actions")}
 
 HOMES = {
-    "torch": TENSORS | {"dgemma_lsp.command.terminal"},  # `dgemma-lsp check` reports on it
+    "torch": TENSORS | {"dgemma_lsp.command.check"},  # `dgemma-lsp check` reports on it
     "safetensors": {"dgemma_model.checkpoint", "dgemma_model.train"},
     "tokenizers": {"dgemma_model.prompt.tokenizer", "dgemma_model.train.corpus"},
     "transformers": {"dgemma_model.train", "dgemma_model.bench"},
@@ -181,7 +178,7 @@ def test_packages_import_the_standard_library_only() -> None:
         ("dgemma_lsp.server.server", "from dgemma_model.network import served"),
         ("dgemma_lsp.pipeline.suggest", "import torch.nn as nn"),
         ("dgemma_lsp.command.bench", "from dgemma_model.evaluation.report import Row"),
-        ("dgemma_lsp.command.evaluate", "from dgemma_model.train.evaluate import held_out_files"),
+        ("dgemma_lsp.command.eval_run", "from dgemma_model.train.losses import held_out_files"),
         ("dgemma_model.source.excerpt", "from tree_sitter import Parser"),
         ("dgemma_model.infill", "from transformers import AutoTokenizer"),
         ("dgemma_lsp.pipeline.suggest", "from threading import Lock"),

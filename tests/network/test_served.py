@@ -12,22 +12,22 @@ from test_network import VARIANTS, ids, our_logits, pair
 from torch import Tensor
 
 from dgemma_model.network.diffusion_gemma import Cache, Network
-from dgemma_model.network.served import QUERY_CHUNK, FusedNetwork, StaticStep
+from dgemma_model.network.served import QUERY_CHUNK, ServedNetwork, StaticStep
 
 CLOSE = 1e-4
 VOCAB = 61
 
 
 @cache
-def both(variant: str = "several experts") -> tuple[Network, FusedNetwork]:
+def both(variant: str = "several experts") -> tuple[Network, ServedNetwork]:
     """The same weights plain and fused."""
     plain = pair(variant).ours
-    return plain, FusedNetwork(copy.deepcopy(plain), torch.float32)
+    return plain, ServedNetwork(copy.deepcopy(plain), torch.float32)
 
 
 @torch.no_grad()
 def fused_logits(
-    network: FusedNetwork,
+    network: ServedNetwork,
     prompt: Tensor,
     canvas: Tensor,
     conditioning: Tensor | None = None,
@@ -125,7 +125,7 @@ def test_scalars_and_dense_layers_are_kept() -> None:
         layer.post_feedforward_layernorm_2.weight.zero_()
     plain.layers[0].layer_scalar.fill_(1.0)
     plain.find_dense_layers()
-    fused = FusedNetwork(copy.deepcopy(plain), torch.float32)
+    fused = ServedNetwork(copy.deepcopy(plain), torch.float32)
     expected, given = our_logits(plain, ids(1, 9), ids(1, 4)), fused_logits(fused, ids(1, 9), ids(1, 4))
     assert worst(given[0], expected[0]) < CLOSE
     assert worst(given[1], expected[1]) < CLOSE
@@ -134,7 +134,7 @@ def test_scalars_and_dense_layers_are_kept() -> None:
 def test_the_plain_network_shares_the_joined_weights() -> None:
     plain = random_network(tiny_config())
     before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
-    fused = FusedNetwork(plain, torch.float32)
+    fused = ServedNetwork(plain, torch.float32)
     assert all(torch.equal(tensor, before[name]) for name, tensor in plain.state_dict().items())
     joined = fused._layers[0]._qkv._weight
     assert plain.layers[0].self_attn.k_proj.weight.untyped_storage().data_ptr() == joined.untyped_storage().data_ptr()
@@ -159,7 +159,7 @@ def test_a_step_at_fixed_addresses_equals_one_that_grows_with_the_prompt(variant
 @torch.inference_mode()
 def test_a_gpu_in_bfloat16_is_near_the_processor_in_float32() -> None:
     plain = random_network(tiny_config(hidden_size=32, moe_intermediate_size=16))
-    on_gpu = FusedNetwork(copy.deepcopy(plain).to("cuda", torch.bfloat16), torch.bfloat16)
+    on_gpu = ServedNetwork(copy.deepcopy(plain).to("cuda", torch.bfloat16), torch.bfloat16)
     prompt, canvas, signal = ids(1, 30), ids(1, 8), torch.randn(1, 8, plain.config.vocab_size)
     expected = our_logits(plain, prompt, canvas, signal)
     for _ in range(2):  # recorded, then replayed
@@ -173,7 +173,7 @@ def test_bfloat16_products_are_near_float32() -> None:
     for layer in plain.decoder_layers():  # a rounding that sends a token to another expert is no small difference
         layer.post_feedforward_layernorm_2.weight.zero_()
     plain.find_dense_layers()
-    fused = FusedNetwork(copy.deepcopy(plain), torch.bfloat16)
+    fused = ServedNetwork(copy.deepcopy(plain), torch.bfloat16)
     prompt, canvas, signal = ids(2, 40), ids(2, 8, seed=1), torch.randn(2, 8, plain.config.vocab_size)
     expected, given = our_logits(plain, prompt, canvas, signal), fused_logits(fused, prompt, canvas, signal)
     for ours, theirs in zip(given, expected, strict=True):

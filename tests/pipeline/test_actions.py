@@ -25,7 +25,7 @@ class FakeInfiller:
     """Says one list of fills after the other, the last one again and again, and remembers what it was asked."""
 
     name, device, threshold, languages, prompt_tokens = "fake", "none", -1.0, None, 512
-    copies = False
+    uses_project_text = False
 
     def __init__(self, *said: tuple[str, ...]) -> None:
         self.said = list(said)

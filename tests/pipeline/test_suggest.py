@@ -18,7 +18,7 @@ class FakeInfiller:
     """Yields the drafts it was made with, and remembers what it was asked."""
 
     name, device, threshold, prompt_tokens = "fake", "none", -1.0, 512
-    copies = False
+    uses_project_text = False
 
     def __init__(self, *drafts: Draft, languages: frozenset[str] | None = None) -> None:
         self.drafts, self.languages = drafts, languages

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from dgemma_lsp.command import evaluate
+from dgemma_lsp.command.eval_fill import snapshot_of
 from dgemma_lsp.pipeline import context
-from dgemma_model.evaluation.held_out import read_holes
+from dgemma_model.evaluation.held_out import case_of, read_holes
 from dgemma_model.evaluation.surroundings import in_its_file, nearby_of
 from dgemma_model.infill import Infiller
 from dgemma_model.request import FillRequest
@@ -21,12 +21,12 @@ def test_what_is_judged_likely_right_is_right_and_more_often_than_what_was_writt
     holes = [hole for hole in read_holes() if hole.kind in ("line", "rest_of_line", "expression")]
     taken, written = list[tuple[float, bool]](), 0
     for hole in random.Random(3).sample(holes, COUNT):
-        case = in_its_file(evaluate.case_of(hole))
-        snapshot, at = evaluate.snapshot_of(case)
+        case = in_its_file(case_of(hole))
+        snapshot, at = snapshot_of(case)
         snapshot = replace(snapshot, nearby=nearby_of(case))
         excerpt = context.excerpt(snapshot, at, ExcerptBudget.within(infiller.prompt_tokens))
         elsewhere = context.elsewhere(snapshot, excerpt)
-        infiller.remember(elsewhere)
+        infiller.index_ahead(elsewhere)
         options = infiller.considered(FillRequest(excerpt, elsewhere, one_line=True))
         right = hole.middle.rstrip()
         best = max(options, key=lambda reading: reading.log_odds)

@@ -12,9 +12,9 @@ from model_fixtures import tiny_infiller
 from dgemma_model.checkpoint.load import embedded_directory
 from dgemma_model.infill import Infiller
 from dgemma_model.project import text_index
-from dgemma_model.project.copying import PromptCopies
+from dgemma_model.project.copy_model import PromptCopies
 from dgemma_model.project.similar_lines import most_similar_line
-from dgemma_model.project.text_index import Elsewhere, Piece, split
+from dgemma_model.project.text_index import IndexedText, TextIndex, split
 from dgemma_model.prompt.tokenizer import Tokenizer
 from dgemma_model.request import Excerpt, FillRequest
 
@@ -26,7 +26,7 @@ ids = st.lists(st.integers(0, 3), max_size=20)
 
 @given(code)
 def test_lines_have_the_tokens_that_the_whole_text_has(text: str) -> None:
-    assert [i for piece in Elsewhere(TOKENIZER).read([text]) for i in piece.ids] == TOKENIZER.encode(text)
+    assert [i for piece in TextIndex(TOKENIZER).read([text]) for i in piece.ids] == TOKENIZER.encode(text)
 
 
 @given(st.lists(code, max_size=4).map("".join), st.integers(1, 20))
@@ -41,14 +41,17 @@ def test_pieces_are_the_text_and_end_with_their_lines(text: str, size: int) -> N
 
 
 def test_the_nearest_of_equal_matches_is_copied() -> None:
-    far, near = Piece("", [1, 2, 7, 7]), Piece("", [1, 2, 8, 8, 8])
+    far, near = IndexedText("", [1, 2, 7, 7]), IndexedText("", [1, 2, 8, 8, 8])
     assert PromptCopies([1, 2], [far, near]).continuation() == (2, [8, 8, 8])
     assert PromptCopies([1, 2, 9, 1, 2], [far, near]).continuation() == (2, [9, 1, 2])
     assert PromptCopies([5, 1, 2, 9, 5, 1, 2], [far]).continuation()[0] == 3
 
 
 def test_a_line_elsewhere_is_found_by_its_neighbours() -> None:
-    there = Piece("", []), Piece("a = 1\n\nwith open(path) as stream:\n    data = load(stream)\n    check(data)\n", [])
+    there = (
+        IndexedText("", []),
+        IndexedText("a = 1\n\nwith open(path) as stream:\n    data = load(stream)\n    check(data)\n", []),
+    )
     assert most_similar_line("with open(path) as stream:\n    ", "\n    check(data)\n", there) == "data = load(stream)"
     assert most_similar_line("with open(path) as stream:\n    da", "\n    check(data)\n", there) == "ta = load(stream)"
     assert most_similar_line("with open(path) as stream:\n    x", "\n    check(data)\n", there) == ""
@@ -57,7 +60,7 @@ def test_a_line_elsewhere_is_found_by_its_neighbours() -> None:
 
 def test_a_fill_reads_only_so_much_that_is_new_the_nearest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_index, "PIECE_CHARS", 4_000)
-    memory = Elsewhere(TOKENIZER)
+    memory = TextIndex(TOKENIZER)
     assert [piece.text for piece in memory.read(["far", FILE, "near"], limit=9_000)] == [*split(FILE)[-2:], "near"]
     assert [piece.text for piece in memory.read(["far", FILE], limit=4_000)] == list(split(FILE)[-3:])
     assert [piece.text for piece in memory.read(["far", FILE])] == ["far", *split(FILE)]
@@ -66,7 +69,7 @@ def test_a_fill_reads_only_so_much_that_is_new_the_nearest_first(monkeypatch: py
 
 def test_what_was_not_asked_for_longest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_index, "MOST_CHARS", 10)
-    memory = Elsewhere(TOKENIZER)
+    memory = TextIndex(TOKENIZER)
     memory.read(["aaaa", "bbbb"])
     memory.read(["aaaa", "cccc"])
     assert [piece.text for piece in memory.read(["aaaa", "bbbb", "cccc"], limit=0)] == ["aaaa", "cccc"]

@@ -25,7 +25,7 @@ class FakeInfiller:
     """Says one thing."""
 
     name, device, threshold, languages, prompt_tokens = "fake", "none", -1.0, None, 512
-    copies = False
+    uses_project_text = False
 
     def __init__(self, text: str) -> None:
         self.text = text

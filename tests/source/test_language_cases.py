@@ -60,7 +60,7 @@ class Writer:
     """A model that writes the same whatever it is asked."""
 
     name, device, threshold, languages, prompt_tokens = "writer", "none", -1.0, None, 512
-    copies = False
+    uses_project_text = False
 
     def __init__(self, text: str, *, complete: bool) -> None:
         self.draft = Draft((text,), step=1, done=True, complete=complete, score=0.0)

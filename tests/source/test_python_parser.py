@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from dgemma_model.source import python_parser, syntax
-from dgemma_model.source.python_parser import finds_fault, objects
+from dgemma_model.source.python_parser import finds_fault, python_rejects
 
 SOURCES = sorted(Path(python_parser.__file__).parents[1].rglob("*.py"))
 
 
 def objected(marked: str, new: str, *, may_be_newer: bool = False) -> bool:
     before, after = marked.split("▮")
-    return objects(before + after, len(before), len(before), new, may_be_newer=may_be_newer)
+    return python_rejects(before + after, len(before), len(before), new, may_be_newer=may_be_newer)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,6 @@ def test_no_line_that_someone_wrote_is_objected_to() -> None:
                     and syntax.kind_at(tree, start + at) is syntax.CursorKind.CODE
                 ):
                     without = text[: start + at] + text[start + len(line) :]
-                    assert not objects(without, start + at, start + at, line[at:]), (path.name, number + 1, at)
+                    assert not python_rejects(without, start + at, start + at, line[at:]), (path.name, number + 1, at)
                     judged += 1
     assert judged > 300

@@ -30,7 +30,7 @@ class FakeInfiller:
     languages = None
     threshold = -1.0
     prompt_tokens = int(os.environ.get("FAKE_PROMPT", "512"))
-    copies = False
+    uses_project_text = False
 
     def __init__(self) -> None:
         self.text: str | list[str] = "value"

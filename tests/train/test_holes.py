@@ -18,7 +18,7 @@ from dgemma_lsp.pipeline import context
 from dgemma_model.prompt.canvas import encode_prompt
 from dgemma_model.source import syntax
 from dgemma_model.source.excerpt import ExcerptBudget
-from dgemma_model.train.holes import MAX_HOLE_CHARS, MIX, Hole, HoleCutter, HoleKind, draw_kind
+from dgemma_model.train.holes import MAX_HOLE_CHARS, MIX, CutHole, HoleCutter, HoleKind, draw_kind
 
 TOKENIZER = tiny_tokenizer()
 
@@ -44,7 +44,7 @@ CUTTERS = [HoleCutter(SOURCE), HoleCutter(ODD)]
 KINDS: list[HoleKind] = list(get_args(HoleKind))
 
 
-def holes(kind: HoleKind, cutter: HoleCutter, count: int = 150) -> list[Hole]:
+def holes(kind: HoleKind, cutter: HoleCutter, count: int = 150) -> list[CutHole]:
     rng = random.Random(0)
     cut = [cutter.cut(kind, rng) for _ in range(count)]
     found = [hole for hole in cut if hole is not None]
@@ -153,7 +153,7 @@ def test_the_same_seed_cuts_the_same_holes() -> None:
 LONG = "\n\n".join(SOURCE.replace("Account", f"Account{number}") for number in range(4))
 
 
-def opened(text: str, hole: Hole) -> Snapshot:
+def opened(text: str, hole: CutHole) -> Snapshot:
     """The file as an editor has it while the hole is still to be written, with the cursor there."""
     document = text[: hole.start] + text[hole.end :]
     return Snapshot("file:///a.py", 1, "python", document, hole.start, syntax.parse("python", document))

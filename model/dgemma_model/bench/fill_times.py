@@ -15,7 +15,7 @@ from dgemma_model.checkpoint import load as checkpoints
 from dgemma_model.infill import Infiller
 from dgemma_model.network.diffusion_gemma import Network
 from dgemma_model.network.kernels import fastest_products
-from dgemma_model.network.served import FusedNetwork
+from dgemma_model.network.served import ServedNetwork
 from dgemma_model.request import FillRequest
 
 WRITTEN = 64
@@ -25,7 +25,7 @@ WRITTEN = 64
 class _Clocked:
     """A network that adds up the time spent in it."""
 
-    def __init__(self, network: Network | FusedNetwork) -> None:
+    def __init__(self, network: Network | ServedNetwork) -> None:
         self._network = network
         self.seconds = 0.0
 
@@ -50,12 +50,12 @@ def warm_fills(directory: Path | None, device: torch.device, repeats: int) -> di
     spent in the network."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     loaded = checkpoints.load(directory or checkpoints.embedded_directory(), device, dtype)
-    served = loaded.fused(fastest_products(device))
+    served = loaded.served(fastest_products(device))
     clock = _Clocked(served.network)
     infiller = Infiller(replace(served, network=cast(Any, clock)), device)
     times, shares, steps = [], [], []
     for excerpt, elsewhere in places(repeats, 0):
-        infiller.remember(elsewhere)
+        infiller.index_ahead(elsewhere)
         request = FillRequest(excerpt, elsewhere, one_line=True, max_tokens=48)
         for prefix in (excerpt.prefix, excerpt.prefix + "x"):
             clock.seconds, started = 0.0, time.perf_counter()
@@ -75,7 +75,7 @@ def written_fills(directory: Path | None, device: torch.device, repeats: int) ->
     infiller = Infiller.load(None if directory is None else str(directory), str(device))
     found: dict[str, dict[str, list[float]]] = {name: {"ms": [], "tokens": [], "passes": []} for name in WRITTEN_WAYS}
     for number, (excerpt, elsewhere) in enumerate(places(repeats, 4 * WRITTEN)):
-        infiller.remember(elsewhere)
+        infiller.index_ahead(elsewhere)
         request = FillRequest(excerpt, elsewhere, max_tokens=WRITTEN, verify=True)
         for _ in infiller.fill(replace(request, max_tokens=1)):
             pass  # the prompt is cached now

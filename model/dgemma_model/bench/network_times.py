@@ -35,7 +35,7 @@ class _Ours:
 
     def __init__(self, loaded: checkpoints.Checkpoint, products: torch.dtype, prompt: Tensor) -> None:
         self._loaded, self._prompt = loaded, prompt
-        self.network, self.cache = loaded.fused(products).network, Cache()
+        self.network, self.cache = loaded.served(products).network, Cache()
         self.network.encode(prompt, self.cache)
 
     def encode(self, prompt: Tensor) -> object:

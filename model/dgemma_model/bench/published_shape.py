@@ -13,7 +13,7 @@ from dgemma_model.bench.network_times import CANVASES
 from dgemma_model.bench.timing import BenchError, peak_memory_mb, summary, timed
 from dgemma_model.network.config import LayerConfig, NetworkConfig
 from dgemma_model.network.diffusion_gemma import Cache, Network
-from dgemma_model.network.served import FusedNetwork
+from dgemma_model.network.served import ServedNetwork
 
 PROMPT_TOKENS = 1024
 """Length of the prompt before a canvas of the published shape."""
@@ -66,7 +66,7 @@ def measure_shape(config: NetworkConfig, device: torch.device, repeats: int) -> 
     for tensor in plain.state_dict().values():
         tensor.normal_(0, 0.02) if tensor.dim() > 1 else tensor.fill_(1.0)
     plain.build_rotary(device)
-    network, cache = FusedNetwork(plain, torch.bfloat16), Cache()
+    network, cache = ServedNetwork(plain, torch.bfloat16), Cache()
     network.encode(torch.randint(config.vocab_size, (1, PROMPT_TOKENS), device=device), cache)
     block = torch.empty(1 << 30, dtype=torch.uint8, device=device)
     target = torch.empty_like(block)
@@ -83,6 +83,6 @@ def measure_shape(config: NetworkConfig, device: torch.device, repeats: int) -> 
     return report | {"peak_memory_mb": peak_memory_mb(device)}
 
 
-def shape_step(network: FusedNetwork, canvas: Tensor, cache: Cache, expected: Tensor) -> None:
+def shape_step(network: ServedNetwork, canvas: Tensor, cache: Cache, expected: Tensor) -> None:
     """A decoder step with its logits."""
     network.logits(network.decode(canvas, cache, expected=expected))

@@ -24,7 +24,7 @@ from dgemma_model.checkpoint.config import CheckpointConfig
 from dgemma_model.checkpoint.published_layout import _names
 from dgemma_model.network.config import ConfigError, NetworkConfig
 from dgemma_model.network.diffusion_gemma import Network
-from dgemma_model.network.served import FusedNetwork
+from dgemma_model.network.served import ServedNetwork
 from dgemma_model.prompt.chat import ChatFormat, ChatFrame, ChatTemplateError
 from dgemma_model.prompt.tokenizer import Tokenizer, TokenizerError
 
@@ -43,17 +43,17 @@ class Checkpoint:
 
     directory: Path
     config: CheckpointConfig
-    network: Network | FusedNetwork
+    network: Network | ServedNetwork
     tokenizer: Tokenizer
     skipped: int
     """Number of tensors of the vision tower that were left on disk."""
     chat: ChatFormat | None = None
     """How to ask it, if not in this repository's own prompts."""
 
-    def fused(self, products: torch.dtype) -> Checkpoint:
+    def served(self, products: torch.dtype) -> Checkpoint:
         """The same with its network as it is served, `products` being the dtype of operands (fused.py)."""
         network = self.network
-        return replace(self, network=FusedNetwork(network, products) if isinstance(network, Network) else network)
+        return replace(self, network=ServedNetwork(network, products) if isinstance(network, Network) else network)
 
 
 def embedded_directory() -> Path:

@@ -32,7 +32,7 @@ RENOISE_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Kept(Noise):
+class PartialNoise(Noise):
     """Noise that never falls on what is kept: such a position holds its token until the network says otherwise."""
 
     ids: Tensor | None = None
@@ -144,7 +144,7 @@ class DenoisedFill:
                 f"{self._context}; ask for fewer holes or with less text between them"
             )
         sampling, rows = self._sampling, self._request.candidates
-        noise = Kept(sampling.noise.vocab_size, sampling.noise.mask_id, kept)
+        noise = PartialNoise(sampling.noise.vocab_size, sampling.noise.mask_id, kept)
         shape = (rows, len(layout.ids))
         pinned = torch.tensor([layout.pinned], device=kept.device).expand(shape)
         fixed = torch.tensor([layout.ids], device=kept.device).expand(shape)
@@ -166,10 +166,10 @@ class DenoisedFill:
             placed = torch.where(step.accepted & ~pinned, step.next_canvas, torch.where(changed, step.best, placed))
             self._latest = self._draft(step, layout)
             yield self._latest
-            if rule.should_stop(steps, self._is_read(step.best, layout, forced)):
+            if rule.should_stop(steps, self._counted_positions(step.best, layout, forced)):
                 return
 
-    def _is_read(self, best: Tensor, layout: Layout, forced: bytes) -> Tensor:
+    def _counted_positions(self, best: Tensor, layout: Layout, forced: bytes) -> Tensor:
         """[B, L] bool: the positions of holes up to the end of each; what stands behind it does not matter."""
         is_read = torch.zeros(best.shape, dtype=torch.bool)
         for row, ids in enumerate(best.tolist()):

@@ -10,9 +10,9 @@ import torch
 
 from dgemma_model.decoding.causal import fill_log_probabilities
 from dgemma_model.decoding.prompt_cache import CachedPrompt
-from dgemma_model.project.judge import Reading
+from dgemma_model.project.judge import ScoredText
 from dgemma_model.project.similar_lines import SimilarLine
-from dgemma_model.project.text_index import Piece
+from dgemma_model.project.text_index import IndexedText
 from dgemma_model.project.texts_between import TextBetween, occurrences
 from dgemma_model.prompt.canvas import Prompt
 from dgemma_model.prompt.tokenizer import Tokenizer
@@ -30,12 +30,12 @@ _LONGEST = 300
 """Code points of a text from elsewhere, at most."""
 
 
-Around = tuple[str, str, Sequence[Piece]]
+Surroundings = tuple[str, str, Sequence[IndexedText]]
 """What stands before the hole, behind it, and elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class LineCandidates:
     """What may be missing in a line."""
 
     written: Sequence[str]
@@ -48,7 +48,9 @@ class Texts:
     """What the head alone would write, the likeliest first."""
 
 
-def readings(cached: CachedPrompt, prompt: Prompt, texts: Texts, around: Around, tokenizer: Tokenizer) -> list[Reading]:
+def readings(
+    cached: CachedPrompt, prompt: Prompt, texts: LineCandidates, around: Surroundings, tokenizer: Tokenizer
+) -> list[ScoredText]:
     """What is known of each of `texts` for a line, none twice; all are read in one pass."""
     places = {line.text: (place, line.likeness) for place, line in enumerate(texts.similar)}
     ranks = {each.text: (place, each.closeness) for place, each in enumerate(texts.between)}
@@ -64,7 +66,7 @@ def readings(cached: CachedPrompt, prompt: Prompt, texts: Texts, around: Around,
         place, likeness = places.get(text, (None, 0.0))
         rank, closeness = ranks.get(text, (None, 0.0))
         found.append(
-            Reading(
+            ScoredText(
                 text=text,
                 log_probability=float(likelihoods[number]),
                 tokens=len(read[number]),
@@ -86,7 +88,7 @@ def is_line_begun(excerpt: Excerpt) -> bool:
     return bool((excerpt.prefix.rpartition("\n")[2] + excerpt.suffix.partition("\n")[0]).strip())
 
 
-def judged(draft: Draft, options: Sequence[Reading], request: FillRequest) -> Draft:
+def judged(draft: Draft, options: Sequence[ScoredText], request: FillRequest) -> Draft:
     """The text that is most likely right of a finished draft of one line and all `options`, of which it is one; with
     the best of all as `candidates` where the request wants several.
 

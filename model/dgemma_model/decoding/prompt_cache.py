@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dgemma_model.network.diffusion_gemma import Cache, Network
-from dgemma_model.network.served import FusedNetwork
+from dgemma_model.network.served import ServedNetwork
 from dgemma_model.request import InfillError
 
 PREFILL_CHUNK = 256
@@ -26,7 +26,7 @@ PREFILL_CHUNK = 256
 class CachedPrompt:
     """Tokens with their keys and values, behind which fills are written."""
 
-    def __init__(self, network: Network | FusedNetwork, cache: Cache, ids: list[int]) -> None:
+    def __init__(self, network: Network | ServedNetwork, cache: Cache, ids: list[int]) -> None:
         self.network = network
         self.cache = cache
         self.ids = ids
@@ -78,7 +78,7 @@ class CachedPrompt:
 class PromptCaches:
     """The prompts of the latest fills, least recently used out, within a budget of bytes."""
 
-    def __init__(self, network: Network | FusedNetwork, budget_bytes: int) -> None:
+    def __init__(self, network: Network | ServedNetwork, budget_bytes: int) -> None:
         self._network = network
         self._budget_bytes = budget_bytes
         self._kept: list[CachedPrompt] = []  # the latest last
@@ -86,7 +86,7 @@ class PromptCaches:
         """Bytes of all that is kept."""
 
     @contextmanager
-    def lent(self, ids: Sequence[int]) -> Iterator[CachedPrompt]:
+    def borrowed(self, ids: Sequence[int]) -> Iterator[CachedPrompt]:
         """A cached beginning of `ids`, the longest there is, without the last token (its logits are wanted).
 
         Nobody else gets it meanwhile; it is kept afterwards, with whatever was appended, unless an error passed

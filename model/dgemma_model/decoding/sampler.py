@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dgemma_model.checkpoint.config import SamplerConfig
 from dgemma_model.network.diffusion_gemma import Cache, Network
-from dgemma_model.network.served import FusedNetwork
+from dgemma_model.network.served import ServedNetwork
 from dgemma_model.network.threads import THREADS
 
 
@@ -63,7 +63,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class LogitReading:
     """What one look at the logits of N positions gives, [N] each."""
 
     best: Tensor
@@ -79,7 +79,7 @@ READ_AT_ONCE = 1 << 24
 """Scores that are read together; bounds what a large vocabulary takes beside its logits."""
 
 
-def read_logits(logits: Tensor, uniform: Tensor) -> Reading:
+def read_logits(logits: Tensor, uniform: Tensor) -> LogitReading:
     """The most likely token of each position, its probability, the entropy in nats, and a sample.
 
     `logits` [N, V] float32, with -inf where a token must not be said, *become probabilities in place*. `uniform`
@@ -89,10 +89,10 @@ def read_logits(logits: Tensor, uniform: Tensor) -> Reading:
     rows = max(1, READ_AT_ONCE // logits.shape[1])
     parts = list(map(_read, torch.split(logits, rows), torch.split(uniform, rows, dim=1)))
     columns = zip(*((part.best, part.confidence, part.entropy, part.sampled) for part in parts), strict=True)
-    return parts[0] if len(parts) == 1 else Reading(*map(torch.cat, columns))
+    return parts[0] if len(parts) == 1 else LogitReading(*map(torch.cat, columns))
 
 
-def _read(logits: Tensor, uniform: Tensor) -> Reading:
+def _read(logits: Tensor, uniform: Tensor) -> LogitReading:
     positions, vocabulary = logits.shape
     size = BLOCK if vocabulary % BLOCK == 0 else vocabulary
 
@@ -112,7 +112,7 @@ def _read(logits: Tensor, uniform: Tensor) -> Reading:
     within = block(probabilities, number).cumsum(-1)
     sampled = number * size + torch.searchsorted(within, second * within[:, -1:], right=True)
     logits.copy_(probabilities)
-    return Reading(best[:, 0], confidence[:, 0], entropy, sampled[:, 0])
+    return LogitReading(best[:, 0], confidence[:, 0], entropy, sampled[:, 0])
 
 
 def accept_and_renoise(sampled: Tensor, entropy: Tensor, noise: Tensor, entropy_bound: float) -> tuple[Tensor, Tensor]:
@@ -134,7 +134,7 @@ def temperature(config: SamplerConfig, steps_left: int) -> float:
 
 @torch.inference_mode()
 def denoise(
-    network: Network | FusedNetwork,
+    network: Network | ServedNetwork,
     cache: Cache,
     canvas: Tensor,
     pinned: Tensor,

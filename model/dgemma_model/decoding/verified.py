@@ -25,7 +25,7 @@ from dgemma_model.decoding.prompt_cache import CachedPrompt
 from dgemma_model.decoding.sampler import Sampling, denoise
 from dgemma_model.decoding.stopping import is_looping
 from dgemma_model.network.threads import THREADS
-from dgemma_model.project.copying import Suggestions
+from dgemma_model.project.copy_model import CopyModel
 from dgemma_model.prompt.canvas import Prompt, read_fill
 from dgemma_model.prompt.tokenizer import Tokenizer
 from dgemma_model.request import Draft, Drafting, DraftToken, FillRequest
@@ -45,12 +45,12 @@ def fill(
     prompt: Prompt,
     request: FillRequest,
     sampling: Sampling,
-    suggestions: Suggestions,
+    suggestions: CopyModel,
 ) -> Iterator[Draft]:
     """Yield a draft after each pass; the last one is whole. `cached` holds a beginning of the prompt; `suggestions` are
     fresh ones, of copies."""
     tokenizer, policy = checkpoint.tokenizer, checkpoint.config.policy
-    text = Written(
+    text = CausalText(
         tokenizer,
         prompt,
         suggestions,
@@ -82,14 +82,14 @@ def fill(
         yield text.draft(passes)
 
 
-class Written:
+class CausalText:
     """What the causal head has written so far."""
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         prompt: Prompt,
-        suggestions: Suggestions,
+        suggestions: CopyModel,
         *,
         limit: int,
         one_line: bool,
@@ -219,7 +219,7 @@ class _DenoisedDrafts:
     _misses: int = 0
     _held_up: bool = False
 
-    def steps(self, text: Written, steps: int, asked_steps: int | None) -> Iterator[tuple[DraftToken, ...]]:
+    def steps(self, text: CausalText, steps: int, asked_steps: int | None) -> Iterator[tuple[DraftToken, ...]]:
         """Denoise what follows `text`, whose last token is not cached yet; yields what to show after each step."""
         tokenizer, noise, generator = self.checkpoint.tokenizer, self.sampling.noise, self.sampling.generator
         widths = sorted(self.checkpoint.config.policy.canvas_lengths)

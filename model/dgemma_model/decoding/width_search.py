@@ -20,7 +20,7 @@ from dgemma_model.checkpoint.config import SamplerConfig
 from dgemma_model.decoding.sampler import CanvasStep, Noise, denoise
 from dgemma_model.decoding.stopping import AnyOf, NothingLeft, StableAndConfident
 from dgemma_model.network.diffusion_gemma import Cache, Network
-from dgemma_model.network.served import FusedNetwork
+from dgemma_model.network.served import ServedNetwork
 from dgemma_model.prompt.canvas import Layout, Prompt, read_fill
 from dgemma_model.prompt.chat import ChatFormat
 from dgemma_model.prompt.tokenizer import Tokenizer
@@ -34,7 +34,7 @@ LEAD_TOKENS = 4
 class WidthSearch:
     """Fills holes of several widths at once with one checkpoint."""
 
-    network: Network | FusedNetwork
+    network: Network | ServedNetwork
     tokenizer: Tokenizer
     chat: ChatFormat
     config: SamplerConfig

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from dgemma_model.evaluation.held_out import Case
 from dgemma_model.project.similar_lines import most_similar_line
-from dgemma_model.project.text_index import Piece, split
+from dgemma_model.project.text_index import IndexedText, split
 
 CONSTANTS = ("else:", "return None", "return True")
 Baseline = Callable[[str, str, Sequence[str]], str]
@@ -23,8 +23,8 @@ def _anywhere(before: str, after: str, elsewhere: Sequence[str]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _pieces(text: str) -> list[Piece]:
-    return [Piece(part, []) for part in split(text)]
+def _pieces(text: str) -> list[IndexedText]:
+    return [IndexedText(part, []) for part in split(text)]
 
 
 BASELINES: dict[str, Baseline] = {

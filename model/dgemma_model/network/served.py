@@ -41,7 +41,7 @@ FEW_QUERIES = 16
 slowly (LOG.md)."""
 
 
-class FusedLayer:
+class ServedLayer:
     """A `Layer` with its weights joined and packed; the layer's own projections become views of the joined one."""
 
     def __init__(self, layer: Layer, products: torch.dtype) -> None:
@@ -99,7 +99,7 @@ class FusedLayer:
         return x if scalar == 1.0 else x * scalar
 
 
-class FusedNetwork:
+class ServedNetwork:
     """What `Network` does, faster, for one that has its final weights; not differentiable."""
 
     def __init__(self, network: Network, products: torch.dtype) -> None:
@@ -107,7 +107,7 @@ class FusedNetwork:
         self.config = network.config
         self._network = network
         self._products = products
-        self._layers = [FusedLayer(layer, products) for layer in network.decoder_layers()]
+        self._layers = [ServedLayer(layer, products) for layer in network.decoder_layers()]
         self._norm = Norm(network.norm)
         weight, block = network.embed_tokens.weight, network.self_conditioning
         self._embedding_scale = network.embedding_scale(weight)
@@ -295,7 +295,7 @@ class StaticStep:
     """
 
     def __init__(
-        self, network: FusedNetwork, canvas: Tensor, expected: Tensor | None, buffers: list[tuple[Tensor, Tensor]]
+        self, network: ServedNetwork, canvas: Tensor, expected: Tensor | None, buffers: list[tuple[Tensor, Tensor]]
     ) -> None:
         capacity, device = buffers[0][0].shape[2], canvas.device
         self._network, self._buffers = network, buffers
@@ -308,7 +308,7 @@ class StaticStep:
         self._hidden: Tensor | None = None
 
     def __call__(self, canvas: Tensor, expected: Tensor | None, length: int) -> Tensor:
-        """See `FusedNetwork.decode`; `length` is the number of tokens in the cache."""
+        """See `ServedNetwork.decode`; `length` is the number of tokens in the cache."""
         self._canvas.copy_(canvas)
         if expected is not None and self._expected is not None:
             self._expected.copy_(expected)

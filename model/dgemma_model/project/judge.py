@@ -17,7 +17,7 @@ WEIGHTS = (
     *(-2.0, 1.34, 1.56, -0.174, -0.0456, 1.09, -1.91, 1.75, 0.251),
     *(0.0406, -0.529, 0.258, -0.0497, -0.161, 0.27, 0.475, 0.783),
 )
-"""Log-odds that each of `Reading.figures` adds, as `train/fit_judge.py` finds them."""
+"""Log-odds that each of `ScoredText.figures` adds, as `train/fit_judge.py` finds them."""
 WRITTEN, MEAN = 1, 5
 """Places among them: whether the model wrote it, and its log-probability per token."""
 _USUAL_TOKENS = 4
@@ -29,7 +29,7 @@ NOWHERE = Occurrences(0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ScoredText:
     """One text, with what is known of it."""
 
     text: str

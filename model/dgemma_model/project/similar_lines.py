@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import NamedTuple
 
-from dgemma_model.project.text_index import Piece
+from dgemma_model.project.text_index import IndexedText
 
 _WORD = re.compile(r"\w+|\s+|[^\w\s]")
 
@@ -28,7 +28,7 @@ class SimilarLine(NamedTuple):
     """Of that line's neighbours to the cursor's, 0 to 2, a little more where it is near."""
 
 
-def similar_lines(prefix: str, suffix: str, elsewhere: Sequence[Piece] = (), count: int = 1) -> list[SimilarLine]:
+def similar_lines(prefix: str, suffix: str, elsewhere: Sequence[IndexedText] = (), count: int = 1) -> list[SimilarLine]:
     """What is missing in the cursor's line as lines near it or `elsewhere` have it: those whose neighbours are most
     like the cursor's, the most similar first, none twice.
 
@@ -63,7 +63,7 @@ def similar_lines(prefix: str, suffix: str, elsewhere: Sequence[Piece] = (), cou
 
 
 @lru_cache(maxsize=4)
-def _lines_between(pieces: tuple[Piece, ...], above: str, below: str) -> list[tuple[str, str, str]]:
+def _lines_between(pieces: tuple[IndexedText, ...], above: str, below: str) -> list[tuple[str, str, str]]:
     """Those of all pieces, the nearest first. This and the next are asked the same at every keystroke in a line."""
     return [found for piece in reversed(pieces) for found in piece.lines_between(above, below)]
 
@@ -78,7 +78,7 @@ def _at_most(a: str, b: str) -> float:
     return 2 * min(len(a), len(b)) / (len(a) + len(b)) if a and b else 0.0
 
 
-def most_similar_line(prefix: str, suffix: str, elsewhere: Sequence[Piece] = ()) -> str:
+def most_similar_line(prefix: str, suffix: str, elsewhere: Sequence[IndexedText] = ()) -> str:
     """The first of `similar_lines`; empty where there is none."""
     found = similar_lines(prefix, suffix, elsewhere)
     return found[0].text if found else ""

@@ -29,7 +29,7 @@ _LINE = re.compile(r"\n+[^\n]*|[^\n]+")
 _WORD = re.compile(r"[^\W\d]\w+")
 
 
-class Piece:
+class IndexedText:
     """Some whole lines of a text: where each pair of tokens stands in them, and each word.
 
     Lines are counted without blank ones.
@@ -78,19 +78,19 @@ def words(line: str) -> frozenset[str]:
     return frozenset(_WORD.findall(line))
 
 
-class Elsewhere:
+class TextIndex:
     """The pieces of texts that were read, latest used last."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._pieces: OrderedDict[str, Piece] = OrderedDict()
+        self._pieces: OrderedDict[str, IndexedText] = OrderedDict()
         self._split = lru_cache(maxsize=1024)(split)
         self._chars = 0
 
-    def read(self, texts: Sequence[str], limit: int | None = None) -> list[Piece]:
+    def read(self, texts: Sequence[str], limit: int | None = None) -> list[IndexedText]:
         """The pieces of `texts`, the nearest of which are the last; of what was not read before, at most `limit` code
         points, the rest being left out this time."""
-        found: list[Piece] = []
+        found: list[IndexedText] = []
         for text in reversed(texts):
             for part in reversed(self._split(text)):
                 piece = self._pieces.get(part)
@@ -108,13 +108,13 @@ class Elsewhere:
             self._chars -= len(forgotten)
         return found[::-1]
 
-    def _piece(self, text: str) -> Piece:
+    def _piece(self, text: str) -> IndexedText:
         ids, lines, number = list[int](), list[int](), -1
         for line in _LINE.findall(text):
             number += not line.isspace()
             ids += (tokens := self._tokenizer.encode_by_line(line))
             lines += [number] * len(tokens)
-        return Piece(text, ids, lines)
+        return IndexedText(text, ids, lines)
 
 
 def split(text: str) -> tuple[str, ...]:

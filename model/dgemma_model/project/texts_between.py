@@ -9,7 +9,7 @@ from heapq import nlargest
 from typing import NamedTuple
 
 from dgemma_model.project.similar_lines import _WORD
-from dgemma_model.project.text_index import Piece
+from dgemma_model.project.text_index import IndexedText
 
 _PLACES_BETWEEN = 200
 """Places of the words before the hole that are looked at for what stands between these and the words behind it."""
@@ -30,7 +30,7 @@ class TextBetween(NamedTuple):
     behind it, up to 10; and the more, the more often it stands there."""
 
 
-def texts_between(prefix: str, suffix: str, elsewhere: Sequence[Piece] = (), count: int = 1) -> list[TextBetween]:
+def texts_between(prefix: str, suffix: str, elsewhere: Sequence[IndexedText] = (), count: int = 1) -> list[TextBetween]:
     """What stands near the hole or `elsewhere` on one line between the last words before the hole and the first word
     behind it (or the end of the line), the closest first, none twice, none empty.
 
@@ -74,7 +74,9 @@ class Occurrences(NamedTuple):
     """Between both."""
 
 
-def occurrences(texts: Sequence[str], prefix: str, suffix: str, elsewhere: Sequence[Piece] = ()) -> list[Occurrences]:
+def occurrences(
+    texts: Sequence[str], prefix: str, suffix: str, elsewhere: Sequence[IndexedText] = ()
+) -> list[Occurrences]:
     """How often each of `texts` for the hole stands near it and `elsewhere`."""
     everything = "\0".join((*(piece.text for piece in elsewhere), prefix, suffix))
     begun = prefix[prefix.rfind("\n") + 1 :].lstrip()

@@ -18,7 +18,7 @@ from dgemma_model.source import syntax
 from dgemma_model.source.syntax import SyntaxTree
 
 
-class Hole(Enum):
+class HoleContent(Enum):
     """What a hole may be filled with."""
 
     BLOCK = auto()
@@ -40,7 +40,7 @@ class Site:
     start: int
     end: int
     pieces: tuple[str, ...]
-    holes: tuple[Hole, ...]
+    holes: tuple[HoleContent, ...]
     """One fewer than there are pieces."""
 
 
@@ -201,7 +201,9 @@ def _dedented(text: str) -> str:
     return first.lstrip() + newline + "\n".join(line[depth:] for line in rest.split("\n"))
 
 
-def site_between(tree: SyntaxTree, start: int, end: int, pieces: tuple[str, ...], holes: tuple[Hole, ...]) -> Site:
+def site_between(
+    tree: SyntaxTree, start: int, end: int, pieces: tuple[str, ...], holes: tuple[HoleContent, ...]
+) -> Site:
     return Site(code_points(tree, start), code_points(tree, end), pieces, holes)
 
 

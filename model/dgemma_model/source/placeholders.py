@@ -11,7 +11,7 @@ from tree_sitter import Node
 from dgemma_model.source import syntax
 from dgemma_model.source.fill_sites import (
     VALUE_PARENTS,
-    Hole,
+    HoleContent,
     Site,
     code_points,
     colon_line,
@@ -78,7 +78,7 @@ def _placeholder(tree: SyntaxTree, found: re.Match[bytes]) -> Placeholder | None
         return _empty_body(tree, node)
     statement = next((around for around in upwards(node) if around.type.endswith("_statement")), None)
     if found[0] == b"..." and (node.parent is None or node.parent.type in VALUE_PARENTS):
-        site = site_between(tree, node.start_byte, node.end_byte, ("", ""), (Hole.EXPRESSION,))
+        site = site_between(tree, node.start_byte, node.end_byte, ("", ""), (HoleContent.EXPRESSION,))
         lines = node.start_point[0]
         return Placeholder(site, "...", lines, lines, unfinished=False) if node.type == "ellipsis" else None
     if statement is None or not is_idle(statement):
@@ -101,7 +101,7 @@ def _idle_body(tree: SyntaxTree, statement: Node, label: str) -> Placeholder | N
         indent = deeper(tree.data, header.start_byte)
         start, pieces = len(tree.data[:start].rstrip()), (f"\n{indent}", "")
     name = "raise NotImplementedError" if label == "raise" else label
-    site = site_between(tree, start, statement.end_byte, pieces, (Hole.BLOCK,))
+    site = site_between(tree, start, statement.end_byte, pieces, (HoleContent.BLOCK,))
     unfinished = header.type == "function_definition" and not _is_declaration(tree, header)
     return Placeholder(site, name, statement.start_point[0], statement.end_point[0], unfinished)
 
@@ -124,7 +124,7 @@ def _empty_body(tree: SyntaxTree, colon: Node) -> Placeholder | None:
         start = end
     if colon.type != ":" or not syntax.block_expected(tree, code_points(tree, end)):
         return None
-    site = site_between(tree, start, end, (f"\n{indent}", ""), (Hole.BLOCK,))
+    site = site_between(tree, start, end, (f"\n{indent}", ""), (HoleContent.BLOCK,))
     return Placeholder(site, "empty body", first_row, last_row, unfinished=True)
 
 
@@ -146,7 +146,7 @@ def _todo(tree: SyntaxTree, comment: Node) -> Placeholder | None:
     if at == line_end(data, comment.end_byte) and b"*/" in data[comment.start_byte : comment.end_byte]:
         at = comment.end_byte
     indent = indentation(data, comment.start_byte)
-    site = site_between(tree, at, at, (f"\n{indent}", ""), (Hole.BLOCK,))
+    site = site_between(tree, at, at, (f"\n{indent}", ""), (HoleContent.BLOCK,))
     return Placeholder(site, "TODO", comment.start_point[0], row, unfinished=False)
 
 

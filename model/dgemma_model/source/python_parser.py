@@ -31,8 +31,8 @@ def finds_fault(text: str, first: int, last: int) -> bool:
     return error is not None and _is_near(error, text, first, last)
 
 
-def objects(source: Readable, start: int, end: int, new: str, *, may_be_newer: bool = False) -> bool:
-    """Whether Python objects to `new` in the place of `source[start:end]`, whatever is wrong without it.
+def python_rejects(source: Readable, start: int, end: int, new: str, *, may_be_newer: bool = False) -> bool:
+    """Whether Python rejects `new` in the place of `source[start:end]`, whatever is wrong without it.
 
     What opens a block is sound without one where its line was begun already, or where its function ends: then the
     user is about to write it. `may_be_newer` says that another parser finds nothing wrong: the code may be of a newer

@@ -8,7 +8,7 @@ from tree_sitter import Node
 
 from dgemma_model.source import syntax
 from dgemma_model.source.fill_sites import (
-    Hole,
+    HoleContent,
     Site,
     byte_at,
     code_points,
@@ -44,7 +44,7 @@ def due_block(tree: SyntaxTree, offset: int) -> Site | None:
     docstring = next((node for node in upwards(node_at(tree, last)) if is_string(node)), None)
     if docstring is None:
         return None
-    return site_between(tree, start, end, (indentation(data, docstring.start_byte), ""), (Hole.BLOCK,))
+    return site_between(tree, start, end, (indentation(data, docstring.start_byte), ""), (HoleContent.BLOCK,))
 
 
 def empty_arguments(tree: SyntaxTree, offset: int) -> Site | None:
@@ -56,7 +56,7 @@ def empty_arguments(tree: SyntaxTree, offset: int) -> Site | None:
         if arguments is not None and arguments.type == "argument_list" and arguments.child_count == 2:
             opening, closing = arguments.children
             if arguments.start_byte <= byte <= arguments.end_byte and not arguments.has_error:
-                return site_between(tree, opening.end_byte, closing.start_byte, ("", ""), (Hole.EXPRESSION,))
+                return site_between(tree, opening.end_byte, closing.start_byte, ("", ""), (HoleContent.EXPRESSION,))
     return None
 
 
@@ -72,7 +72,7 @@ def missing_docstring(tree: SyntaxTree, offset: int) -> Site | None:
         return None
     data, at = tree.data, line_end(tree.data, colon.end_byte)
     indent = indentation(data, first.start_byte) if first is not None else deeper(data, definition.start_byte)
-    return site_between(tree, at, at, (f'\n{indent}"""', '"""'), (Hole.PROSE,))
+    return site_between(tree, at, at, (f'\n{indent}"""', '"""'), (HoleContent.PROSE,))
 
 
 def missing_annotations(tree: SyntaxTree, offset: int) -> tuple[Site, ...]:
@@ -90,12 +90,12 @@ def missing_annotations(tree: SyntaxTree, offset: int) -> tuple[Site, ...]:
             continue
         value = parameter.child_by_field_name("value")
         if value is None:
-            sites.append(site_between(tree, name.end_byte, name.end_byte, (": ", ""), (Hole.TYPE,)))
+            sites.append(site_between(tree, name.end_byte, name.end_byte, (": ", ""), (HoleContent.TYPE,)))
         else:
-            sites.append(site_between(tree, name.end_byte, value.start_byte, (": ", " = "), (Hole.TYPE,)))
+            sites.append(site_between(tree, name.end_byte, value.start_byte, (": ", " = "), (HoleContent.TYPE,)))
     if function.child_by_field_name("return_type") is None:
         at = parameters.end_byte
-        sites.append(site_between(tree, at, at, (" -> ", ""), (Hole.TYPE,)))
+        sites.append(site_between(tree, at, at, (" -> ", ""), (HoleContent.TYPE,)))
     return tuple(sites)
 
 
@@ -120,7 +120,7 @@ def missing_arguments(tree: SyntaxTree, offset: int) -> Site | None:
     joint = "" if not inside else " " if inside.endswith(b",") else ", "
     pieces = [f"{joint}{missing[0]}=", *(f", {name}=" for name in missing[1:]), ""]
     at = arguments.start_byte + 1 + len(inside)
-    return site_between(tree, at, closing.start_byte, tuple(pieces), (Hole.EXPRESSION,) * len(missing))
+    return site_between(tree, at, closing.start_byte, tuple(pieces), (HoleContent.EXPRESSION,) * len(missing))
 
 
 def try_except(tree: SyntaxTree, start: int, end: int) -> Site | None:
@@ -137,7 +137,7 @@ def try_except(tree: SyntaxTree, start: int, end: int) -> Site | None:
     body = tree.data[begin:finish].decode("utf-8", "surrogatepass").replace("\r\n", "\n").replace("\r", "\n")
     deeper = "\n".join(unit + text if text.strip() else text for text in (indent + body).split("\n"))
     opening = f"try:\n{deeper}\n{indent}except "
-    return site_between(tree, begin, finish, (opening, f":\n{indent}{unit}", ""), (Hole.TYPE, Hole.BLOCK))
+    return site_between(tree, begin, finish, (opening, f":\n{indent}{unit}", ""), (HoleContent.TYPE, HoleContent.BLOCK))
 
 
 _SPLATS = ("list_splat_pattern", "dictionary_splat_pattern")

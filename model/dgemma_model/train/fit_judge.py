@@ -32,7 +32,7 @@ from dgemma_model.project.judge import MEAN, WEIGHTS, WRITTEN
 from dgemma_model.request import FillRequest
 from dgemma_model.source.excerpt import ExcerptBudget
 from dgemma_model.train.corpus import NearDuplicates, SourceFile, files_of, is_permissive, package_name
-from dgemma_model.train.holes import Hole, HoleCutter, HoleKind
+from dgemma_model.train.holes import CutHole, HoleCutter, HoleKind
 
 COUNTS: dict[HoleKind, int] = {"line": 900, "rest_of_line": 900, "expression": 900}
 FEWEST_FILES = 3
@@ -68,14 +68,16 @@ def unseen_packages(site: Path, data: Path, manifest: Path) -> dict[str, list[So
     return found
 
 
-def cut_holes(packages: dict[str, list[SourceFile]], counts: dict[HoleKind, int], seed: int) -> list[tuple[str, Hole]]:
+def cut_holes(
+    packages: dict[str, list[SourceFile]], counts: dict[HoleKind, int], seed: int
+) -> list[tuple[str, CutHole]]:
     """So many holes of each kind, with the path of their file, the packages in equal shares."""
     rng = random.Random(seed)
     cutters = {
         name: [(file.path, HoleCutter(file.text, code_lines=True)) for file in files]
         for name, files in packages.items()
     }
-    holes: list[tuple[str, Hole]] = []
+    holes: list[tuple[str, CutHole]] = []
     for kind, count in counts.items():
         wanted = len(holes) + count
         while len(holes) < wanted:
@@ -85,13 +87,13 @@ def cut_holes(packages: dict[str, list[SourceFile]], counts: dict[HoleKind, int]
     return holes
 
 
-def judgement(infiller: Infiller, texts: dict[str, str], path: str, hole: Hole) -> Judgement:
+def judgement(infiller: Infiller, texts: dict[str, str], path: str, hole: CutHole) -> Judgement:
     """What is considered for a hole in one of the files of its package (`texts` by path)."""
     cutter = HoleCutter(texts[path])
     excerpt = cutter.excerpt(hole, ExcerptBudget())
     start, end = hole.start - len(excerpt.prefix), hole.end + len(excerpt.suffix)
     elsewhere = (*nearby(path, texts), cutter.text[end:], cutter.text[:start])
-    infiller.remember(elsewhere)
+    infiller.index_ahead(elsewhere)
     considered = infiller.considered(FillRequest(excerpt, elsewhere, one_line=True, copy_weight=1.0))
     right = cutter.text[hole.start : hole.end].rstrip()
     return Judgement(
@@ -156,7 +158,7 @@ def _infiller(checkpoint: str | None) -> Infiller:
     return Infiller.load(checkpoint, "cpu", cache_bytes=0)
 
 
-def _judgement(checkpoint: str | None, texts: dict[str, str], path: str, hole: Hole) -> Judgement:
+def _judgement(checkpoint: str | None, texts: dict[str, str], path: str, hole: CutHole) -> Judgement:
     return judgement(_infiller(checkpoint), texts, path, hole)
 
 

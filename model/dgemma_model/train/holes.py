@@ -80,7 +80,7 @@ WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class CutHole:
     """The piece `text[start:end]` of a file, in code points, and what kind of piece it is."""
 
     kind: HoleKind
@@ -114,14 +114,14 @@ class HoleCutter:
                 self._spans["statement"].append((start, end))
         self._lines_of_code = list(filter(self._is_code, range(len(self.line_starts)))) if code_lines else None
 
-    def cut(self, kind: HoleKind, rng: random.Random) -> Hole | None:
+    def cut(self, kind: HoleKind, rng: random.Random) -> CutHole | None:
         """A random hole of that kind, or None where this file (or this try) has none."""
         span = getattr(self, f"_cut_{kind}")(rng)
         if span is None or span[1] - span[0] > MAX_HOLE_CHARS:
             return None
-        return Hole(kind, *span)
+        return CutHole(kind, *span)
 
-    def excerpt(self, hole: Hole, budget: ExcerptBudget) -> Excerpt:
+    def excerpt(self, hole: CutHole, budget: ExcerptBudget) -> Excerpt:
         """What the model sees around `hole`: as in serving, scopes kept whole."""
         scopes = syntax.scope_starts(self._tree, hole.start)
         return cut(self.text, [(hole.start, hole.end)], budget, scope_starts=scopes)

@@ -25,7 +25,7 @@ from dgemma_model.evaluation.held_out import HOLES_FILE, read_holes
 from dgemma_model.infill import Infiller
 from dgemma_model.prompt.tokenizer import Tokenizer
 from dgemma_model.request import FillRequest
-from dgemma_model.train.evaluate import excerpt_of
+from dgemma_model.train.losses import excerpt_of
 
 KINDS = ("line", "rest_of_line", "statement", "block")
 LONG = 10

@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dgemma_model.evaluation.held_out import SEVERAL_FILE, SeveralHoles
-from dgemma_model.train.evaluate import PREFIX_CHARS, SUFFIX_CHARS, held_out_files
-from dgemma_model.train.holes import Hole, HoleCutter, HoleKind
+from dgemma_model.train.cut_held_out import PREFIX_CHARS, SUFFIX_CHARS, held_out_files
+from dgemma_model.train.holes import CutHole, HoleCutter, HoleKind
 
 COUNTS = {2: 80, 3: 40}
 """How many cases have so many holes."""
@@ -56,7 +56,7 @@ def cut_cases(data: Path, seed: int) -> list[SeveralHoles]:
     return cases
 
 
-def _near_holes(cutter: HoleCutter, count: int, rng: random.Random) -> list[Hole] | None:
+def _near_holes(cutter: HoleCutter, count: int, rng: random.Random) -> list[CutHole] | None:
     """`count` holes of one line each, near each other and with text between them, or None where none were found."""
     found = [hole for _ in range(TRIES) if (hole := cutter.cut(rng.choice(KINDS), rng)) is not None]
     found = [h for h in found if h.end - h.start <= LONGEST_HOLE and "\n" not in cutter.text[h.start : h.end]]

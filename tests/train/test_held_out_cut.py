@@ -13,7 +13,7 @@ import pytest
 from model_fixtures import SOURCE, tiny_checkpoint
 
 from dgemma_model.evaluation.held_out import HeldOutHole
-from dgemma_model.train import evaluate
+from dgemma_model.train import cut_held_out, losses
 
 
 def test_losses_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,9 +21,7 @@ def test_losses_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     middle = "self.balance += amount"
     hole = HeldOutHole(0, "line", "p", "MIT", "a.py", "", SOURCE[:at], middle, SOURCE[at + len(middle) :])
     (tmp_path / "holes.jsonl").write_text(json.dumps(asdict(hole)) + "\n")
-    evaluate.print_losses(
-        argparse.Namespace(holes=tmp_path / "holes.jsonl", sample=5, checkpoint=str(tiny_checkpoint()))
-    )
+    losses.print_losses(argparse.Namespace(holes=tmp_path / "holes.jsonl", sample=5, checkpoint=str(tiny_checkpoint())))
     printed = capsys.readouterr().out
     assert re.fullmatch(r"Nats per token: causal [0-9.]+; denoising, t = 0.5 [0-9.]+; .* t = 1.0 [0-9.]+.\n", printed)
 
@@ -43,25 +41,25 @@ def held_out(tmp_path: Path) -> None:
 
 
 def test_held_out_holes_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "COUNTS", {"line": 5, "empty": 2, "block": 3})
+    monkeypatch.setattr(cut_held_out, "COUNTS", {"line": 5, "empty": 2, "block": 3})
     held_out(tmp_path)
-    holes = evaluate.cut_holes(tmp_path, seed=3)
+    holes = cut_held_out.cut_holes(tmp_path, seed=3)
     assert [h.kind for h in holes] == ["line"] * 5 + ["empty"] * 2 + ["block"] * 3
     assert {h.path for h in holes} == {"new.py"}  # training has seen the other
     assert [h.id for h in holes] == list(range(10))
     for h in holes:
         assert h.sha256 == hashlib.sha256(OTHER.encode()).hexdigest()
         assert h.prefix + h.middle + h.suffix in OTHER
-    assert holes == evaluate.cut_holes(tmp_path, seed=3) != evaluate.cut_holes(tmp_path, seed=4)
+    assert holes == cut_held_out.cut_holes(tmp_path, seed=3) != cut_held_out.cut_holes(tmp_path, seed=4)
 
 
 def test_holes_are_added_behind_those_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held_out(tmp_path)
-    evaluate.write_holes(tmp_path / "holes.jsonl", evaluate.cut_holes(tmp_path, seed=3, counts={"line": 3}))
+    cut_held_out.write_holes(tmp_path / "holes.jsonl", cut_held_out.cut_holes(tmp_path, seed=3, counts={"line": 3}))
     before = (tmp_path / "holes.jsonl").read_text()
     options = ["add", "--kind", "expression", "--count", "4", "--seed", "1"]
     monkeypatch.setattr("sys.argv", ["x", *options, "--data", str(tmp_path), "--out", str(tmp_path / "holes.jsonl")])
-    evaluate.main()
+    cut_held_out.main()
     assert (tmp_path / "holes.jsonl").read_text().startswith(before)
-    holes = evaluate.read_holes(tmp_path / "holes.jsonl")
+    holes = cut_held_out.read_holes(tmp_path / "holes.jsonl")
     assert [(h.id, h.kind) for h in holes[3:]] == [(number, "expression") for number in range(3, 7)]

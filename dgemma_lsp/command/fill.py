@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
-import platform
 import re
-import sys
 import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.color import Color
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import Progress
 from rich.style import Style
-from rich.table import Table
 from rich.text import Text
 
+from dgemma_lsp.command.loading import UserError, load_infiller
 from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.pipeline import context
 from dgemma_lsp.pipeline.suggest import suggest
 from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, Watched, before_cursor
 from dgemma_lsp.settings import Settings
-from dgemma_model.request import Excerpt, FillRequest, InfillError
+from dgemma_model.request import FillRequest, InfillError
 from dgemma_model.source import languages, syntax
 
 if TYPE_CHECKING:
@@ -39,27 +32,6 @@ BATCH_TOKENS = 256
 """Longest fill of a batch task, in tokens."""
 
 CONTEXT_LINES = 4
-HASHED_BYTES = 2**30
-"""Larger checkpoints are not read through only to name them."""
-
-
-class UserError(Exception):
-    """Something that the user can put right; the message says how."""
-
-
-def load_infiller(checkpoint: str | None, device: str | None, *, cache_bytes: int | None = None) -> Infiller:
-    """Load a checkpoint; see `Infiller.load`.
-
-    Raises:
-        UserError: it cannot be used.
-    """
-    from dgemma_model.checkpoint.load import CheckpointError
-    from dgemma_model.infill import Infiller
-
-    try:
-        return Infiller.load(checkpoint, device, cache_bytes=cache_bytes)
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
 
 
 def fill_once(
@@ -281,87 +253,3 @@ def _fill_task(
         "ms": round(1000 * (time.perf_counter() - started), 1),
         "score": round(draft.score, 4) if math.isfinite(draft.score) else None,
     }
-
-
-def check(checkpoint: str | None, device: str | None) -> bool:
-    """Print a table of what works on this machine; whether all of it does."""
-    rows: list[tuple[str, Callable[[], str]]] = [
-        ("Python", platform.python_version),
-        ("dgemma-lsp", lambda: version("dgemma-lsp")),
-        ("torch", _torch_version),
-        ("processor", _processor),
-        ("memory", _memory),
-        ("grammars", _grammars),
-        ("checkpoint", lambda: _checkpoint_line(checkpoint)),
-        ("a fill", lambda: _trial_fill(checkpoint, device)),
-    ]
-    table = Table("", "", "", show_header=False)
-    all_well = True
-    for name, look in rows:
-        try:
-            table.add_row("[green]ok[/green]", name, escape(look()))
-        except Exception as error:  # whatever is broken here is what the user wants to know
-            all_well = False
-            table.add_row("[red]no[/red]", name, escape(str(error) or type(error).__name__))
-    Console(highlight=False).print(table)
-    return all_well
-
-
-def _torch_version() -> str:
-    try:
-        import torch
-    except (ImportError, OSError) as error:
-        raise UserError(f"{error}; install dgemma-lsp again, or torch for this Python ({sys.executable})") from error
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return f"{torch.__version__}, {torch.get_num_threads()} threads, GPU: {', '.join(gpus) or 'none'}"
-
-
-def _processor() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} cores"
-
-
-def _memory() -> str:
-    if not hasattr(os, "sysconf"):
-        return "unknown"
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, free = (os.sysconf(name) * page / 2**30 for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
-    return f"{total:.1f} GiB, {free:.1f} GiB free"
-
-
-def _grammars() -> str:
-    rows = {row: syntax.has_grammar(row) for row in languages.ROWS}
-    if missing := sorted({row.package for row, there in rows.items() if not there}):
-        raise UserError(f"these languages are plain text until you pip install {' '.join(missing)}")
-    return ", ".join(sorted(row.name for row in rows))
-
-
-def _checkpoint_line(checkpoint: str | None) -> str:
-    from dgemma_model.checkpoint.load import find
-
-    directory = find(checkpoint)
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights:
-        raise UserError(f"no weights in {directory}; pass --checkpoint DIRECTORY, or install dgemma-lsp again")
-    if (digest := weights_digest(weights)) is None:
-        return f"{directory} ({sum(path.stat().st_size for path in weights) / 2**30:.1f} GiB)"
-    return f"{directory} (sha256 {digest[:16]})"
-
-
-def weights_digest(weights: Sequence[Path]) -> str | None:
-    """The hash of files of weights, in hexadecimal; None of very large ones."""
-    if sum(path.stat().st_size for path in weights) > HASHED_BYTES:
-        return None
-    digest = hashlib.sha256()
-    for path in weights:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 24):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _trial_fill(checkpoint: str | None, device: str | None) -> str:
-    infiller = load_infiller(checkpoint, device)
-    excerpt = Excerpt("def area(width, height):\n    return ", "\n")
-    started = time.perf_counter()
-    *_, draft = infiller.fill(FillRequest(excerpt, one_line=True))
-    return f"return {draft.text!r} in {1000 * (time.perf_counter() - started):.0f} ms on {infiller.device}"

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from dgemma_model.project.similar_lines import lines_around
-from dgemma_model.project.text_index import Piece, words
+from dgemma_model.project.text_index import IndexedText, words
 from dgemma_model.prompt.tokenizer import Tokenizer
 
 # Fitted to holes of the training packages (LOG.md).
@@ -75,7 +75,7 @@ IN_PROMPT = -1
 class PromptCopies:
     """The prompt's tokens and those written since; and pieces of text `elsewhere`, the nearest last."""
 
-    def __init__(self, ids: Sequence[int], elsewhere: Sequence[Piece] = ()) -> None:
+    def __init__(self, ids: Sequence[int], elsewhere: Sequence[IndexedText] = ()) -> None:
         self._ids = list(ids)
         self._elsewhere = elsewhere
         self._at: dict[int, list[int]] = {}
@@ -136,14 +136,14 @@ class PromptCopies:
         return length
 
 
-class Suggestions:
+class CopyModel:
     """What the prompt and text elsewhere suggest for each token of one fill, beside what the head says of it."""
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         prompt: Sequence[int],
-        elsewhere: Sequence[Piece],
+        elsewhere: Sequence[IndexedText],
         *,
         weight: float,
         before: str,
@@ -245,7 +245,7 @@ class Suggestions:
 
 
 @lru_cache(maxsize=1024)
-def _line_weights(piece: Piece, above: str, below: str) -> Mapping[int, float]:
+def _line_weights(piece: IndexedText, above: str, below: str) -> Mapping[int, float]:
     """The weight of each line of a piece for how alike the lines around it are to those around the hole; those that are
     not alike at all are left out. While a line is typed, the same is asked at every keystroke, and for every text that
     is judged."""

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma_model.checkpoint.load import embedded_directory
-from dgemma_model.project.copying import IN_PROMPT, LONGEST_MATCH, PromptCopies, Suggestions
+from dgemma_model.project.copy_model import IN_PROMPT, LONGEST_MATCH, CopyModel, PromptCopies
 from dgemma_model.project.similar_lines import most_similar_line, similar_lines
-from dgemma_model.project.text_index import Elsewhere, Piece
+from dgemma_model.project.text_index import IndexedText, TextIndex
 from dgemma_model.project.texts_between import occurrences, texts_between
 from dgemma_model.prompt.tokenizer import Tokenizer
 
@@ -29,7 +29,7 @@ def common_end(a: list[int], b: list[int]) -> int:
 def test_every_place_is_found_where_the_last_tokens_stood_before(
     prompt: list[int], written: list[int], texts: list[list[int]], asked: list[bool]
 ) -> None:
-    copies = PromptCopies(prompt, [Piece("", text) for text in texts])
+    copies = PromptCopies(prompt, [IndexedText("", text) for text in texts])
     for token, is_asked in zip(written, asked, strict=False):
         copies.append(token)
         if is_asked:  # what is found is built on
@@ -43,15 +43,13 @@ def test_every_place_is_found_where_the_last_tokens_stood_before(
     assert copies.places() == expected
 
 
-def suggestions(before: str, after: str, *texts: str, weight: float = 1.0, one_line: bool = True) -> Suggestions:
-    elsewhere = Elsewhere(TOKENIZER).read(texts)
+def suggestions(before: str, after: str, *texts: str, weight: float = 1.0, one_line: bool = True) -> CopyModel:
+    elsewhere = TextIndex(TOKENIZER).read(texts)
     prompt = TOKENIZER.encode(before)
-    return Suggestions(TOKENIZER, prompt, elsewhere, weight=weight, before=before, after=after, one_line=one_line)
+    return CopyModel(TOKENIZER, prompt, elsewhere, weight=weight, before=before, after=after, one_line=one_line)
 
 
-def shares_of(
-    said: Suggestions, *, likeliest: float = -1.0, head: Mapping[str, float] | None = None
-) -> dict[str, float]:
+def shares_of(said: CopyModel, *, likeliest: float = -1.0, head: Mapping[str, float] | None = None) -> dict[str, float]:
     """What is suggested, as text, and how much of the next token's probability each has; "" has the rest."""
     share, shares = said.predict(likeliest, lambda token: (head or {}).get(TOKENIZER.decode([token]), -5.0))
     assert sum(shares.values()) == (pytest.approx(1.0) if shares else 0.0)
@@ -207,7 +205,7 @@ def test_texts_between_the_same_words_are_found(marked: str, texts: list[str]) -
 
 
 def test_the_closest_text_between_comes_first() -> None:
-    near, far = Piece("x = load(near, mode)\n", []), Piece("value = load(far, 0)\n", [])
+    near, far = IndexedText("x = load(near, mode)\n", []), IndexedText("value = load(far, 0)\n", [])
     found = texts_between("value = load(", ", 0)\n", [near, far], 2)
     assert [each.text for each in found] == ["far", "near"]
     assert found[0].closeness > found[1].closeness
@@ -217,7 +215,7 @@ def test_the_closest_text_between_comes_first() -> None:
 @given(st.lists(st.sampled_from(["f(a)", "f(b, c)", "  g = f(a)", "f(", "", "f(f(d))"]), max_size=12))
 def test_what_stands_between_does_so_somewhere(lines: list[str]) -> None:
     text = "\n".join([*lines, ""])
-    for each in texts_between(text + "  x = f(", ")\n" + text, [Piece(text, [])], 9):
+    for each in texts_between(text + "  x = f(", ")\n" + text, [IndexedText(text, [])], 9):
         assert f"f({each.text})" in text
         assert each.text and "\n" not in each.text
 
@@ -235,5 +233,5 @@ def test_what_stands_between_does_so_somewhere(lines: list[str]) -> None:
 )
 def test_how_often_a_text_stands_elsewhere(marked: str, text: str, expected: tuple[int, ...]) -> None:
     prefix, suffix = marked.split("▮")
-    pieces = Elsewhere(TOKENIZER).read(["y = f(name)\n", "g(name)\nother name\n"])
+    pieces = TextIndex(TOKENIZER).read(["y = f(name)\n", "g(name)\nother name\n"])
     assert occurrences([text], prefix, suffix, pieces) == [expected]

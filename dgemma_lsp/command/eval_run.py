@@ -11,29 +11,25 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from dgemma_lsp.command.check import weights_digest
+from dgemma_lsp.command.eval_fill import Overrides, fill_case
 from dgemma_lsp.command.eval_tables import comparisons, tables
-from dgemma_lsp.command.terminal import UserError, load_infiller, weights_digest
-from dgemma_lsp.documents.documents import parsed
-from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion
-from dgemma_lsp.pipeline import context
-from dgemma_lsp.pipeline.suggest import InfillerLike, suggest
-from dgemma_lsp.settings import Settings
-from dgemma_model.evaluation import calibration, execution
-from dgemma_model.evaluation.baselines import BASELINES, baseline_texts
+from dgemma_lsp.command.loading import UserError, load_infiller
+from dgemma_model.evaluation import calibration
+from dgemma_model.evaluation.baselines import BASELINES
 from dgemma_model.evaluation.cases import QUIET_FILE, TASKS_FOLDER, read_quiet, read_tasks
 from dgemma_model.evaluation.held_out import (
     HOLES_FILE,
-    NOISE_LEVEL,
     SEVERAL_FILE,
     Case,
     case_of,
@@ -47,15 +43,10 @@ from dgemma_model.evaluation.held_out import (
 )
 from dgemma_model.evaluation.judging import Fill
 from dgemma_model.evaluation.report import DEFAULT_WAY, QUIET, rows, write_csv
-from dgemma_model.evaluation.surroundings import elsewhere_of, in_its_file, nearby_of
-from dgemma_model.request import Draft, FillRequest, InfillError
-from dgemma_model.source.excerpt import ExcerptBudget
 
 if TYPE_CHECKING:
     from dgemma_model.infill import Infiller
 
-Overrides = Mapping[str, Any]
-"""What a way to fill asks for in a `FillRequest`, beside the checkpoint's own policy."""
 
 WAYS: dict[str, Overrides] = {
     DEFAULT_WAY: {},
@@ -72,8 +63,6 @@ OTHER_WAYS: dict[str, Overrides] = {
     "drafts-denoised": {"verify": True, "drafting": "denoised"},
     "drafts-both": {"verify": True, "drafting": "both"},
 }
-ALONE = ("alone",)
-"""Ways that know nothing of the rest of the file, nor of other files."""
 STEPS = (1, 2, 4, 8, 16, 48)
 BUDGETS_MS = (10, 25, 50, 100, 200, 400)
 DIALS: dict[str, Overrides] = {
@@ -91,8 +80,6 @@ FEWEST = 10
 """Cases of a kind that stay in a sample, where there are so many."""
 UNIT = 12
 """Cases that a process takes at once."""
-SEVERAL_TOKENS = 160
-"""Room for a fill of several lines: as much as the longest hole has."""
 
 
 def evaluate(
@@ -296,105 +283,6 @@ def _infiller(checkpoint: str | None, device: str | None) -> Infiller:
 def _fill_unit(unit: Unit, checkpoint: str | None, device: str | None) -> list[Fill]:
     infiller = _infiller(checkpoint, device)
     return [fill_case(case, unit.way, unit.overrides, infiller) for case in unit.cases]
-
-
-class Asked:
-    """An infiller that is always asked in one way, and knows its last answer: the pipeline asks it the same again."""
-
-    def __init__(self, infiller: Infiller, overrides: Overrides) -> None:
-        self.name, self.device, self.languages = infiller.name, infiller.device, infiller.languages
-        self.threshold, self.prompt_tokens, self.copies = infiller.threshold, infiller.prompt_tokens, infiller.copies
-        self._infiller, self._overrides = infiller, overrides
-        self._answered: tuple[FillRequest, Draft] | None = None
-
-    def fill(self, request: FillRequest) -> Iterator[Draft]:
-        """See `InfillerLike`; of an answer that is known, the end."""
-        request = replace(request, **self._overrides)
-        if self._answered is not None and self._answered[0] == request:
-            yield self._answered[1]
-            return
-        for draft in self._infiller.fill(request):
-            self._answered = (request, draft)
-            yield draft
-
-
-def fill_case(case: Case, way: str, overrides: Overrides | None, infiller: Infiller) -> Fill:
-    """Fill one case, with a prompt that nothing is known of, run its tests, and see what the server would offer."""
-    if overrides is None:
-        texts = baseline_texts(case, way, elsewhere_of(case))
-        return Fill(case, texts, passed=_passed(case, texts))
-    asked = Asked(infiller, overrides)
-    if way not in ALONE:
-        case = in_its_file(case)
-    snapshot, holes = snapshot_of(case)
-    if way not in ALONE:
-        snapshot = replace(snapshot, nearby=nearby_of(case))
-        infiller.remember(context.elsewhere(snapshot, context.excerpt(snapshot, holes, _budget(infiller))))
-    fill = Fill(case, ("",) * case.holes)
-    try:
-        if case.kind != QUIET:
-            fill = _filled(fill, asked, snapshot, holes, starts=overrides.get("verify") is not True)
-        if case.holes == 1 and case.start is None:
-            proposed, is_offered = _proposed(asked, snapshot, names=case.is_whole)
-            fill = replace(fill, proposed=proposed, is_offered=is_offered)
-    except InfillError as error:
-        return replace(fill, failure=str(error))
-    return replace(fill, passed=_passed(case, fill.texts))
-
-
-def snapshot_of(case: Case) -> tuple[Snapshot, list[tuple[int, int]]]:
-    """The case as an open document with the cursor in its first hole, and where all its holes are."""
-    text, at = case.prefix, len(case.prefix)
-    holes: list[tuple[int, int]] = []
-    for behind in (*case.between, case.suffix):
-        holes.append((at, at))
-        text += behind
-        at += len(behind)
-    return parsed(Snapshot("file:///case.py", None, case.language, text, holes[0][0])), holes
-
-
-def _filled(fill: Fill, asked: Asked, snapshot: Snapshot, holes: list[tuple[int, int]], *, starts: bool) -> Fill:
-    """`starts` says that a text to be repaired is denoised from where it stands, not written anew."""
-    case = fill.case
-    excerpt = context.excerpt(snapshot, holes, _budget(asked))
-    request = FillRequest(excerpt, context.elsewhere(snapshot, excerpt), one_line=case.one_line)
-    if not case.one_line:
-        request = replace(request, max_tokens=SEVERAL_TOKENS)
-    if case.start is not None and starts:
-        request = replace(request, start=case.start, noise_level=NOISE_LEVEL)
-    started = perf_counter()
-    *_, draft = asked.fill(request)
-    return replace(
-        fill,
-        texts=draft.texts,
-        ms=1000 * (perf_counter() - started),
-        passes=draft.step,
-        revised=draft.revised,
-        score=draft.score,
-    )
-
-
-def _budget(infiller: InfillerLike) -> ExcerptBudget:
-    return ExcerptBudget.within(infiller.prompt_tokens)
-
-
-def _proposed(asked: Asked, snapshot: Snapshot, *, names: bool) -> tuple[str | None, bool]:
-    """The document with what the server's pipeline would insert, and whether it shows that unasked."""
-
-    def answer() -> Suggestion | NoSuggestion:
-        *_, last = suggest(snapshot, asked, Settings(), invoked=False, names=names)
-        return last
-
-    offered = said = answer()
-    if said is NoSuggestion.LOW_CONFIDENCE:
-        asked.threshold = float("-inf")
-        said = answer()
-    proposed = said.edit.apply(snapshot.text) if isinstance(said, Suggestion) else None
-    return proposed, isinstance(offered, Suggestion)
-
-
-def _passed(case: Case, texts: Sequence[str]) -> bool | None:
-    return execution.run(case.task, texts[0]).passed if case.task is not None else None
 
 
 # ------------------------------------------------------------------- tables

@@ -1,0 +1,145 @@
+"""One case of an evaluation: filled as the server would fill it, and what the server would offer there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from dgemma_lsp.documents.documents import parsed
+from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.pipeline import context
+from dgemma_lsp.pipeline.suggest import InfillerLike, suggest
+from dgemma_lsp.settings import Settings
+from dgemma_model.evaluation import execution
+from dgemma_model.evaluation.baselines import baseline_texts
+from dgemma_model.evaluation.held_out import (
+    NOISE_LEVEL,
+    Case,
+)
+from dgemma_model.evaluation.judging import Fill
+from dgemma_model.evaluation.report import QUIET
+from dgemma_model.evaluation.surroundings import elsewhere_of, in_its_file, nearby_of
+from dgemma_model.request import Draft, FillRequest, InfillError
+from dgemma_model.source.excerpt import ExcerptBudget
+
+if TYPE_CHECKING:
+    from dgemma_model.infill import Infiller
+
+
+Overrides = Mapping[str, Any]
+"""What a way to fill asks for in a `FillRequest`, beside the checkpoint's own policy."""
+
+
+ALONE = ("alone",)
+"""Ways that know nothing of the rest of the file, nor of other files."""
+
+
+SEVERAL_TOKENS = 160
+"""Room for a fill of several lines: as much as the longest hole has."""
+
+
+class OneWayInfiller:
+    """An infiller that is always asked in one way, and knows its last answer: the pipeline asks it the same again."""
+
+    def __init__(self, infiller: Infiller, overrides: Overrides) -> None:
+        self.name, self.device, self.languages = infiller.name, infiller.device, infiller.languages
+        self.threshold, self.prompt_tokens, self.uses_project_text = (
+            infiller.threshold,
+            infiller.prompt_tokens,
+            infiller.uses_project_text,
+        )
+        self._infiller, self._overrides = infiller, overrides
+        self._answered: tuple[FillRequest, Draft] | None = None
+
+    def fill(self, request: FillRequest) -> Iterator[Draft]:
+        """See `InfillerLike`; of an answer that is known, the end."""
+        request = replace(request, **self._overrides)
+        if self._answered is not None and self._answered[0] == request:
+            yield self._answered[1]
+            return
+        for draft in self._infiller.fill(request):
+            self._answered = (request, draft)
+            yield draft
+
+
+def fill_case(case: Case, way: str, overrides: Overrides | None, infiller: Infiller) -> Fill:
+    """Fill one case, with a prompt that nothing is known of, run its tests, and see what the server would offer."""
+    if overrides is None:
+        texts = baseline_texts(case, way, elsewhere_of(case))
+        return Fill(case, texts, passed=_passed(case, texts))
+    asked = OneWayInfiller(infiller, overrides)
+    if way not in ALONE:
+        case = in_its_file(case)
+    snapshot, holes = snapshot_of(case)
+    if way not in ALONE:
+        snapshot = replace(snapshot, nearby=nearby_of(case))
+        infiller.index_ahead(context.elsewhere(snapshot, context.excerpt(snapshot, holes, _budget(infiller))))
+    fill = Fill(case, ("",) * case.holes)
+    try:
+        if case.kind != QUIET:
+            fill = _filled(fill, asked, snapshot, holes, starts=overrides.get("verify") is not True)
+        if case.holes == 1 and case.start is None:
+            proposed, is_offered = _proposed(asked, snapshot, names=case.is_whole)
+            fill = replace(fill, proposed=proposed, is_offered=is_offered)
+    except InfillError as error:
+        return replace(fill, failure=str(error))
+    return replace(fill, passed=_passed(case, fill.texts))
+
+
+def snapshot_of(case: Case) -> tuple[Snapshot, list[tuple[int, int]]]:
+    """The case as an open document with the cursor in its first hole, and where all its holes are."""
+    text, at = case.prefix, len(case.prefix)
+    holes: list[tuple[int, int]] = []
+    for behind in (*case.between, case.suffix):
+        holes.append((at, at))
+        text += behind
+        at += len(behind)
+    return parsed(Snapshot("file:///case.py", None, case.language, text, holes[0][0])), holes
+
+
+def _filled(
+    fill: Fill, asked: OneWayInfiller, snapshot: Snapshot, holes: list[tuple[int, int]], *, starts: bool
+) -> Fill:
+    """`starts` says that a text to be repaired is denoised from where it stands, not written anew."""
+    case = fill.case
+    excerpt = context.excerpt(snapshot, holes, _budget(asked))
+    request = FillRequest(excerpt, context.elsewhere(snapshot, excerpt), one_line=case.one_line)
+    if not case.one_line:
+        request = replace(request, max_tokens=SEVERAL_TOKENS)
+    if case.start is not None and starts:
+        request = replace(request, start=case.start, noise_level=NOISE_LEVEL)
+    started = perf_counter()
+    *_, draft = asked.fill(request)
+    return replace(
+        fill,
+        texts=draft.texts,
+        ms=1000 * (perf_counter() - started),
+        passes=draft.step,
+        revised=draft.revised,
+        score=draft.score,
+    )
+
+
+def _budget(infiller: InfillerLike) -> ExcerptBudget:
+    return ExcerptBudget.within(infiller.prompt_tokens)
+
+
+def _proposed(asked: OneWayInfiller, snapshot: Snapshot, *, names: bool) -> tuple[str | None, bool]:
+    """The document with what the server's pipeline would insert, and whether it shows that unasked."""
+
+    def answer() -> Suggestion | NoSuggestion:
+        *_, last = suggest(snapshot, asked, Settings(), invoked=False, names=names)
+        return last
+
+    offered = said = answer()
+    if said is NoSuggestion.LOW_CONFIDENCE:
+        asked.threshold = float("-inf")
+        said = answer()
+    proposed = said.edit.apply(snapshot.text) if isinstance(said, Suggestion) else None
+    return proposed, isinstance(offered, Suggestion)
+
+
+def _passed(case: Case, texts: Sequence[str]) -> bool | None:
+    return execution.run(case.task, texts[0]).passed if case.task is not None else None
