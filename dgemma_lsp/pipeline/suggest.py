@@ -50,7 +50,7 @@ class InfillerLike(Protocol):
 
     @property
     def uses_project_text(self) -> bool:
-        """Whether it makes use of `FillRequest.elsewhere`."""
+        """Whether it makes use of `FillRequest.project_text`."""
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         """A draft after each denoising step; the last one is `done`."""

@@ -82,7 +82,7 @@ class Infiller:
         )
         budget = cache_bytes if cache_bytes is not None else CACHE_BYTES.get(device.type, CACHE_BYTES["cuda"])
         self._caches = PromptCaches(network, budget)
-        self._elsewhere = TextIndex(self._tokenizer)
+        self._project = TextIndex(self._tokenizer)
         self._chat = checkpoint.chat
         self.name = self._policy.name or hub.name_of(checkpoint.directory)
         self.device = str(device)
@@ -159,12 +159,12 @@ class Infiller:
 
     @property
     def uses_project_text(self) -> bool:
-        """Whether fills make use of `FillRequest.elsewhere` by default."""
+        """Whether fills make use of `FillRequest.project_text` by default."""
         return self._policy.verify and self._policy.copy_weight > 0
 
     def index_ahead(self, texts: Sequence[str]) -> None:
-        """Read `FillRequest.elsewhere` ahead, all of it; a fill itself reads only a little that is new."""
-        self._elsewhere.read(texts)
+        """Read `FillRequest.project_text` ahead, all of it; a fill itself reads only a little that is new."""
+        self._project.read(texts)
 
     def considered(self, request: FillRequest) -> list[ScoredText]:
         """What the judge is told of each text for the (single) hole of one line, the model's own first.
@@ -197,7 +197,7 @@ class Infiller:
         """`considered` takes what the judge is told."""
         excerpt, sampling = request.excerpt, self._sampling(request)
         copy_weight = self._policy.copy_weight if request.copy_weight is None else request.copy_weight
-        elsewhere = self._elsewhere.read(request.elsewhere, NEW_CHARS) if copy_weight else []
+        elsewhere = self._project.read(request.project_text, NEW_CHARS) if copy_weight else []
         draft = Draft(("",), 0, tokens=((),))
         with self._borrowed(excerpt) as (cached, prompt):
             for _ in cached.read_most_of(prompt.ids):

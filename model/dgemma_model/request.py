@@ -57,7 +57,7 @@ class FillRequest:
     """
 
     excerpt: Excerpt
-    elsewhere: tuple[str, ...] = ()
+    project_text: tuple[str, ...] = ()
     """The rest of the file and of the project, as far as it may say how this file goes on; the nearest last, and
     never what stood in the holes. Only checkpoints that copy (`Policy.copy_weight`) make use of it."""
     one_line: bool = False

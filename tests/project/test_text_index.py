@@ -82,7 +82,7 @@ SAID = (f"{EXCERPT.prefix}swing(3, quietly=True){EXCERPT.suffix}".replace("Shop"
 def test_the_embedded_checkpoint_repeats_what_is_said_elsewhere() -> None:
     infiller = Infiller.load(None, "cpu")
     *_, alone = infiller.fill(FillRequest(EXCERPT, one_line=True))
-    *_, told = infiller.fill(FillRequest(EXCERPT, elsewhere=SAID, one_line=True))
+    *_, told = infiller.fill(FillRequest(EXCERPT, project_text=SAID, one_line=True))
     assert alone.text != told.text == "swing(3, quietly=True)"
     assert told.step < len(TOKENIZER.encode(told.text)), "what is copied is read in few passes"
 
@@ -90,7 +90,7 @@ def test_the_embedded_checkpoint_repeats_what_is_said_elsewhere() -> None:
 def test_a_checkpoint_that_does_not_copy_takes_no_notice() -> None:
     infiller = tiny_infiller()
     texts = [
-        [draft.text for draft in infiller.fill(FillRequest(EXCERPT, elsewhere=said, verify=True))]
+        [draft.text for draft in infiller.fill(FillRequest(EXCERPT, project_text=said, verify=True))]
         for said in ((), SAID)
     ]
     assert texts[0] == texts[1]

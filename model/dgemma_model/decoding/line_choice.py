@@ -94,7 +94,7 @@ def judged(draft: Draft, options: Sequence[ScoredText], request: FillRequest) ->
 
     The judge knows projects. Where there is next to nothing beside the prompt, whole lines are left to the head.
     """
-    by_odds = is_line_begun(request.excerpt) or sum(map(len, request.elsewhere)) >= LITTLE_ELSEWHERE
+    by_odds = is_line_begun(request.excerpt) or sum(map(len, request.project_text)) >= LITTLE_ELSEWHERE
     best, *_ = ordered = sorted(
         options, key=lambda reading: -(reading.log_odds if by_odds else reading.log_probability)
     )

@@ -29,8 +29,8 @@ _WEIGHT_BY_MATCH = [
     math.exp(LOG_WEIGHT_BY_MATCH[min(length, 8)] + _LOG_WEIGHT_PER_TOKEN * max(0, length - 8))
     for length in range(LONGEST_MATCH + 1)
 ]
-_ELSEWHERE = 0.3
-"""Log-weight of a place in the nearest piece elsewhere, against one in the prompt."""
+_IN_PROJECT = 0.3
+"""Log-weight of a place in the nearest piece of the project, against one in the prompt."""
 _NEARNESS = 0.67
 """The weight of a place falls with the number of pieces that are nearer, to this power."""
 _LIKENESS = 4.9
@@ -61,7 +61,7 @@ class Places(NamedTuple):
     """Where in one text the last tokens stood before, followed by another one."""
 
     number: int
-    """Of the piece elsewhere, or `IN_PROMPT`."""
+    """Of the piece of the project, or `IN_PROMPT`."""
     ids: list[int]
     """Of the text."""
     matches: dict[int, int]
@@ -75,9 +75,9 @@ IN_PROMPT = -1
 class PromptCopies:
     """The prompt's tokens and those written since; and pieces of text `elsewhere`, the nearest last."""
 
-    def __init__(self, ids: Sequence[int], elsewhere: Sequence[IndexedText] = ()) -> None:
+    def __init__(self, ids: Sequence[int], project: Sequence[IndexedText] = ()) -> None:
         self._ids = list(ids)
-        self._elsewhere = elsewhere
+        self._project = project
         self._at: dict[int, list[int]] = {}
         """Where in the prompt and behind it each token stands, but for the last one."""
         for at, token in enumerate(self._ids[:-1]):
@@ -114,7 +114,7 @@ class PromptCopies:
         ids, found = self._ids, list[Places]()
         if len(ids) > 1:
             pair, third_last = (ids[-2], ids[-1]), ids[-3] if len(ids) > 2 else -1
-            for number, piece in enumerate(self._elsewhere):
+            for number, piece in enumerate(self._project):
                 if places := piece.places(pair):
                     there, before = piece.ids, self._before.get(number, {})
                     matches = dict.fromkeys(places, 2)
@@ -143,7 +143,7 @@ class CopyModel:
         self,
         tokenizer: Tokenizer,
         prompt: Sequence[int],
-        elsewhere: Sequence[IndexedText],
+        project: Sequence[IndexedText],
         *,
         weight: float,
         before: str,
@@ -153,8 +153,8 @@ class CopyModel:
     ) -> None:
         """`before` stands before the hole and `after` behind it; `forced` is what healing makes the fill begin with;
         see `Policy.copy_weight` for `weight`."""
-        self.copies = PromptCopies(prompt, elsewhere)
-        self._elsewhere = elsewhere
+        self.copies = PromptCopies(prompt, project)
+        self._project = project
         self._tokenizer, self._weight = tokenizer, weight
         self._after = after.partition("\n")[0].encode("utf-8", "replace")
         self._ends = frozenset(tokenizer.ids_starting(b"\n") if one_line else ())
@@ -225,8 +225,8 @@ class CopyModel:
         """The weight of a piece, and the lines of its tokens with the weights of these."""
         found = self._weights.get(number)
         if found is None:
-            piece = self._elsewhere[number]
-            nearness = math.exp(_ELSEWHERE) * math.pow(len(self._elsewhere) - number, -_NEARNESS)
+            piece = self._project[number]
+            nearness = math.exp(_IN_PROJECT) * math.pow(len(self._project) - number, -_NEARNESS)
             found = self._weights[number] = nearness, piece.lines, _line_weights(piece, *self._around)
         return found
 

@@ -28,7 +28,7 @@ class SimilarLine(NamedTuple):
     """Of that line's neighbours to the cursor's, 0 to 2, a little more where it is near."""
 
 
-def similar_lines(prefix: str, suffix: str, elsewhere: Sequence[IndexedText] = (), count: int = 1) -> list[SimilarLine]:
+def similar_lines(prefix: str, suffix: str, project: Sequence[IndexedText] = (), count: int = 1) -> list[SimilarLine]:
     """What is missing in the cursor's line as lines near it or `elsewhere` have it: those whose neighbours are most
     like the cursor's, the most similar first, none twice.
 
@@ -57,7 +57,7 @@ def similar_lines(prefix: str, suffix: str, elsewhere: Sequence[IndexedText] = (
         stripped = ["", *map(str.strip, lines), ""]
         for at in range(len(lines), 0, -1):
             consider(stripped[at - 1], stripped[at], stripped[at + 1], 0.01 + 0.01 * at / len(lines))
-    for over, line, under in _lines_between(tuple(elsewhere), above, below):
+    for over, line, under in _lines_between(tuple(project), above, below):
         consider(over, line, under, 0.0)
     return sorted((SimilarLine(*each) for each in found.items()), key=lambda each: -each.likeness)
 
@@ -78,7 +78,7 @@ def _at_most(a: str, b: str) -> float:
     return 2 * min(len(a), len(b)) / (len(a) + len(b)) if a and b else 0.0
 
 
-def most_similar_line(prefix: str, suffix: str, elsewhere: Sequence[IndexedText] = ()) -> str:
+def most_similar_line(prefix: str, suffix: str, project: Sequence[IndexedText] = ()) -> str:
     """The first of `similar_lines`; empty where there is none."""
-    found = similar_lines(prefix, suffix, elsewhere)
+    found = similar_lines(prefix, suffix, project)
     return found[0].text if found else ""

@@ -30,7 +30,7 @@ class TextBetween(NamedTuple):
     behind it, up to 10; and the more, the more often it stands there."""
 
 
-def texts_between(prefix: str, suffix: str, elsewhere: Sequence[IndexedText] = (), count: int = 1) -> list[TextBetween]:
+def texts_between(prefix: str, suffix: str, project: Sequence[IndexedText] = (), count: int = 1) -> list[TextBetween]:
     """What stands near the hole or `elsewhere` on one line between the last words before the hole and the first word
     behind it (or the end of the line), the closest first, none twice, none empty.
 
@@ -44,7 +44,7 @@ def texts_between(prefix: str, suffix: str, elsewhere: Sequence[IndexedText] = (
     end = first[0]
     found: dict[str, tuple[int, int, int]] = {}
     left = _PLACES_BETWEEN
-    for text in (prefix, suffix, *(piece.text for piece in reversed(elsewhere))):
+    for text in (prefix, suffix, *(piece.text for piece in reversed(project))):
         at = text.find(key)
         while at >= 0 and left:
             left -= 1
@@ -75,10 +75,10 @@ class Occurrences(NamedTuple):
 
 
 def occurrences(
-    texts: Sequence[str], prefix: str, suffix: str, elsewhere: Sequence[IndexedText] = ()
+    texts: Sequence[str], prefix: str, suffix: str, project: Sequence[IndexedText] = ()
 ) -> list[Occurrences]:
     """How often each of `texts` for the hole stands near it and `elsewhere`."""
-    everything = "\0".join((*(piece.text for piece in elsewhere), prefix, suffix))
+    everything = "\0".join((*(piece.text for piece in project), prefix, suffix))
     begun = prefix[prefix.rfind("\n") + 1 :].lstrip()
     spoken = [match.start() for match in _SIGN.finditer(begun)]
     before = begun[spoken[-1] :] if spoken else ""
