@@ -169,7 +169,8 @@ def judged(infiller: Infiller, function: Function) -> dict[str, dict[int, float]
     for piece in pieces(infiller, function.text, width):
         before, after = function.before + function.text[:done], function.text[done + len(piece) :] + function.after
         # as `excerpt.cut` would have it, roughly
-        with infiller._prompted(Excerpt(before[-1280:], after[:320])) as (cached, prompt), torch.inference_mode():
+        with infiller._prompted(Excerpt(before[-1280:], after[:320])) as opened, torch.inference_mode():
+            cached, prompt = opened.cached, opened.prompt
             given = prompt.forced.decode()
             ids = tokenizer.encode(given + piece)[:width]
             ends = [0]

@@ -4,7 +4,8 @@
     python eval/same_fills.py after.jsonl --like before.jsonl
 
 Each hole is filled as the server fills it, and offered as the server would offer it, with the embedded checkpoint on
-one thread, so that sums are taken in the same order.
+one thread, so that sums are taken in the same order. Run both with PYTHONHASHSEED=0: lines of the project that are
+equally alike are considered in the order of a set.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """The face of the model: load a checkpoint, fill holes, judge texts. All it takes and gives is plain data (request.py).
 
-A fill's path: the prompt is encoded behind what is cached of it (`prompt_cache`); then
+A fill's path: request and policy become a plan (`plan`), the excerpt a prompt (the checkpoint's `PromptFormat`), which
+is encoded after what is cached of it (`prompt_cache`). Then the plan's way writes:
 
-- `verified` writes what the causal head would write token by token, with drafts to take fewer passes; or
+- `verified` writes what the causal head would write token by token, with drafts to take fewer passes; of a line,
+  `line_choice` considers other texts, too;
 - `denoised` denoises one canvas with all the holes;
+- `width_search` denoises canvases of several widths, for checkpoints that were not trained to end a hole.
 
-whichever the request or else the checkpoint's policy says. A checkpoint that was not trained to fill is asked in a chat
-(`chat`), with holes of several widths side by side (`widths`). Several holes are filled in one canvas, or one after the
-other. Drafts come out as they are made, within the time asked for (`anytime`).
+Drafts come out as they are made, within the time asked for (`time_budget`).
 """
 
 from __future__ import annotations
@@ -16,37 +17,27 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import torch
 
 from dgemma_model.checkpoint import hub
 from dgemma_model.checkpoint import load as checkpoints
-from dgemma_model.checkpoint.load import Checkpoint, CheckpointError, Progress
-from dgemma_model.decoding import beams, review, verified
+from dgemma_model.checkpoint.contract import Checkpoint, Progress
+from dgemma_model.checkpoint.weights import CheckpointError
+from dgemma_model.decoding import review, verified
 from dgemma_model.decoding.causal import fill_log_probabilities, ranked
-from dgemma_model.decoding.constraint import Constraint
-from dgemma_model.decoding.denoised import LINE_TOKENS, DenoisedFill
-from dgemma_model.decoding.line_choice import (
-    SIMILAR_LINES,
-    TEXTS_BETWEEN,
-    LineCandidates,
-    is_line_begun,
-    judged,
-    readings,
-)
-from dgemma_model.decoding.prompt_cache import CachedPrompt, PromptCaches
+from dgemma_model.decoding.denoised import DenoisedFill
+from dgemma_model.decoding.drafting import drafters_for
+from dgemma_model.decoding.line_choice import LineChoice
+from dgemma_model.decoding.plan import FillPlan, plan_for
+from dgemma_model.decoding.prompt_cache import OpenPrompt, PromptCaches
 from dgemma_model.decoding.sampler import Noise, Sampling
 from dgemma_model.decoding.time_budget import within_budget
 from dgemma_model.decoding.width_search import WidthSearch
 from dgemma_model.network.kernels import fastest_products
 from dgemma_model.project.copy_model import CopyModel
-from dgemma_model.project.judge import ScoredText
-from dgemma_model.project.similar_lines import similar_lines
-from dgemma_model.project.text_index import TextIndex
-from dgemma_model.project.texts_between import texts_between
-from dgemma_model.prompt.canvas import Prompt, encode_prompt
-from dgemma_model.prompt.chat import ChatFormat
+from dgemma_model.project.judge import Judge, ScoredText
+from dgemma_model.project.text_index import IndexedText, TextIndex
 from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
 
 CACHE_BYTES = {"cpu": 128 * 2**20, "cuda": 2 * 2**30}
@@ -73,22 +64,19 @@ class Infiller:
         much may be kept of prompts; `clock` tells seconds."""
         self._checkpoint = checkpoint.served(products)
         network = self._checkpoint.network
-        self._tokenizer = checkpoint.tokenizer
-        self._policy = checkpoint.config.policy
+        self._tokenizer = checkpoint.format.vocabulary.tokenizer
+        self._policy = checkpoint.policy
         self._device = device
         self._clock = clock
-        self._noise = Noise(
-            network.config.vocab_size, self._tokenizer.mask_id if self._policy.noise == "mask" else None
-        )
+        self._noise = Noise(network.vocab_size, checkpoint.format.mask_id)
         budget = cache_bytes if cache_bytes is not None else CACHE_BYTES.get(device.type, CACHE_BYTES["cuda"])
         self._caches = PromptCaches(network, budget)
         self._project = TextIndex(self._tokenizer)
-        self._chat = checkpoint.chat
         self.name = self._policy.name or hub.name_of(checkpoint.directory)
         self.device = str(device)
         self.languages = frozenset(self._policy.languages) if self._policy.languages is not None else None
         self.threshold = self._policy.threshold
-        self.prompt_tokens = min(self._policy.prompt_tokens, network.config.max_position_embeddings // 2)
+        self.prompt_tokens = min(self._policy.prompt_tokens, network.context_length // 2)
 
     @classmethod
     def load(
@@ -134,8 +122,8 @@ class Infiller:
         Raises:
             InfillError: the excerpt has several holes, or the device failed.
         """
-        with self._prompted(excerpt) as (cached, prompt):
-            return list(review.doubts(self._checkpoint, cached, prompt, span, min_nats))
+        with self._prompted(excerpt) as opened:
+            return list(review.doubts(self._checkpoint, opened, span, min_nats))
 
     def score(self, excerpt: Excerpt, texts: Sequence[str]) -> list[float]:
         """Log-likelihood, in nats, of each text and its end in the (single) hole of `excerpt`, under the causal head.
@@ -145,8 +133,8 @@ class Infiller:
         """
         if not texts:
             return []
-        with self._prompted(excerpt) as (cached, prompt):
-            return [float(read.sum()) for read in fill_log_probabilities(cached, prompt, texts, self._tokenizer)]
+        with self._prompted(excerpt) as opened:
+            return [float(read.sum()) for read in fill_log_probabilities(opened, texts)]
 
     def count_tokens(self, text: str) -> int:
         """How many tokens `text` takes in a prompt."""
@@ -155,7 +143,7 @@ class Infiller:
     @property
     def verifies(self) -> bool:
         """Whether one hole is filled as the causal head would fill it, by default."""
-        return self._policy.verify and self._chat is None
+        return self._policy.verify and self._checkpoint.format.ends_holes
 
     @property
     def uses_project_text(self) -> bool:
@@ -173,114 +161,108 @@ class Infiller:
             InfillError: see `fill`.
         """
         check(request)
-        found = list[ScoredText]()
-        for _ in self._fill_verified(request, found):
-            pass
-        return found
+        plan = plan_for(request, self._policy, self._checkpoint.sampler, ends_holes=True)
+        project = self._project.read(request.project_text, NEW_CHARS)
+        with self._opened(request.excerpt) as opened:
+            choice = self._line_choice(opened, request, plan, project)
+            if choice is None:
+                return []
+            *_, written = self._written(opened, request.excerpt, plan, project, plan.copy_weight)
+            return choice.considered(written)
 
     # ------------------------------------------------------------------ fills
 
     def _fill(self, request: FillRequest) -> Iterator[Draft]:
-        """All the ways to fill: several holes at once or one by one, verified or denoised."""
-        together = self._policy.together if request.together is None else request.together
-        verify = self._policy.verify if request.verify is None else request.verify
-        if self._chat is not None:
-            yield from self._fill_widths(request, self._chat)
-        elif request.excerpt.hole_count > 1 and not together:
-            yield from self._fill_one_by_one(request)
-        elif request.excerpt.hole_count == 1 and verify and request.start is None:
-            yield from self._fill_verified(request)
-        else:
-            yield from self._fill_denoised(request)
+        """Dispatch to the way that the plan names."""
+        plan = plan_for(request, self._policy, self._checkpoint.sampler, ends_holes=self._checkpoint.format.ends_holes)
+        if plan.way == "one_by_one":
+            return self._fill_one_by_one(request)
+        if plan.way == "verified":
+            return self._fill_verified(request, plan)
+        return self._fill_canvases(request.excerpt, plan)
 
-    def _fill_verified(self, request: FillRequest, considered: list[ScoredText] | None = None) -> Iterator[Draft]:
-        """`considered` takes what the judge is told."""
-        excerpt, sampling = request.excerpt, self._sampling(request)
-        copy_weight = self._policy.copy_weight if request.copy_weight is None else request.copy_weight
-        elsewhere = self._project.read(request.project_text, NEW_CHARS) if copy_weight else []
+    def _fill_verified(self, request: FillRequest, plan: FillPlan) -> Iterator[Draft]:
+        excerpt = request.excerpt
+        project = self._project.read(request.project_text, NEW_CHARS) if plan.copy_weight else []
         draft = Draft(("",), 0, tokens=((),))
-        with self._borrowed(excerpt) as (cached, prompt):
-            for _ in cached.read_most_of(prompt.ids):
+        with self._opened(excerpt) as opened:
+            for _ in opened.cached.read_most_of(opened.prompt.ids):
                 yield draft
-            suggestions = partial(
-                CopyModel,
-                self._tokenizer,
-                prompt.text,
-                elsewhere,
-                weight=copy_weight,
-                before=excerpt.prefix,
-                after=excerpt.suffix,
-                one_line=request.one_line,
-                forced=prompt.forced,
-            )
-            for draft in verified.fill(self._checkpoint, cached, prompt, request, sampling, suggestions()):
+            for draft in self._written(opened, excerpt, plan, project, plan.copy_weight):
                 yield draft
             others, step = list[str](), draft.step
-            if request.candidates > 1:
-                cached.crop(len(prompt.ids))
-                denoised = DenoisedFill(self._checkpoint, cached, prompt, request, sampling)
+            if plan.candidates > 1:
+                opened.rewind()
+                denoised = DenoisedFill(self._checkpoint, opened, excerpt, plan, self._sampling(plan))
                 for other in denoised.drafts():
                     draft = replace(draft, step=step + other.step)
                     yield draft
                 others += denoised.texts()
-            if request.one_line and copy_weight:
-                around = excerpt.prefix, excerpt.suffix, elsewhere
-                alone = list[str]()
-                if is_line_begun(excerpt):
-                    for found in beams.search(cached, prompt, self._tokenizer):
-                        alone, draft = found, replace(draft, step=draft.step + 1)
-                        yield draft
-                else:
-                    cached.crop(len(prompt.ids) - 1)
-                    other = draft
-                    for other in verified.fill(
-                        self._checkpoint, cached, prompt, request, sampling, suggestions(weight=0.0)
-                    ):
-                        yield replace(draft, step=draft.step + other.step)
-                    alone, draft = [other.text], replace(draft, step=draft.step + other.step)
-                similar, between = similar_lines(*around, SIMILAR_LINES), texts_between(*around, TEXTS_BETWEEN)
-                texts = LineCandidates([draft.text, *others], similar, between, alone)
-                options = readings(cached, prompt, texts, around, self._tokenizer)
-                draft = judged(draft, options, request)
-                if considered is not None:
-                    considered += options
+            choice = self._line_choice(opened, request, plan, project)
+            if choice is None:
+                draft = ranked(opened, plan, draft, others)
             else:
-                draft = ranked(cached, prompt, draft, others, request, self._tokenizer)
+                written = draft
+                for draft in choice.drafts(written, others):
+                    yield draft
             yield replace(draft, done=True)
 
-    def _fill_denoised(self, request: FillRequest) -> Iterator[Draft]:
-        count = request.excerpt.hole_count
-        draft = Draft(("",) * count, 0, tokens=((),) * count)
-        with self._borrowed(request.excerpt) as (cached, prompt):
-            for _ in cached.read_all_of(prompt.ids):
+    def _written(
+        self, opened: OpenPrompt, excerpt: Excerpt, plan: FillPlan, project: Sequence[IndexedText], copy_weight: float
+    ) -> Iterator[Draft]:
+        """What the causal head writes, mixed with copies by their weight."""
+        copy_model = CopyModel(
+            opened.vocabulary,
+            opened.prompt.text,
+            project,
+            weight=copy_weight,
+            weights=self._policy.copies,
+            before=excerpt.prefix,
+            after=excerpt.suffix,
+            one_line=plan.one_line,
+            forced=opened.prompt.forced,
+        )
+        sampling = self._sampling(plan)
+        drafters = drafters_for(plan, self._checkpoint, opened, sampling, copy_model.copies)
+        return verified.fill(opened, plan, copy_model, drafters)
+
+    def _line_choice(
+        self, opened: OpenPrompt, request: FillRequest, plan: FillPlan, project: Sequence[IndexedText]
+    ) -> LineChoice | None:
+        """Who chooses among texts for a line; None where the likeliest is taken."""
+        if not plan.chooses_line or self._policy.judge is None:
+            return None
+        return LineChoice(
+            opened,
+            plan,
+            request.excerpt,
+            project,
+            project_chars=sum(map(len, request.project_text)),
+            write_alone=lambda: self._written(opened, request.excerpt, plan, project, 0.0),
+            judge=Judge(self._policy.judge),
+        )
+
+    def _fill_canvases(self, excerpt: Excerpt, plan: FillPlan) -> Iterator[Draft]:
+        """Fills that denoise: one canvas with all the holes, or canvases of several widths."""
+        draft = Draft(("",) * excerpt.hole_count, 0, tokens=((),) * excerpt.hole_count)
+        with self._opened(excerpt) as opened:
+            for _ in opened.cached.read_all_of(opened.prompt.ids):
                 yield draft
-            denoised = DenoisedFill(self._checkpoint, cached, prompt, request, self._sampling(request))
+            if plan.way == "by_width":
+                yield from WidthSearch(self._checkpoint, opened, excerpt, plan, self._sampling(plan)).drafts()
+                return
+            denoised = DenoisedFill(self._checkpoint, opened, excerpt, plan, self._sampling(plan))
             for draft in denoised.drafts():
                 yield draft
-            if count == 1:
-                cached.crop(len(prompt.ids))
-                draft = ranked(cached, prompt, draft, denoised.texts(), request, self._tokenizer)
-                score = fill_log_probabilities(
-                    cached, prompt, [draft.text], self._tokenizer, one_line=request.one_line
-                )[0].mean()
+            if excerpt.hole_count == 1:
+                opened.rewind()
+                draft = ranked(opened, plan, draft, denoised.texts())
+                score = fill_log_probabilities(opened, [draft.text], one_line=plan.one_line)[0].mean()
                 draft = replace(draft, score=float(score))
             yield replace(draft, done=True)
 
-    def _fill_widths(self, request: FillRequest, chat: ChatFormat) -> Iterator[Draft]:
-        sampling, count = self._sampling(request), request.excerpt.hole_count
-        if request.one_line:
-            request = replace(request, max_tokens=min(request.max_tokens, LINE_TOKENS))
-        search = WidthSearch(
-            self._checkpoint.network, self._tokenizer, chat, sampling.config, sampling.noise, self._policy.hole_widths
-        )
-        with self._borrowed(request.excerpt) as (cached, prompt):
-            for _ in cached.read_all_of(prompt.ids):
-                yield Draft(("",) * count, 0, tokens=((),) * count)
-            constrain = Constraint(self._tokenizer, prompt.forced, is_indent_settled=prompt.is_indent_settled).apply
-            yield from search.fill(request, prompt, cached.cache, sampling.generator, constrain)
-
     def _fill_one_by_one(self, request: FillRequest) -> Iterator[Draft]:
-        """Each hole from left to right, with what is filled before it as text and without the holes behind it."""
+        """Each hole from left to right, with what is filled before it as text and without the holes after it."""
         excerpt = request.excerpt
         between = (*excerpt.between, "")
         done = [Draft(("",), 0, tokens=((),))] * excerpt.hole_count
@@ -301,39 +283,31 @@ class Infiller:
                 )
             prefix += done[hole].text + between[hole]
 
-    def _sampling(self, request: FillRequest) -> Sampling:
-        config = self._checkpoint.config.sampler
-        if request.max_denoising_steps is not None:
-            config = replace(config, max_denoising_steps=request.max_denoising_steps)
-        if request.entropy_bound is not None:
-            config = replace(config, entropy_bound=request.entropy_bound)
-        return Sampling(config, self._noise, torch.Generator(self._device).manual_seed(request.seed))
+    def _sampling(self, plan: FillPlan) -> Sampling:
+        return Sampling(plan.sampler, self._noise, torch.Generator(self._device).manual_seed(plan.seed))
 
     # ---------------------------------------------------------------- prompts
 
     @contextmanager
-    def _borrowed(self, excerpt: Excerpt) -> Iterator[tuple[CachedPrompt, Prompt]]:
+    def _opened(self, excerpt: Excerpt) -> Iterator[OpenPrompt]:
         """The excerpt's prompt, and what is cached of it. What fails on the device becomes an `InfillError`."""
-        if self._chat is None:
-            prompt = encode_prompt(excerpt, self._tokenizer, self.prompt_tokens)
-        else:
-            prompt = self._chat.encode_prompt(excerpt, self.prompt_tokens)
+        prompt = self._checkpoint.format.encode(excerpt, self.prompt_tokens)
         try:
             with self._caches.borrowed(prompt.ids) as cached:
-                yield cached, prompt
+                yield OpenPrompt(cached, prompt, self._checkpoint.format.vocabulary)
         except RuntimeError as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InfillError(f"the model failed on {self.device}: {reason}; the next fill starts afresh") from error
 
     @contextmanager
-    def _prompted(self, excerpt: Excerpt) -> Iterator[tuple[CachedPrompt, Prompt]]:
+    def _prompted(self, excerpt: Excerpt) -> Iterator[OpenPrompt]:
         """The prompt of an excerpt with one hole, all of it cached."""
         if excerpt.hole_count != 1:
             raise InfillError(f"one hole at a time can be judged, not {excerpt.hole_count}")
-        with self._borrowed(excerpt) as (cached, prompt):
-            for _ in cached.read_all_of(prompt.ids):
+        with self._opened(excerpt) as opened:
+            for _ in opened.cached.read_all_of(opened.prompt.ids):
                 pass
-            yield cached, prompt
+            yield opened
 
 
 def usable_device(name: str | None) -> torch.device:

@@ -19,9 +19,9 @@ from test_network import CLOSE, TEXT, VOCAB, ids, our_logits, pair, their_logits
 from torch import Tensor
 from transformers import DiffusionGemmaForBlockDiffusion, DiffusionGemmaGenerationConfig
 
+from dgemma_model.checkpoint import contract, diffusion_gemma, published_layout
 from dgemma_model.checkpoint import load as checkpoints
-from dgemma_model.checkpoint import published_layout
-from dgemma_model.checkpoint.load import CheckpointError
+from dgemma_model.checkpoint.weights import CheckpointError
 from dgemma_model.infill import Infiller
 from dgemma_model.network.config import LayerConfig, NetworkConfig
 from dgemma_model.network.diffusion_gemma import Network
@@ -31,13 +31,13 @@ CPU = torch.device("cpu")
 SLIDING, FULL, _ = tiny_config().layers
 
 
-def load(directory: Path) -> checkpoints.Checkpoint:
+def load(directory: Path) -> contract.Checkpoint:
     return checkpoints.load(directory, CPU, torch.float32)
 
 
 def load_network(directory: Path) -> tuple[Network, int]:
     config = NetworkConfig.from_json(json.loads((directory / "config.json").read_text()))
-    return checkpoints.load_network(directory, config, CPU, torch.float32)
+    return diffusion_gemma.load_network(directory, config, CPU, torch.float32)
 
 
 def load_in_transformers(directory: Path) -> DiffusionGemmaForBlockDiffusion:
@@ -260,7 +260,7 @@ def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_whole_checkpoint_loads(directory: Path) -> None:
     loaded = load(directory)
     assert loaded.skipped > 0
-    assert loaded.config.policy.name == "tiny"
+    assert loaded.policy.name == "tiny"
     assert loaded.tokenizer.encode(TEXT_LINE) == tiny_tokenizer().encode(TEXT_LINE)
 
 
@@ -295,8 +295,8 @@ def test_the_embedded_checkpoint_equals_transformers() -> None:
     ours = load(EMBEDDED)
     theirs = load_in_transformers(EMBEDDED)
     prompt = torch.tensor([ours.tokenizer.encode(Path(checkpoints.__file__).read_text("utf-8"))[:300]])
-    canvas = torch.randint(ours.config.network.vocab_size, (1, 32))
-    signal = torch.randn(1, 32, ours.config.network.vocab_size)
+    canvas = torch.randint(ours.network.vocab_size, (1, 32))
+    signal = torch.randn(1, 32, ours.network.vocab_size)
     for mine, reference in zip(
         our_logits(ours.network, prompt, canvas, signal), their_logits(theirs, prompt, canvas, signal), strict=True
     ):

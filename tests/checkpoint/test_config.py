@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_fixtures import tiny_config
 
-from dgemma_model.checkpoint.config import CheckpointConfig, Policy, SamplerConfig
+from dgemma_model.checkpoint.config import Policy, SamplerConfig, read_json
 from dgemma_model.checkpoint.published_layout import _config_json
 from dgemma_model.network.config import ConfigError, LayerConfig, NetworkConfig
 from dgemma_model.network.diffusion_gemma import Network
@@ -203,9 +203,9 @@ def test_an_unusable_policy_is_named(content: dict[str, Any], words: str) -> Non
 
 
 def test_only_config_json_is_required(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(TINY))
-    config = CheckpointConfig.read(tmp_path)
-    assert config == CheckpointConfig(tiny_config(), SamplerConfig(), Policy())
+    assert (SamplerConfig.read(tmp_path), Policy.read(tmp_path)) == (SamplerConfig(), Policy())
+    with pytest.raises(ConfigError, match=r"config\.json is missing"):
+        read_json(tmp_path / "config.json", required=True)
 
 
 def delete(path: Path) -> None:
@@ -222,12 +222,11 @@ def test_an_unreadable_config_is_named(tmp_path: Path, spoil: Callable[[Path], o
     path.write_text(json.dumps(TINY))
     spoil(path)
     with pytest.raises(ConfigError, match=r"config\.json"):
-        CheckpointConfig.read(tmp_path)
+        read_json(path, required=True)
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "dgemma.json"])
 def test_other_unreadable_files_are_named(tmp_path: Path, name: str) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(TINY))
     (tmp_path / name).write_text("{")
     with pytest.raises(ConfigError, match=name):
-        CheckpointConfig.read(tmp_path)
+        SamplerConfig.read(tmp_path) if name == "generation_config.json" else Policy.read(tmp_path)

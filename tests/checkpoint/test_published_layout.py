@@ -20,8 +20,10 @@ from safetensors.torch import load_file, save_file
 from test_checkpoint import load, load_in_transformers
 from test_network import CLOSE, our_logits, their_logits
 
-from dgemma_model.checkpoint.load import CheckpointError, check_memory, free_memory
+from dgemma_model.checkpoint import diffusion_gemma
+from dgemma_model.checkpoint.weights import CheckpointError, check_memory, free_memory
 from dgemma_model.infill import Infiller
+from dgemma_model.prompt.chat import ChatFormat
 from dgemma_model.request import Excerpt, FillRequest
 
 CPU = torch.device("cpu")
@@ -38,16 +40,16 @@ def test_it_loads_and_says_that_the_vision_tower_is_skipped(directory: Path, cap
     stored = [name for file in directory.glob("*.safetensors") for name in load_file(file)]
     assert loaded.skipped == sum("vision" in name for name in stored) > 5
     assert f"{loaded.skipped} tensors of the vision tower were skipped" in caplog.text
-    assert loaded.config.network.eos_token_ids == (1, 106, 50)
-    assert loaded.config.network.canvas_length == 256
-    assert loaded.config.sampler.max_denoising_steps == 48 and loaded.config.sampler.entropy_bound == 0.1
-    assert (loaded.config.sampler.t_min, loaded.config.sampler.t_max) == (0.4, 0.8)
-    assert loaded.chat is not None and loaded.tokenizer.encode("a b") == gemma_tokenizer().encode("a b")
+    assert loaded.network.config.eos_token_ids == (1, 106, 50)
+    assert loaded.network.config.canvas_length == 256
+    assert loaded.sampler.max_denoising_steps == 48 and loaded.sampler.entropy_bound == 0.1
+    assert (loaded.sampler.t_min, loaded.sampler.t_max) == (0.4, 0.8)
+    assert isinstance(loaded.format, ChatFormat) and loaded.tokenizer.encode("a b") == gemma_tokenizer().encode("a b")
 
 
 def test_it_gives_the_logits_of_transformers(directory: Path) -> None:
     ours, theirs = load(directory), load_in_transformers(directory)
-    vocab = ours.config.network.vocab_size
+    vocab = ours.network.vocab_size
     prompt, canvas, signal = torch.randint(vocab, (1, 90)), torch.randint(vocab, (1, 12)), torch.randn(1, 12, vocab)
     for mine, reference in zip(
         our_logits(ours.network, prompt, canvas, signal), their_logits(theirs, prompt, canvas, signal), strict=True
@@ -202,7 +204,7 @@ def test_too_little_memory_is_said_with_the_numbers() -> None:
 
 def test_memory_is_looked_at_before_a_weight_is_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_tensors(UP, lambda tensors: tensors[UP].fill_(float("nan")))(directory)  # would be found on reading
-    monkeypatch.setattr(load, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(diffusion_gemma, "free_memory", lambda device: 1000)
     with pytest.raises(CheckpointError, match=r"not enough memory on cpu.*GiB"):
         load(directory)
 
@@ -211,7 +213,7 @@ def test_memory_that_runs_out_while_loading_is_said(directory: Path, monkeypatch
     def full(*args: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.\nmore")
 
-    monkeypatch.setattr(load, "_placed", full)
+    monkeypatch.setattr(diffusion_gemma, "placed", full)
     with pytest.raises(CheckpointError, match=r"memory of cpu ran out.*\(CUDA out of memory.*1\.00 GiB\.\)"):
         load(directory)
 

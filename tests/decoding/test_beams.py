@@ -8,8 +8,9 @@ from model_fixtures import tiny_infiller, tiny_tokenizer
 
 from dgemma_model.decoding import beams
 from dgemma_model.decoding.constraint import ids_in_line
-from dgemma_model.network.diffusion_gemma import Cache
-from dgemma_model.prompt.canvas import Prompt, encode_prompt, read_fill
+from dgemma_model.network.cache import Cache
+from dgemma_model.prompt.format import EncodedPrompt, FillVocabulary
+from dgemma_model.prompt.suffix_first import SuffixFirst
 from dgemma_model.request import Excerpt
 
 INFILLER = tiny_infiller()
@@ -25,7 +26,7 @@ EXCERPTS = [
 
 
 @torch.inference_mode()
-def reference(prompt: Prompt, count: int) -> list[str]:
+def reference(prompt: EncodedPrompt, count: int) -> list[str]:
     """The same texts, nothing re-used."""
     ends = [TOKENIZER.end_id, *TOKENIZER.ids_starting(b"\n")]
     live, finished = [(0.0, (), prompt.forced)], dict[str, float]()
@@ -38,7 +39,7 @@ def reference(prompt: Prompt, count: int) -> list[str]:
             if forced:
                 allowed = set(ids_in_line(TOKENIZER, forced, is_indent_settled=prompt.is_indent_settled))
             else:
-                text = read_fill(list(ids), prompt.forced, TOKENIZER)[0]
+                text = FillVocabulary(TOKENIZER, [TOKENIZER.end_id]).read(list(ids), prompt.forced)[0]
                 end = float(torch.tensor([said[i] for i in ends]).logsumexp(0))
                 finished[text] = max(finished.get(text, -torch.inf), value + end)
             for token in sorted(allowed, key=lambda token: -said[token])[:count]:
@@ -56,12 +57,13 @@ def reference(prompt: Prompt, count: int) -> list[str]:
 @pytest.mark.parametrize("count", [1, 3, 5])
 @pytest.mark.parametrize("excerpt", EXCERPTS)
 def test_the_likeliest_texts_are_found_and_the_cache_stays_as_it_is(excerpt: Excerpt, count: int) -> None:
-    prompt = encode_prompt(excerpt, TOKENIZER, INFILLER.prompt_tokens)
-    with INFILLER._borrowed(excerpt) as (cached, _):
+    prompt = SuffixFirst(TOKENIZER).encode(excerpt, INFILLER.prompt_tokens)
+    with INFILLER._opened(excerpt) as opened:
+        cached = opened.cached
         for _ in cached.read_all_of(prompt.ids):
             pass
         cached.append([5, 6, 7])  # as a fill leaves it
-        *_, found = beams.search(cached, prompt, TOKENIZER, beams=count)
+        *_, found = beams.search(opened, beams=count)
         assert cached.cache.length == len(cached.ids) == len(prompt.ids) + 3
     assert found == reference(prompt, count)
     assert len(set(found)) == len(found) <= count
@@ -69,9 +71,10 @@ def test_the_likeliest_texts_are_found_and_the_cache_stays_as_it_is(excerpt: Exc
 
 
 def test_stopping_early_leaves_the_cache_as_it_is() -> None:
-    with INFILLER._prompted(EXCERPTS[1]) as (cached, prompt):
+    with INFILLER._prompted(EXCERPTS[1]) as opened:
+        cached = opened.cached
         before = cached.cache.length
-        search = beams.search(cached, prompt, TOKENIZER)
+        search = beams.search(opened)
         next(search)
         search.close()
         assert cached.cache.length == before

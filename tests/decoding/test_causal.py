@@ -12,7 +12,8 @@ from model_fixtures import VOCAB_SIZE, lively_network, tiny_config, worst
 
 from dgemma_model.decoding.causal import next_token_logits
 from dgemma_model.decoding.prompt_cache import CachedPrompt
-from dgemma_model.network.diffusion_gemma import Cache, Network
+from dgemma_model.network.cache import Cache
+from dgemma_model.network.diffusion_gemma import Network
 from dgemma_model.network.served import ServedNetwork
 from dgemma_model.request import InfillError
 

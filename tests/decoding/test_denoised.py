@@ -16,8 +16,8 @@ from torch import Tensor
 from dgemma_model.decoding import denoised
 from dgemma_model.decoding.denoised import PartialNoise
 from dgemma_model.decoding.sampler import CanvasStep, denoise
-from dgemma_model.network.diffusion_gemma import Cache
-from dgemma_model.prompt.canvas import encode_prompt
+from dgemma_model.network.cache import Cache
+from dgemma_model.prompt.suffix_first import SuffixFirst
 from dgemma_model.request import Draft, Excerpt, FillRequest
 
 TOKENIZER = tiny_tokenizer()
@@ -209,7 +209,7 @@ def test_a_share_of_the_starting_text_is_drawn_again(level: float, noised: int, 
 def test_what_the_network_doubts_most_is_drawn_first(canvases: Canvases) -> None:
     text = "self.a + 1"
     canvas = torch.tensor([[*TOKENIZER.encode(text), END]])
-    prompt = encode_prompt(Excerpt("", "\n"), TOKENIZER, 96)
+    prompt = SuffixFirst(TOKENIZER).encode(Excerpt("", "\n"), 96)
     cache, network = Cache(), INFILLER._checkpoint.network
     with torch.inference_mode():
         network.encode(torch.tensor([prompt.ids]), cache)

@@ -13,23 +13,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_fixtures import SOURCE, VOCAB_SIZE, tiny_checkpoint, tiny_infiller, tiny_tokenizer
+from model_fixtures import EMBEDDED_JUDGE, SOURCE, VOCAB_SIZE, tiny_checkpoint, tiny_infiller, tiny_tokenizer
 from test_tokenizer import texts
 from torch import Tensor
 
 from dgemma_model.checkpoint import load as checkpoints
-from dgemma_model.decoding import denoised, verified
+from dgemma_model.decoding import denoised
 from dgemma_model.decoding.line_choice import LITTLE_ELSEWHERE
 from dgemma_model.decoding.sampler import CanvasStep, denoise
 from dgemma_model.infill import Infiller
-from dgemma_model.network.diffusion_gemma import Cache
-from dgemma_model.project.judge import MEAN, WEIGHTS, WRITTEN
-from dgemma_model.prompt.canvas import encode_prompt, read_fill
+from dgemma_model.network.cache import Cache
+from dgemma_model.project.judge import FIGURES, MEAN, WRITTEN
+from dgemma_model.prompt.format import FillVocabulary
+from dgemma_model.prompt.suffix_first import SuffixFirst
 from dgemma_model.request import Draft, Excerpt, FillRequest, InfillError
 
 TOKENIZER = tiny_tokenizer()
 PROMPT_TOKENS = 96  # as in the fixture's dgemma.json
 INFILLER = tiny_infiller()
+JUDGE = EMBEDDED_JUDGE
 """Used again and again: what is asked before must not matter."""
 
 EXCERPTS = [
@@ -61,7 +63,7 @@ def written_by_the_causal_head(
     infiller: Infiller, excerpt: Excerpt, max_tokens: int, one_line: bool
 ) -> tuple[str, bool, list[int]]:
     """Text, whether it ended itself, and ids: one token at a time, the whole prompt read anew for each."""
-    prompt = encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS)
+    prompt = SuffixFirst(TOKENIZER).encode(excerpt, PROMPT_TOKENS)
     written: list[int] = []
     said, ended, free = b"", False, 0
     while free < max_tokens:
@@ -89,7 +91,7 @@ def written_by_the_causal_head(
         if one_line and b"\n" in said[len(prompt.forced) :]:
             ended = True
             break
-    text, _ = read_fill(written, prompt.forced, TOKENIZER)
+    text, _ = FillVocabulary(TOKENIZER, [TOKENIZER.end_id]).read(written, prompt.forced)
     return text.split("\n")[0] if one_line else text, ended, written
 
 
@@ -141,10 +143,10 @@ def test_no_draft_however_good_or_bad_changes_a_verified_fill(
     excerpt = EXCERPTS[number]
     text, ended, written = written_by_the_causal_head(INFILLER, excerpt, limit, one_line)
     guesses = Guesses(
-        written, len(encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS).ids), random.Random(seed), share_wrong
+        written, len(SuffixFirst(TOKENIZER).encode(excerpt, PROMPT_TOKENS).ids), random.Random(seed), share_wrong
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verified, "denoise", guesses)
+        patch.setattr("dgemma_model.decoding.drafting.denoise", guesses)
         draft = last(INFILLER, excerpt, max_tokens=limit, one_line=one_line, verify=True, drafting="denoised")
     assert (draft.text, draft.complete) == (text, ended)
     if share_wrong == 0.0:
@@ -173,7 +175,7 @@ def test_the_score_is_the_mean_log_probability_of_what_was_free() -> None:
     excerpt = EXCERPTS[0]  # nothing healed
     _, ended, written = written_by_the_causal_head(INFILLER, excerpt, 14, False)
     ids = [*written, *[TOKENIZER.end_id] * ended]
-    prompt = encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS).ids
+    prompt = SuffixFirst(TOKENIZER).encode(excerpt, PROMPT_TOKENS).ids
     hidden = INFILLER._checkpoint.network.encode(torch.tensor([prompt + ids]), Cache())[0, len(prompt) - 1 : -1]
     chosen = INFILLER._checkpoint.network.logits(hidden).log_softmax(-1)[range(len(ids)), ids]
     assert last(INFILLER, excerpt, max_tokens=14, verify=True).score == pytest.approx(chosen.mean().item(), abs=1e-4)
@@ -234,7 +236,7 @@ def test_the_last_draft_and_no_other_is_done(excerpt: Excerpt, verify: bool) -> 
 @given(prefix=texts, suffix=texts, seed=st.integers(0, 99), bound=st.sampled_from([0.1, 1e6]))
 def test_a_plain_draft_begins_with_the_healed_text(prefix: str, suffix: str, seed: int, bound: float) -> None:
     excerpt = Excerpt(prefix, suffix)
-    forced = encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS).forced
+    forced = SuffixFirst(TOKENIZER).encode(excerpt, PROMPT_TOKENS).forced
     request = FillRequest(excerpt, max_tokens=16, max_denoising_steps=2, entropy_bound=bound, verify=False, seed=seed)
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder()
@@ -243,16 +245,21 @@ def test_a_plain_draft_begins_with_the_healed_text(prefix: str, suffix: str, see
     for draft, step in zip([draft for draft in drafts if draft.step], recorder.steps, strict=False):
         said = b"".join(TOKENIZER.token_bytes[i] for i in step.best[0].tolist())
         assert said.startswith(forced) or forced.startswith(said)
-        assert (draft.text, True) == (read_fill(step.best[0].tolist(), forced, TOKENIZER)[0], True)
+        assert (draft.text, True) == (
+            FillVocabulary(TOKENIZER, [TOKENIZER.end_id]).read(step.best[0].tolist(), forced)[0],
+            True,
+        )
 
 
 @pytest.mark.parametrize("excerpt", EXCERPTS)
 @pytest.mark.parametrize("limit", [1, 3, 8])
 def test_a_plain_fill_keeps_to_its_limit(excerpt: Excerpt, limit: int, recorder: Recorder) -> None:
-    forced = encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS).forced
+    forced = SuffixFirst(TOKENIZER).encode(excerpt, PROMPT_TOKENS).forced
     for one_line in (False, True):
         draft = last(INFILLER, excerpt, max_tokens=limit, one_line=one_line, verify=False, max_denoising_steps=3)
-        kept, ended = read_fill(recorder.steps[-1].best[0].tolist()[:limit], forced, TOKENIZER)
+        kept, ended = FillVocabulary(TOKENIZER, [TOKENIZER.end_id]).read(
+            recorder.steps[-1].best[0].tolist()[:limit], forced
+        )
         assert draft.text == (kept.split("\n")[0] if one_line else kept)
         assert draft.complete == (ended or (one_line and "\n" in kept))
 
@@ -300,7 +307,7 @@ def test_a_verified_fill_keeps_to_its_limit(excerpt: Excerpt, limit: int) -> Non
 def test_a_prompt_far_too_long_is_cut(verify: bool) -> None:
     long = Excerpt(SOURCE * 20, SOURCE * 20)
     near = Excerpt(SOURCE * 2, SOURCE * 2)
-    assert PROMPT_TOKENS - 12 < len(encode_prompt(long, TOKENIZER, PROMPT_TOKENS).ids) <= PROMPT_TOKENS
+    assert PROMPT_TOKENS - 12 < len(SuffixFirst(TOKENIZER).encode(long, PROMPT_TOKENS).ids) <= PROMPT_TOKENS
     assert (
         last(INFILLER, long, verify=verify, max_tokens=8).text == last(INFILLER, near, verify=verify, max_tokens=8).text
     )
@@ -454,7 +461,7 @@ def test_an_infiller_says_what_it_is() -> None:
 
 def total(excerpt: Excerpt, line: str) -> tuple[float, int]:
     """Log-probability of `line` and its end under the causal head, token by token; and how many tokens that takes."""
-    prompt = encode_prompt(excerpt, TOKENIZER, PROMPT_TOKENS)
+    prompt = SuffixFirst(TOKENIZER).encode(excerpt, PROMPT_TOKENS)
     ids = TOKENIZER.encode(prompt.forced.decode() + line)
     hidden = INFILLER._checkpoint.network.encode(torch.tensor([prompt.ids + ids]), Cache())
     scores = INFILLER._checkpoint.network.logits(hidden[0, len(prompt.ids) - 1 :]).log_softmax(-1)
@@ -475,7 +482,7 @@ def test_what_is_considered_stands_elsewhere_or_was_written() -> None:
     found = {reading.text: (reading.similar, reading.between) for reading in considered}
     assert (found["name"], found["path"]) == ((0, 1), (1, 0))
     for reading in considered:
-        assert len(reading.figures) == len(WEIGHTS)
+        assert len(reading.figures) == FIGURES
         assert reading.figures[WRITTEN] == reading.is_written
         assert reading.figures[MEAN] == reading.log_probability / reading.tokens
 
@@ -503,10 +510,12 @@ def test_of_a_line_the_likeliest_right_text_is_taken_and_without_a_project_the_l
             assert reading.log_probability == pytest.approx(log_probability, abs=1e-2)
             assert reading.tokens == tokens
         assert sum(reading.share for reading in considered) == pytest.approx(1.0, abs=1e-3)
-        best = max(considered, key=lambda reading: reading.log_odds if knows_project else reading.log_probability)
+        best = max(
+            considered, key=lambda reading: JUDGE.log_odds(reading) if knows_project else reading.log_probability
+        )
         (*_, chosen) = INFILLER.fill(FillRequest(excerpt, elsewhere, verify=True, **knobs))
         assert chosen.done
         assert chosen.text == best.text
-        assert chosen.score == pytest.approx(best.score, abs=1e-3)
+        assert chosen.score == pytest.approx(JUDGE.score(best), abs=1e-3)
         taken.add("written" if best.is_written else "similar" if best.similar is not None else "alone")
     assert len(taken) > 1

@@ -24,7 +24,8 @@ from torch import Tensor
 from dgemma_model.checkpoint.load import load
 from dgemma_model.decoding.prompt_cache import PREFILL_CHUNK, CachedPrompt, PromptCaches
 from dgemma_model.infill import Infiller
-from dgemma_model.network.diffusion_gemma import Cache, Network
+from dgemma_model.network.cache import Cache
+from dgemma_model.network.diffusion_gemma import Network
 from dgemma_model.request import Excerpt, FillRequest, InfillError
 
 NETWORK = lively_network(tiny_config())

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from model_fixtures import SOURCE, tiny_infiller, tiny_tokenizer
 from test_tokenizer import texts
 
-from dgemma_model.network.diffusion_gemma import Cache
-from dgemma_model.prompt.canvas import encode_prompt
+from dgemma_model.network.cache import Cache
+from dgemma_model.prompt.suffix_first import SuffixFirst
 from dgemma_model.request import Excerpt, InfillError
 
 TOKENIZER = tiny_tokenizer()
@@ -36,7 +36,7 @@ def test_doubts_are_what_one_noiseless_pass_says() -> None:
     assert canvas.shape == (1, 8)
     cache = Cache()
     with torch.inference_mode():
-        NETWORK.encode(torch.tensor([encode_prompt(excerpt, TOKENIZER, 96).ids]), cache)
+        NETWORK.encode(torch.tensor([SuffixFirst(TOKENIZER).encode(excerpt, 96).ids]), cache)
         scores = NETWORK.logits(NETWORK.decode(canvas, cache))[0]
         scores[:, sorted(TOKENIZER.special_ids - {TOKENIZER.end_id})] = -torch.inf
     expected, at = [], 0
@@ -71,7 +71,7 @@ def test_nothing_is_doubted_in_nothing() -> None:
 @given(prefix=texts, fills=st.lists(texts, max_size=4), suffix=texts)
 def test_scores_are_exact_and_do_not_depend_on_their_neighbours(prefix: str, fills: list[str], suffix: str) -> None:
     excerpt = Excerpt(prefix, suffix)
-    prompt = encode_prompt(excerpt, TOKENIZER, 96)
+    prompt = SuffixFirst(TOKENIZER).encode(excerpt, 96)
     scores = INFILLER.score(excerpt, fills)
     assert len(scores) == len(fills)
     for fill, score in zip(fills, scores, strict=True):

@@ -28,7 +28,8 @@ from dgemma_model.decoding.sampler import (
     read_logits,
     temperature,
 )
-from dgemma_model.network.diffusion_gemma import Cache, Network
+from dgemma_model.network.cache import Cache
+from dgemma_model.network.diffusion_gemma import Network
 
 VOCAB = 40
 NETWORK = random_network(tiny_config(vocab_size=VOCAB))

@@ -11,11 +11,12 @@ import torch
 from gemma_fixtures import SPECIAL, gemma_infiller, gemma_tokenizer
 from model_fixtures import SOURCE, worst
 
-from dgemma_model.decoding.sampler import denoise
+from dgemma_model.decoding.plan import plan_for
+from dgemma_model.decoding.prompt_cache import CachedPrompt, OpenPrompt
+from dgemma_model.decoding.sampler import Sampling, denoise
 from dgemma_model.decoding.width_search import LEAD_TOKENS, WidthSearch
 from dgemma_model.infill import Infiller
-from dgemma_model.network.diffusion_gemma import Cache
-from dgemma_model.prompt.canvas import Prompt
+from dgemma_model.network.cache import Cache
 from dgemma_model.request import Draft, Excerpt, FillRequest
 
 TOKENIZER = gemma_tokenizer()
@@ -24,24 +25,18 @@ TWO_HOLES = Excerpt("def f(a):\n    b = ", "\n", ("\n    # 漢 <turn|>\n    retu
 REQUEST = FillRequest(EXCERPT, max_denoising_steps=3, max_tokens=16)
 
 
-def search_of(infiller: Infiller) -> WidthSearch:
-    assert infiller._chat is not None
+def search_of(infiller: Infiller, excerpt: Excerpt) -> WidthSearch:
+    """A search for the excerpt, exactly whose prompt is cached."""
     checkpoint = infiller._checkpoint
-    return WidthSearch(
-        checkpoint.network,
-        infiller._tokenizer,
-        infiller._chat,
-        replace(checkpoint.config.sampler, max_denoising_steps=3),
-        infiller._noise,
-        (2, 5),
+    plan = plan_for(
+        FillRequest(excerpt, max_denoising_steps=3), checkpoint.policy, checkpoint.sampler, ends_holes=False
     )
-
-
-def read(infiller: Infiller, prompt: Prompt) -> Cache:
-    """A cache of exactly `prompt`."""
-    cache = Cache()
-    infiller._checkpoint.network.encode(torch.tensor([prompt.ids]), cache)
-    return cache
+    prompt = checkpoint.format.encode(excerpt, 1024)
+    cached = CachedPrompt(checkpoint.network, Cache(), [])
+    cached.append(prompt.ids, last=0)
+    opened = OpenPrompt(cached, prompt, checkpoint.format.vocabulary)
+    sampling = Sampling(plan.sampler, infiller._noise, torch.Generator().manual_seed(0))
+    return WidthSearch(checkpoint, opened, excerpt, plan, sampling)
 
 
 def last(drafts: Iterator[Draft]) -> Draft:
@@ -93,17 +88,15 @@ def test_no_steps_give_an_empty_fill() -> None:
 
 
 def test_pinned_text_is_untouched_in_every_step() -> None:
-    infiller = gemma_infiller()
-    search, chat = search_of(infiller), infiller._chat
-    assert chat is not None
-    prompt = chat.encode_prompt(TWO_HOLES, 1024)
-    cache = read(infiller, prompt)
-    layouts = chat.lay_out(TWO_HOLES, (2, 5))
+    search = search_of(gemma_infiller(), TWO_HOLES)
+    layouts = search._layouts()[:2]
+    assert len(layouts[0].ids) == len(layouts[1].ids) and layouts[0].hole_slices != layouts[1].hole_slices
     pinned = torch.tensor([layout.pinned for layout in layouts])
     given = torch.tensor([layout.ids for layout in layouts])
     generator = torch.Generator().manual_seed(0)
-    shared = cache.repeated(2)
-    steps = list(denoise(search.network, shared, given, pinned, search.config, search.noise, generator))
+    shared = search.opened.cached.cache.repeated(2)
+    network, sampling = search.checkpoint.network, search.sampling
+    steps = list(denoise(network, shared, given, pinned, sampling.config, sampling.noise, generator))
     assert len(steps) == 3
     for step in steps:
         assert bool((step.best == given)[pinned].all()) and bool((step.next_canvas == given)[pinned].all())
@@ -115,8 +108,8 @@ def test_pinned_text_is_untouched_in_every_step() -> None:
 
 def criterion(infiller: Infiller, excerpt: Excerpt, texts: tuple[str, ...]) -> tuple[float, float]:
     """The mean log-probability of the holes' tokens, and that averaged with the tokens behind, from one fresh pass."""
-    assert infiller._chat is not None
-    prompt = infiller._chat.encode_prompt(excerpt, 1024)
+    written = infiller._checkpoint.format
+    prompt = written.encode(excerpt, 1024)
     ids, own = list(prompt.ids), list[int]()
     for number, text in enumerate(texts):
         ids += TOKENIZER.encode(excerpt.between[number - 1]) if number else []
@@ -126,7 +119,7 @@ def criterion(infiller: Infiller, excerpt: Excerpt, texts: tuple[str, ...]) -> t
         healed = sum(size <= len(forced) for size in sizes)
         own += range(len(ids) + healed, len(ids) + len(said))
         ids += said
-    behind = infiller._chat.tail(excerpt)[:LEAD_TOKENS]
+    behind = written.after(excerpt)[:LEAD_TOKENS]
     ids += behind
     hidden = infiller._checkpoint.network.encode(torch.tensor([ids]), Cache())
     log_probabilities = infiller._checkpoint.network.logits(hidden[0]).log_softmax(-1)
@@ -146,18 +139,15 @@ def criterion(infiller: Infiller, excerpt: Excerpt, texts: tuple[str, ...]) -> t
 )
 def test_the_best_is_the_likeliest_for_its_length(excerpt: Excerpt, candidates: list[tuple[str, ...]]) -> None:
     infiller = gemma_infiller()
-    assert infiller._chat is not None
-    prompt = infiller._chat.encode_prompt(excerpt, 1024)
-    cache = read(infiller, prompt)
     expected = {texts: criterion(infiller, excerpt, texts) for texts in candidates}
     winner = max(expected, key=lambda texts: expected[texts][1])
-    search, request = search_of(infiller), FillRequest(excerpt)
+    search = search_of(infiller, excerpt)
     for order in (candidates, candidates[::-1]):
-        best = search._best(request, prompt, cache, [Draft(texts, 1) for texts in order])
+        best = search._best([Draft(texts, 1) for texts in order])
         assert best.texts == winner
         assert best.score == pytest.approx(expected[winner][0], abs=1e-3)
     for texts in candidates:  # alone, each has its own score
-        alone = search._best(request, prompt, cache, [Draft(texts, 1)])
+        alone = search._best([Draft(texts, 1)])
         assert alone.score == pytest.approx(expected[texts][0], abs=1e-3)
 
 

@@ -16,10 +16,10 @@ from model_fixtures import random_network, randomize, tiny_config, worst
 from torch import Tensor
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DynamicCache
 
-from dgemma_model.checkpoint import load as checkpoints
-from dgemma_model.checkpoint import published_layout
+from dgemma_model.checkpoint import diffusion_gemma, published_layout
+from dgemma_model.network.cache import Cache
 from dgemma_model.network.config import LayerConfig, NetworkConfig
-from dgemma_model.network.diffusion_gemma import CAUSAL_CHUNK, Cache, Network, causal_attention, masked_attention
+from dgemma_model.network.diffusion_gemma import CAUSAL_CHUNK, Network, causal_attention, masked_attention
 
 CLOSE = 1e-4
 VOCAB = 61
@@ -91,7 +91,7 @@ def pair(variant: str = "several experts") -> Pair:
         theirs.save_pretrained(folder)
         saved = json.loads((Path(folder) / "config.json").read_text())
         read = NetworkConfig.from_json(saved)
-        ours, _ = checkpoints.load_network(Path(folder), read, torch.device("cpu"), torch.float32)
+        ours, _ = diffusion_gemma.load_network(Path(folder), read, torch.device("cpu"), torch.float32)
     return Pair(theirs, ours, saved)
 
 

@@ -11,7 +11,8 @@ from model_fixtures import random_network, tiny_config, worst
 from test_network import VARIANTS, ids, our_logits, pair
 from torch import Tensor
 
-from dgemma_model.network.diffusion_gemma import Cache, Network
+from dgemma_model.network.cache import Cache
+from dgemma_model.network.diffusion_gemma import Network
 from dgemma_model.network.served import QUERY_CHUNK, ServedNetwork, StaticStep
 
 CLOSE = 1e-4

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma_model.checkpoint.load import embedded_directory
-from dgemma_model.project.copy_model import IN_PROMPT, LONGEST_MATCH, CopyModel, PromptCopies
+from dgemma_model.project.copy_model import IN_PROMPT, LONGEST_MATCH, CopyModel, CopyWeights, PromptCopies
 from dgemma_model.project.similar_lines import most_similar_line, similar_lines
 from dgemma_model.project.text_index import IndexedText, TextIndex
 from dgemma_model.project.texts_between import occurrences, texts_between
+from dgemma_model.prompt.format import FillVocabulary
 from dgemma_model.prompt.tokenizer import Tokenizer
 
 ids = st.lists(st.integers(0, 4), max_size=30)
@@ -46,7 +47,16 @@ def test_every_place_is_found_where_the_last_tokens_stood_before(
 def suggestions(before: str, after: str, *texts: str, weight: float = 1.0, one_line: bool = True) -> CopyModel:
     elsewhere = TextIndex(TOKENIZER).read(texts)
     prompt = TOKENIZER.encode(before)
-    return CopyModel(TOKENIZER, prompt, elsewhere, weight=weight, before=before, after=after, one_line=one_line)
+    return CopyModel(
+        FillVocabulary(TOKENIZER, [TOKENIZER.end_id]),
+        prompt,
+        elsewhere,
+        weight=weight,
+        weights=CopyWeights(),
+        before=before,
+        after=after,
+        one_line=one_line,
+    )
 
 
 def shares_of(said: CopyModel, *, likeliest: float = -1.0, head: Mapping[str, float] | None = None) -> dict[str, float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from model_fixtures import EMBEDDED_JUDGE
+
 from dgemma_lsp.command.eval_fill import snapshot_of
 from dgemma_lsp.pipeline import context
 from dgemma_model.evaluation.held_out import case_of, read_holes
@@ -18,6 +20,7 @@ COUNT = 160
 
 def test_what_is_judged_likely_right_is_right_and_more_often_than_what_was_written() -> None:
     infiller = Infiller.load(None, "cpu", cache_bytes=0)
+    judge = EMBEDDED_JUDGE
     holes = [hole for hole in read_holes() if hole.kind in ("line", "rest_of_line", "expression")]
     taken, written = list[tuple[float, bool]](), 0
     for hole in random.Random(3).sample(holes, COUNT):
@@ -29,8 +32,8 @@ def test_what_is_judged_likely_right_is_right_and_more_often_than_what_was_writt
         infiller.index_ahead(elsewhere)
         options = infiller.considered(FillRequest(excerpt, elsewhere, one_line=True))
         right = hole.middle.rstrip()
-        best = max(options, key=lambda reading: reading.log_odds)
-        taken.append((best.log_odds, best.text.rstrip() == right))
+        best = max(options, key=lambda reading: judge.log_odds(reading))
+        taken.append((judge.log_odds(best), best.text.rstrip() == right))
         written += options[0].text.rstrip() == right
     good, bad = ([odds for odds, is_right in taken if is_right is wanted] for wanted in (True, False))
     assert len(good) >= written > COUNT // 20

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from model_fixtures import SOURCE, tiny_tokenizer
 from test_tokenizer import gemma_texts
 
-from dgemma_model.prompt.canvas import read_fill
 from dgemma_model.prompt.chat import NEAR_PREFIX_CHARS, NEAR_SUFFIX_TOKENS, ChatFormat, ChatFrame, ChatTemplateError
+from dgemma_model.prompt.format import FillVocabulary
 from dgemma_model.request import Excerpt
 
 TOKENIZER = gemma_tokenizer()
@@ -116,7 +116,7 @@ def test_an_unreadable_template_is_named(tmp_path: Path, name: str, content: byt
 def test_a_template_that_opens_no_thought_gets_an_empty_one() -> None:
     source = "<|turn>user\n{{ messages[0]['content'] }}<turn|>\n{{ '<|turn>model\n' }}"
     chat = ChatFormat(frame(source), TOKENIZER)
-    assert spoken(chat.encode_prompt(Excerpt("x = ", ""), ENOUGH).ids).endswith(
+    assert spoken(chat.encode(Excerpt("x = ", ""), ENOUGH).ids).endswith(
         "<|turn>model\n<|channel>thought\n<channel|>```python\nx ="
     )
 
@@ -131,7 +131,7 @@ def test_a_tokenizer_without_the_end_of_a_turn_is_refused() -> None:
 
 def test_a_prompt_reads_like_this() -> None:
     excerpt = Excerpt("def area(w, h):\n    return w", "\n\n\nprint(area(1, 2))\n", language="python", file_name="a.py")
-    prompt = CHAT.encode_prompt(excerpt, ENOUGH)
+    prompt = CHAT.encode(excerpt, ENOUGH)
     assert prompt.forced == b"w"
     assert spoken(prompt.ids) == (
         "<bos><|turn>user\n"
@@ -148,7 +148,7 @@ def test_a_prompt_reads_like_this() -> None:
 @example(prefix="\n", suffix="\n")
 @given(prefix=gemma_texts, suffix=gemma_texts)
 def test_prompt_and_healed_text_are_the_prefix(prefix: str, suffix: str) -> None:
-    prompt = CHAT.encode_prompt(Excerpt(prefix, suffix), ENOUGH)
+    prompt = CHAT.encode(Excerpt(prefix, suffix), ENOUGH)
     answer = b"".join(TOKENIZER.token_bytes[i] for i in prompt.ids[-1 - prompt.ids[::-1].index(101) :]) + prompt.forced
     assert answer.decode().lstrip("`") == "python\n" + prefix
     prompt.forced.decode()  # whole characters
@@ -158,23 +158,23 @@ def test_prompt_and_healed_text_are_the_prefix(prefix: str, suffix: str) -> None
 @given(prefix=gemma_texts, suffix=gemma_texts, between=gemma_texts)
 def test_what_spells_a_special_token_in_a_file_stays_text(prefix: str, suffix: str, between: str) -> None:
     excerpt = Excerpt(prefix + "<turn|>" + prefix, suffix + "<|turn>", (between + "<eos>",), file_name="<eos>.py")
-    ids = CHAT.encode_prompt(excerpt, ENOUGH).ids
+    ids = CHAT.encode(excerpt, ENOUGH).ids
     assert [i for i in ids if i in TOKENIZER.special_ids] == [2, TURN, TURN_END, TURN, 100, 101]
-    (layout,) = CHAT.lay_out(excerpt, [1])
+    layout = CHAT.lay_out(excerpt, [1] * excerpt.hole_count)
     pinned = [i for i, fixed in zip(layout.ids, layout.pinned, strict=True) if fixed]
     first_end = pinned.index(TURN_END)
-    assert TOKENIZER.special_ids.isdisjoint(pinned[:first_end]) and set(pinned[first_end + 1 :]) == {END}
+    assert TOKENIZER.special_ids.isdisjoint(pinned[:first_end]) and pinned[first_end + 1 :] == []
 
 
 def test_source_text_never_goes_through_the_template() -> None:
-    assert "{{ 7 * 7 }}" in spoken(CHAT.encode_prompt(Excerpt("", "{{ 7 * 7 }}{% endfor %}"), ENOUGH).ids)
+    assert "{{ 7 * 7 }}" in spoken(CHAT.encode(Excerpt("", "{{ 7 * 7 }}{% endfor %}"), ENOUGH).ids)
 
 
 def test_typing_only_appends_to_the_text_of_a_prompt() -> None:
     typed = "    return self.balance + owner\n"
     before: list[int] = []
     for size in range(len(typed) + 1):
-        ids = CHAT.encode_prompt(Excerpt("def f(self):\n" + typed[:size], "\n\n"), ENOUGH).text
+        ids = CHAT.encode(Excerpt("def f(self):\n" + typed[:size], "\n\n"), ENOUGH).text
         assert ids[: len(before)] == before
         before = ids
 
@@ -182,7 +182,7 @@ def test_typing_only_appends_to_the_text_of_a_prompt() -> None:
 @pytest.mark.parametrize("length", [0, 1, NEAR_PREFIX_CHARS, NEAR_PREFIX_CHARS + 1, 5 * NEAR_PREFIX_CHARS])
 def test_a_long_prefix_begins_in_the_users_turn(length: int) -> None:
     prefix = (SOURCE * 30)[:length]
-    words = spoken(CHAT.encode_prompt(Excerpt(prefix, "\n"), ENOUGH).text)
+    words = spoken(CHAT.encode(Excerpt(prefix, "\n"), ENOUGH).text)
     user, model = words.split("<turn|>")
     near = model.split("```python\n")[1]
     assert len(near) <= NEAR_PREFIX_CHARS
@@ -196,7 +196,7 @@ def test_a_long_prefix_begins_in_the_users_turn(length: int) -> None:
 @given(count=st.integers(1, 40), suffix_lines=st.integers(0, 60), limit=st.integers(500, 900))
 def test_a_prompt_keeps_to_its_limit(count: int, suffix_lines: int, limit: int) -> None:
     prefix, suffix = SOURCE * count + "x = 漢", "漢y = é\n" * suffix_lines
-    prompt = CHAT.encode_prompt(Excerpt(prefix, suffix), limit)
+    prompt = CHAT.encode(Excerpt(prefix, suffix), limit)
     assert len(prompt.ids) <= limit
     words = spoken(prompt.ids)
     assert "\ufffd" not in words and prefix.endswith(words[-8:] + prompt.forced.decode())
@@ -204,8 +204,8 @@ def test_a_prompt_keeps_to_its_limit(count: int, suffix_lines: int, limit: int) 
 
 def test_a_fence_in_the_file_does_not_end_the_block() -> None:
     excerpt = Excerpt('"""\n````\n', "```\n")
-    assert "\n`````python\n```\n`````\n" in spoken(CHAT.encode_prompt(excerpt, ENOUGH).ids)
-    assert TOKENIZER.decode(CHAT.tail(excerpt)) == "```\n`````"
+    assert "\n`````python\n```\n`````\n" in spoken(CHAT.encode(excerpt, ENOUGH).ids)
+    assert TOKENIZER.decode(CHAT.after(excerpt)) == "```\n`````"
 
 
 # ------------------------------------------------------------------ canvases
@@ -220,16 +220,14 @@ def test_canvases_hold_holes_pinned_text_and_the_end_of_the_turn(
     between: list[str], suffix: str, widths: list[int]
 ) -> None:
     excerpt = Excerpt("a", suffix, tuple(between))
-    layouts = CHAT.lay_out(excerpt, widths)
-    assert len({len(layout.ids) for layout in layouts}) == 1
-    for width, layout in zip(widths, layouts, strict=True):
+    for width in widths:
+        layout = CHAT.lay_out(excerpt, [width] * excerpt.hole_count)
         assert [hole.stop - hole.start for hole in layout.hole_slices] == [width] * excerpt.hole_count
         for text, left, right in zip(between, layout.hole_slices[:-1], layout.hole_slices[1:], strict=True):
             assert TOKENIZER.decode(layout.ids[left.stop : right.start]) == text
         behind = layout.ids[layout.hole_slices[-1].stop :]
-        tail = CHAT.tail(excerpt)
-        assert behind[: len(tail) + 2] == [*tail, TURN_END, END]
-        assert set(behind[len(tail) + 1 :]) == {END}
+        tail = CHAT.after(excerpt)
+        assert behind == [*tail, TURN_END]
 
 
 @pytest.mark.parametrize(
@@ -243,17 +241,17 @@ def test_canvases_hold_holes_pinned_text_and_the_end_of_the_turn(
     ],
 )
 def test_the_first_lines_of_the_suffix_are_pinned(suffix: str, tail: str) -> None:
-    assert TOKENIZER.decode(CHAT.tail(Excerpt("", suffix))) == tail
+    assert TOKENIZER.decode(CHAT.after(Excerpt("", suffix))) == tail
 
 
 def test_not_more_than_a_few_tokens_of_it() -> None:
-    tail = TOKENIZER.decode(CHAT.tail(Excerpt("", "漢字😀" * 100)))
+    tail = TOKENIZER.decode(CHAT.after(Excerpt("", "漢字😀" * 100)))
     assert len(TOKENIZER.encode(tail.removesuffix("\n```"))) <= NEAR_SUFFIX_TOKENS
     assert ("漢字😀" * 100).startswith(tail.removesuffix("\n```"))
 
 
 @given(prefix=gemma_texts, middle=gemma_texts)
 def test_a_fill_is_read_back(prefix: str, middle: str) -> None:
-    forced = CHAT.encode_prompt(Excerpt(prefix, ""), ENOUGH).forced
+    forced = CHAT.encode(Excerpt(prefix, ""), ENOUGH).forced
     ids = TOKENIZER.encode(forced.decode() + middle)
-    assert read_fill(ids, forced, TOKENIZER) == (middle, False)
+    assert FillVocabulary(TOKENIZER, [TOKENIZER.end_id]).read(ids, forced) == (middle, False)

@@ -21,8 +21,8 @@ from transformers import (
     DiffusionGemmaGenerationConfig,
 )
 
+from dgemma_model.checkpoint import contract, published_layout
 from dgemma_model.checkpoint import load as checkpoints
-from dgemma_model.checkpoint import published_layout
 from dgemma_model.infill import Infiller
 from dgemma_model.prompt.chat import ChatFormat, ChatFrame
 from dgemma_model.prompt.tokenizer import Tokenizer
@@ -198,7 +198,7 @@ _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @cache
-def _loaded() -> checkpoints.Checkpoint:
+def _loaded() -> contract.Checkpoint:
     return checkpoints.load(_written(), torch.device("cpu"), torch.float32)
 
 

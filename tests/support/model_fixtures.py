@@ -13,11 +13,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from dgemma_model.checkpoint import contract, published_layout
 from dgemma_model.checkpoint import load as checkpoints
-from dgemma_model.checkpoint import published_layout
+from dgemma_model.checkpoint.config import Policy
 from dgemma_model.infill import Infiller
 from dgemma_model.network.config import LayerConfig, NetworkConfig
 from dgemma_model.network.diffusion_gemma import Network
+from dgemma_model.project.judge import Judge
 from dgemma_model.prompt.tokenizer import Tokenizer
 from dgemma_model.train import corpus
 
@@ -53,6 +55,7 @@ def total(accounts: list[Account]) -> int:
 """What the tiny tokenizer learns its merges from."""
 
 VOCAB_SIZE = 400
+EMBEDDED_JUDGE = Judge(Policy.read(checkpoints.embedded_directory()).judge or ())
 
 
 @cache
@@ -125,6 +128,7 @@ def write_checkpoint(directory: Path, seed: int = 0, vocab_size: int = VOCAB_SIZ
     published_layout.save(lively_network(tiny_config(vocab_size=vocab_size), seed), directory)
     tiny_tokenizer()._tokenizer.save(str(directory / "tokenizer.json"))
     policy = {"name": "tiny", "noise": "mask", "verify": True, "canvas_lengths": [8, 16], "prompt_tokens": 96}
+    policy["judge"] = list(EMBEDDED_JUDGE.weights)
     (directory / "dgemma.json").write_text(json.dumps(policy))
     return directory
 
@@ -133,7 +137,7 @@ _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @cache
-def _loaded(seed: int) -> checkpoints.Checkpoint:
+def _loaded(seed: int) -> contract.Checkpoint:
     return checkpoints.load(tiny_checkpoint(seed), torch.device("cpu"), torch.float32)
 
 

@@ -10,11 +10,9 @@ import pytest
 import torch
 from model_fixtures import SOURCE, tiny_infiller
 
-from dgemma_model.project.judge import WEIGHTS, WRITTEN
+from dgemma_model.project.judge import FIGURES, WRITTEN
 from dgemma_model.train.corpus import SourceFile
 from dgemma_model.train.fit_judge import Judgement, chosen, crossed, cut_holes, fitted, judgement, unseen_packages
-
-FIGURES = len(WEIGHTS)
 
 
 def judgements(weights: torch.Tensor, count: int, seed: int = 0) -> list[Judgement]:

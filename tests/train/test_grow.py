@@ -8,8 +8,9 @@ import pytest
 import torch
 from model_fixtures import tiny_config, worst
 
+from dgemma_model.network.cache import Cache
 from dgemma_model.network.config import LayerConfig, NetworkConfig
-from dgemma_model.network.diffusion_gemma import Cache, Network
+from dgemma_model.network.diffusion_gemma import Network
 from dgemma_model.train.grow import grow
 from dgemma_model.train.train import fresh_network
 

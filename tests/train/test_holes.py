@@ -15,7 +15,7 @@ from model_fixtures import SOURCE, tiny_tokenizer
 
 from dgemma_lsp.documents.edits import Snapshot
 from dgemma_lsp.pipeline import context
-from dgemma_model.prompt.canvas import encode_prompt
+from dgemma_model.prompt.suffix_first import SuffixFirst
 from dgemma_model.source import syntax
 from dgemma_model.source.excerpt import ExcerptBudget
 from dgemma_model.train.holes import MAX_HOLE_CHARS, MIX, CutHole, HoleCutter, HoleKind, draw_kind
@@ -174,7 +174,7 @@ def test_serving_sees_what_training_saw(kind: HoleKind, seed: int, text: str) ->
     snapshot = opened(text, hole)
     assert snapshot.tree is not None and cutter._tree is not None
     if syntax.scope_starts(snapshot.tree, hole.start) == syntax.scope_starts(cutter._tree, hole.start):
-        assert encode_prompt(trained, TOKENIZER, 512) == encode_prompt(served, TOKENIZER, 512)
+        assert SuffixFirst(TOKENIZER).encode(trained, 512) == SuffixFirst(TOKENIZER).encode(served, 512)
 
 
 def test_the_law_above_is_seldom_excused() -> None:

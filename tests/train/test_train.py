@@ -24,8 +24,8 @@ from torch import Tensor
 
 from dgemma_model.checkpoint import published_layout
 from dgemma_model.decoding.sampler import Noise
+from dgemma_model.network.cache import Cache
 from dgemma_model.network.config import LayerConfig
-from dgemma_model.network.diffusion_gemma import Cache
 from dgemma_model.train import data, train
 from dgemma_model.train.data import Canvases, Corpus, prefetched
 from dgemma_model.train.holes import HoleCutter

@@ -13,9 +13,8 @@ import torch
 from dgemma_model.bench.timing import finish_gpu, places, summary
 from dgemma_model.checkpoint import load as checkpoints
 from dgemma_model.infill import Infiller
-from dgemma_model.network.diffusion_gemma import Network
+from dgemma_model.network.contract import CodeNetwork
 from dgemma_model.network.kernels import fastest_products
-from dgemma_model.network.served import ServedNetwork
 from dgemma_model.request import FillRequest
 
 WRITTEN = 64
@@ -25,7 +24,7 @@ WRITTEN = 64
 class _Clocked:
     """A network that adds up the time spent in it."""
 
-    def __init__(self, network: Network | ServedNetwork) -> None:
+    def __init__(self, network: CodeNetwork) -> None:
         self._network = network
         self.seconds = 0.0
 

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from dgemma_model.bench.timing import Work, excerpts, peak_memory_mb, side_by_side
+from dgemma_model.checkpoint import contract
 from dgemma_model.checkpoint import load as checkpoints
 from dgemma_model.checkpoint.config import SamplerConfig
 from dgemma_model.decoding.sampler import Noise, denoise
-from dgemma_model.network.diffusion_gemma import Cache
+from dgemma_model.network.cache import Cache
 from dgemma_model.network.kernels import fastest_products
-from dgemma_model.prompt.canvas import encode_prompt
+from dgemma_model.prompt.suffix_first import SuffixFirst
 
 CANVASES = (8, 16, 32, 64)
 STEPS = 8
@@ -33,7 +34,7 @@ STEPS = 8
 class _Ours:
     """The network as it is served."""
 
-    def __init__(self, loaded: checkpoints.Checkpoint, products: torch.dtype, prompt: Tensor) -> None:
+    def __init__(self, loaded: contract.Checkpoint, products: torch.dtype, prompt: Tensor) -> None:
         self._loaded, self._prompt = loaded, prompt
         self.network, self.cache = loaded.served(products).network, Cache()
         self.network.encode(prompt, self.cache)
@@ -91,7 +92,7 @@ class _Ours:
 class _Transformers:
     """The same weights in `transformers`."""
 
-    def __init__(self, loaded: checkpoints.Checkpoint, dtype: torch.dtype, prompt: Tensor) -> None:
+    def __init__(self, loaded: contract.Checkpoint, dtype: torch.dtype, prompt: Tensor) -> None:
         logging.getLogger("transformers").setLevel(logging.ERROR)
         from transformers import DiffusionGemmaForBlockDiffusion, DynamicCache
         from transformers.utils.logging import disable_progress_bar
@@ -130,12 +131,12 @@ def compare(directory: Path | None, device: torch.device, repeats: int) -> dict[
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     loaded = checkpoints.load(directory or checkpoints.embedded_directory(), device, dtype)
     products = fastest_products(device)
-    limit = loaded.config.policy.prompt_tokens
+    limit = loaded.policy.prompt_tokens
     prompts = [
-        torch.tensor([encode_prompt(excerpt, loaded.tokenizer, limit).ids], device=device)
+        torch.tensor([SuffixFirst(loaded.tokenizer).encode(excerpt, limit).ids], device=device)
         for excerpt in excerpts(repeats)
     ]
-    prompt, vocabulary = prompts[0], loaded.config.network.vocab_size
+    prompt, vocabulary = prompts[0], loaded.network.vocab_size
     ours = _Ours(loaded, products, prompt)
     theirs: dict[str, _Transformers] = {}
     if importlib.util.find_spec("transformers"):
@@ -177,15 +178,15 @@ def _in_turn(fill: Callable[[Tensor, int], object], prompts: list[Tensor], token
     return lambda: fill(next(following), tokens)
 
 
-def noise_of(loaded: checkpoints.Checkpoint, tokens: int) -> Tensor:
+def noise_of(loaded: contract.Checkpoint, tokens: int) -> Tensor:
     """A canvas of the checkpoint's noise, [1, tokens]."""
     device = loaded.network.device
     return _noise(loaded).draw((1, tokens), torch.Generator(device).manual_seed(0))
 
 
-def _noise(loaded: checkpoints.Checkpoint) -> Noise:
-    mask = loaded.tokenizer.mask_id if loaded.config.policy.noise == "mask" else None
-    return Noise(loaded.config.network.vocab_size, mask)
+def _noise(loaded: contract.Checkpoint) -> Noise:
+    mask = loaded.tokenizer.mask_id if loaded.policy.noise == "mask" else None
+    return Noise(loaded.network.vocab_size, mask)
 
 
 # ------------------------------------------------------------- the published shape

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dgemma_model.bench.network_times import CANVASES
 from dgemma_model.bench.timing import BenchError, peak_memory_mb, summary, timed
+from dgemma_model.network.cache import Cache
 from dgemma_model.network.config import LayerConfig, NetworkConfig
-from dgemma_model.network.diffusion_gemma import Cache, Network
+from dgemma_model.network.diffusion_gemma import Network
 from dgemma_model.network.served import ServedNetwork
 
 PROMPT_TOKENS = 1024

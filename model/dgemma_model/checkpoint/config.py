@@ -1,7 +1,7 @@
-"""The network's shape and the sampler's knobs: every default of the project lives here, once. No torch.
+"""A checkpoint's sampler and policy: every default of the project lives here, once. No torch.
 
-`config.json` and `generation_config.json` are read in the published spelling; what only this project knows about a
-checkpoint (its noise, its languages, its thresholds) is in `dgemma.json` beside them, because `transformers` refuses
+`generation_config.json` is read in the published spelling; what only this project knows about a checkpoint (its noise,
+its languages, its thresholds, what was fitted to it) is in `dgemma.json` beside it, because `transformers` refuses
 unknown keys.
 """
 
@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dgemma_model.network.config import LARGEST_SIZE, ConfigError, NetworkConfig
+from dgemma_model.network.config import LARGEST_SIZE, ConfigError
+from dgemma_model.project.copy_model import CopyWeights
+from dgemma_model.project.judge import FIGURES
 from dgemma_model.request import Drafting
 
 
@@ -27,6 +29,15 @@ class SamplerConfig:
     t_max: float = 0.8
     stability_threshold: int = 1
     confidence_threshold: float = 0.005
+
+    @classmethod
+    def read(cls, directory: Path) -> SamplerConfig:
+        """That of a checkpoint directory; the published values where it has none.
+
+        Raises:
+            ConfigError: `generation_config.json` is unusable.
+        """
+        return cls.from_json(read_json(directory / "generation_config.json"))
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> SamplerConfig:
@@ -77,8 +88,21 @@ class Policy:
     prompt_tokens: int = 1024
     languages: tuple[str, ...] | None = None
     """Languages it knows; None for all."""
+    judge: tuple[float, ...] | None = None
+    """Weights of the judge that chooses among texts for a line (project/judge.py); None for the likeliest text."""
+    copies: CopyWeights = field(default_factory=CopyWeights)
+    """How much copies are trusted (project/copy_model.py)."""
     threshold: float = float("-inf")
     """The `Draft.score`, in nats, under which a fill is not offered unasked."""
+
+    @classmethod
+    def read(cls, directory: Path) -> Policy:
+        """That of a checkpoint directory; the defaults where it has none.
+
+        Raises:
+            ConfigError: `dgemma.json` is unusable.
+        """
+        return cls.from_json(read_json(directory / "dgemma.json"))
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> Policy:
@@ -98,11 +122,20 @@ class Policy:
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
         }
+        if "copies" in values:
+            copies: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in values["copies"].items()
+            }
+            values["copies"] = CopyWeights(**copies)
         return cls(**values)
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_SIZE
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_list(value: object, is_item: Callable[[object], bool]) -> bool:
@@ -125,33 +158,32 @@ _POLICY_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
         "null or a list of names",
         lambda value: value is None or _is_list(value, lambda item: isinstance(item, str)),
     ),
-    "threshold": ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    "judge": (
+        f"null or a list of {FIGURES} numbers",
+        lambda value: (
+            value is None or (isinstance(value, list) and len(value) == FIGURES and all(map(_is_number, value)))
+        ),
+    ),
+    "copies": (
+        "an object of numbers: " + ", ".join(f.name for f in fields(CopyWeights)),
+        lambda value: (
+            isinstance(value, dict)
+            and value.keys() <= {f.name for f in fields(CopyWeights)}
+            and all(
+                _is_list(each, _is_number) if key == "by_match" else _is_number(each) for key, each in value.items()
+            )
+        ),
+    ),
+    "threshold": ("a number", _is_number),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointConfig:
-    """Everything that a checkpoint directory says about itself, besides its weights and tokenizer."""
+def read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where the file is missing and not `required`.
 
-    network: NetworkConfig
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    policy: Policy = field(default_factory=Policy)
-
-    @classmethod
-    def read(cls, directory: Path) -> CheckpointConfig:
-        """Read the three JSON files of `directory`; only `config.json` is required.
-
-        Raises:
-            ConfigError: a file is missing or unusable; the message names it.
-        """
-        return cls(
-            network=NetworkConfig.from_json(_read_json(directory / "config.json", required=True)),
-            sampler=SamplerConfig.from_json(_read_json(directory / "generation_config.json")),
-            policy=Policy.from_json(_read_json(directory / "dgemma.json")),
-        )
-
-
-def _read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+    Raises:
+        ConfigError: the file is missing or unusable; the message names it.
+    """
     if not path.is_file():
         if required:
             raise ConfigError(f"{path.name} is missing in {path.parent}")

@@ -29,7 +29,9 @@ def save(network: Network, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     inner = -(-network.config.moe_intermediate_size // 8) * 8
     own_tensors = {name: _padded_expert(name, tensor, inner) for name, tensor in network.state_dict().items()}
-    tensors = {name: own_tensors[own] for name, own in _names(network).items()} | _vision_tensors(network.config)
+    tensors = {name: own_tensors[own] for name, own in published_names(network).items()} | _vision_tensors(
+        network.config
+    )
     stored = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
     save_file(stored, directory / "model.safetensors", metadata={"format": "pt"})
     (directory / "model.safetensors").chmod(0o644)  # the library makes it the owner's alone
@@ -48,7 +50,7 @@ def _padded_expert(name: str, tensor: Tensor, inner: int) -> Tensor:
     return tensor
 
 
-def _names(network: Network) -> dict[str, str]:
+def published_names(network: Network) -> dict[str, str]:
     """Published tensor name -> our name."""
     names: dict[str, str] = {}
     for own in network.state_dict():

@@ -12,9 +12,7 @@ from typing import NamedTuple
 import torch
 
 from dgemma_model.decoding.constraint import ids_in_line
-from dgemma_model.decoding.prompt_cache import CachedPrompt
-from dgemma_model.prompt.canvas import Prompt, read_fill
-from dgemma_model.prompt.tokenizer import Tokenizer
+from dgemma_model.decoding.prompt_cache import OpenPrompt
 
 BEAMS, LONGEST = 3, 8
 """Texts, and tokens of each, at most (LOG.md)."""
@@ -30,12 +28,12 @@ class _Beam(NamedTuple):
 
 
 @torch.inference_mode()
-def search(cached: CachedPrompt, prompt: Prompt, tokenizer: Tokenizer, *, beams: int = BEAMS) -> Iterator[list[str]]:
+def search(opened: OpenPrompt, *, beams: int = BEAMS) -> Iterator[list[str]]:
     """Yield after each pass what is known of the likeliest texts, the likeliest first; the last list is whole, with at
     most `beams` texts. All but the last token of the prompt must be cached; what is cached stays as it is."""
+    cached, prompt, vocabulary = opened.cached, opened.prompt, opened.vocabulary
     cache, kept, before = cached.cache, cached.cache.length, len(prompt.ids) - 1
-    never = sorted(tokenizer.special_ids - {tokenizer.end_id})
-    ends = [tokenizer.end_id, *tokenizer.ids_starting(b"\n")]
+    tokenizer, never, ends = vocabulary.tokenizer, vocabulary.never, list(vocabulary.line_ends)
     live, finished = [_Beam(0.0, (), (), prompt.forced)], dict[str, float]()
     longest = min(1 + LONGEST, cached.room(prompt.ids))
     try:
@@ -62,7 +60,7 @@ def search(cached: CachedPrompt, prompt: Prompt, tokenizer: Tokenizer, *, beams:
                         0, torch.tensor(allowed, device=row.device), row[list(allowed)]
                     )
                 else:
-                    text, _ = read_fill(list(beam.ids), prompt.forced, tokenizer)
+                    text, _ = opened.read(beam.ids)
                     finished[text] = max(finished.get(text, -torch.inf), beam.log_probability + end)
                     row[ends] = -torch.inf
                 best = row.topk(min(beams, len(row)))

@@ -10,10 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dgemma_model.decoding.prompt_cache import CachedPrompt
-from dgemma_model.prompt.canvas import Prompt
-from dgemma_model.prompt.tokenizer import Tokenizer
-from dgemma_model.request import Candidate, Draft, DraftToken, FillRequest, InfillError
+from dgemma_model.decoding.plan import FillPlan
+from dgemma_model.decoding.prompt_cache import CachedPrompt, OpenPrompt
+from dgemma_model.request import Candidate, Draft, DraftToken, InfillError
 
 
 @torch.inference_mode()
@@ -62,18 +61,17 @@ def next_token_logits(
     return cached.network.logits(hidden), paths
 
 
-def fill_log_probabilities(
-    cached: CachedPrompt, prompt: Prompt, texts: Sequence[str], tokenizer: Tokenizer, *, one_line: bool = False
-) -> list[Tensor]:
+def fill_log_probabilities(opened: OpenPrompt, texts: Sequence[str], *, one_line: bool = False) -> list[Tensor]:
     """Log-probabilities, in nats, of each text's tokens and of its end behind the prompt; what healing forces does not
     count.
 
     The end is end-of-text, or with `one_line` a line break as well.
     """
+    prompt, tokenizer = opened.prompt, opened.vocabulary.tokenizer
     healed = prompt.forced.decode("utf-8", "replace")
     rows = [tokenizer.encode_by_line(healed + text) for text in texts]
-    ends = [tokenizer.end_id, *(tokenizer.ids_starting(b"\n") if one_line else [])]
-    logits, paths = next_token_logits(cached, prompt.ids, rows)
+    ends = list(opened.vocabulary.ends_of(one_line=one_line))
+    logits, paths = next_token_logits(opened.cached, prompt.ids, rows)
     log_probabilities = logits.log_softmax(-1)
     found = []
     for row, path in zip(rows, paths, strict=True):
@@ -84,24 +82,17 @@ def fill_log_probabilities(
     return found
 
 
-def ranked(
-    cached: CachedPrompt,
-    prompt: Prompt,
-    draft: Draft,
-    others: Sequence[str],
-    request: FillRequest,
-    tokenizer: Tokenizer,
-) -> Draft:
+def ranked(opened: OpenPrompt, plan: FillPlan, draft: Draft, others: Sequence[str]) -> Draft:
     """The likeliest, as a whole, of a finished draft of one hole and `others`; with the best of all as `candidates`
-    where the request wants several."""
+    where the plan wants several."""
     texts = list(dict.fromkeys([draft.text, *filter(None, others)]))
-    if len(texts) == 1 and request.candidates == 1:
+    if len(texts) == 1 and plan.candidates == 1:
         return draft
-    read = fill_log_probabilities(cached, prompt, texts, tokenizer, one_line=request.one_line)
+    read = fill_log_probabilities(opened, texts, one_line=plan.one_line)
     likelihoods = [float(found.sum()) for found in read]
     order = sorted(range(len(texts)), key=lambda number: -likelihoods[number])
-    if request.candidates > 1:
-        found = tuple(Candidate(texts[number], likelihoods[number]) for number in order[: request.candidates])
+    if plan.candidates > 1:
+        found = tuple(Candidate(texts[number], likelihoods[number]) for number in order[: plan.candidates])
         draft = replace(draft, candidates=found)
     best = order[0]
     if best == 0:

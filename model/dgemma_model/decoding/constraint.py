@@ -7,17 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dgemma_model.prompt.format import FillVocabulary
 from dgemma_model.prompt.tokenizer import Tokenizer
 
 
 class Constraint:
     """Keeps what is to be written in line with the healed text that must come first, position by position; for
-    `is_indent_settled` see `Prompt`."""
+    `is_indent_settled` see `EncodedPrompt`."""
 
-    def __init__(self, tokenizer: Tokenizer, forced: bytes, *, is_indent_settled: bool = False) -> None:
-        self._tokenizer, self._forced = tokenizer, forced
+    def __init__(self, vocabulary: FillVocabulary, forced: bytes, *, is_indent_settled: bool = False) -> None:
+        self._tokenizer, self._forced = vocabulary.tokenizer, forced
         self._is_indent_settled = is_indent_settled
-        self._never = sorted(tokenizer.special_ids - {tokenizer.end_id})
+        self._never = vocabulary.never
 
     def apply(self, logits: Tensor) -> Tensor:
         """[B, L, V], the first of which begins the fill -> the same with -inf for special tokens, and certainty along

@@ -14,16 +14,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dgemma_model.checkpoint.load import Checkpoint
+from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.decoding.causal import next_token_logits
 from dgemma_model.decoding.constraint import Constraint, remaining_forced
-from dgemma_model.decoding.prompt_cache import CachedPrompt
+from dgemma_model.decoding.plan import FillPlan
+from dgemma_model.decoding.prompt_cache import OpenPrompt
 from dgemma_model.decoding.review import disagreement
 from dgemma_model.decoding.sampler import CanvasStep, Noise, Sampling, denoise
 from dgemma_model.decoding.stopping import AnyOf, NothingLeft, StableAndConfident, is_looping
-from dgemma_model.network.diffusion_gemma import Cache
-from dgemma_model.prompt.canvas import Layout, Prompt, lay_out, read_fill
-from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest, InfillError
+from dgemma_model.network.cache import Cache
+from dgemma_model.prompt.format import Layout
+from dgemma_model.request import Draft, DraftToken, Excerpt, InfillError
 
 REST_OF_LINE_TOKENS, LINE_TOKENS, BLOCK_TOKENS = 16, 32, 64
 """Canvas to begin with, by what is asked for; more than 99 % of lines fit into theirs."""
@@ -45,29 +46,31 @@ class PartialNoise(Noise):
 
 
 class DenoisedFill:
-    """One fill on its way. `cached` holds all of the prompt, and is written to only where a single hole goes on."""
+    """One fill on its way. All of the prompt is cached; more is written there only where a single hole goes on."""
 
     def __init__(
-        self, checkpoint: Checkpoint, cached: CachedPrompt, prompt: Prompt, request: FillRequest, sampling: Sampling
+        self, checkpoint: Checkpoint, opened: OpenPrompt, excerpt: Excerpt, plan: FillPlan, sampling: Sampling
     ) -> None:
-        self._checkpoint, self._cached, self._prompt = checkpoint, cached, prompt
-        self._request, self._sampling = request, sampling
-        self._tokenizer, self._policy = checkpoint.tokenizer, checkpoint.config.policy
+        self._checkpoint, self._cached, self._prompt = checkpoint, opened.cached, opened.prompt
+        self._excerpt, self._plan, self._sampling = excerpt, plan, sampling
+        self._format, self._policy = checkpoint.format, checkpoint.policy
+        self._vocabulary, self._tokenizer = opened.vocabulary, opened.vocabulary.tokenizer
+        cached = opened.cached
         self._passes = self._revised = 0
-        self._best = torch.empty(request.candidates, 0, dtype=torch.int64, device=cached.device)
+        self._best = torch.empty(plan.candidates, 0, dtype=torch.int64, device=cached.device)
         """[B, L]: the canvas as the latest step left it."""
-        self._written = torch.empty(request.candidates, 0, dtype=torch.int64, device=cached.device)
+        self._written = torch.empty(plan.candidates, 0, dtype=torch.int64, device=cached.device)
         """[B, n]: canvases before the present one."""
         self._shown: tuple[DraftToken, ...] = ()
         """Their tokens, of the first row."""
-        count = request.excerpt.hole_count
+        count = excerpt.hole_count
         self._latest = Draft(("",) * count, 0, tokens=((),) * count)
 
     def drafts(self) -> Iterator[Draft]:
         """A draft after each pass; the last one is whole."""
         if self._sampling.config.max_denoising_steps == 0:
             return iter(())
-        return self._one_hole() if self._request.excerpt.hole_count == 1 else self._several_holes()
+        return self._one_hole() if self._excerpt.hole_count == 1 else self._several_holes()
 
     def texts(self) -> list[str]:
         """What each row fills the (single) hole with, so far."""
@@ -76,23 +79,23 @@ class DenoisedFill:
 
     @torch.inference_mode()
     def _one_hole(self) -> Iterator[Draft]:
-        request, rows = self._request, self._request.candidates
+        plan, rows = self._plan, self._plan.candidates
         cache = self._cached.cache if rows == 1 else self._cached.cache.repeated(rows)
         start = self._start()
         widths = [w for w in sorted(self._policy.canvas_lengths) if w >= self._first_width(0, len(start[0] or ()))]
         while True:
             width, widths = widths[0], widths[1:] or widths
-            layout = lay_out(Excerpt("", ""), [width], self._tokenizer)
+            layout = self._format.lay_out(Excerpt("", ""), [width])
             kept = self._noised(layout, start)
             yield from self._as_it_stands()
             yield from self._denoise(cache, layout, kept)
             start = [None]
-            if request.renoise if request.renoise is not None else self._policy.renoise:
+            if plan.renoise:
                 yield from self._renoise(cache, layout)
             whole = torch.cat((self._written, self._best), dim=1)
             all_ended = all(self._read(row, self._prompt.forced)[1] or is_looping(row) for row in whole.tolist())
             next_end = len(self._prompt.ids) + whole.shape[1] + widths[0]
-            if all_ended or whole.shape[1] >= request.max_tokens or next_end > self._context:
+            if all_ended or whole.shape[1] >= plan.max_tokens or next_end > self._context:
                 return
             self._go_on(cache)
             yield replace(self._latest, step=self._passes)
@@ -109,29 +112,29 @@ class DenoisedFill:
 
     @torch.inference_mode()
     def _several_holes(self) -> Iterator[Draft]:
-        request, start = self._request, self._start()
+        plan, start = self._plan, self._start()
         widths = [self._first_width(hole, len(ids or ())) for hole, ids in enumerate(start)]
         widest = max(self._policy.canvas_lengths)
-        layout = lay_out(request.excerpt, widths, self._tokenizer)
+        layout = self._format.lay_out(self._excerpt, widths)
         kept = self._noised(layout, start)
         yield from self._as_it_stands()
         while True:
             yield from self._denoise(self._cached.cache, layout, kept)
             found = [self._best[0, hole].tolist() for hole in layout.hole_slices]
             ended = [self._read(ids, self._forced(number))[1] for number, ids in enumerate(found)]
-            limit = min(widest, request.max_tokens)
+            limit = min(widest, plan.max_tokens)
             wider = [w if e else min(2 * w, max(w, limit)) for w, e in zip(widths, ended, strict=True)]
             more = sum(wider) - sum(widths)
             if not more or len(self._prompt.ids) + len(layout.ids) + more > self._context:
                 return
             widths = wider
-            layout = lay_out(request.excerpt, widths, self._tokenizer)
+            layout = self._format.lay_out(self._excerpt, widths)
             kept = self._kept(layout, found)
 
     def _as_it_stands(self) -> Iterator[Draft]:
         """What is to be repaired, as a draft, where a pass has looked at it."""
-        if self._request.start is not None and self._passes:
-            self._latest = replace(self._latest, texts=self._request.start, step=self._passes)
+        if self._plan.start is not None and self._passes:
+            self._latest = replace(self._latest, texts=self._plan.start, step=self._passes)
             yield self._latest
 
     # ------------------------------------------------------------ one canvas
@@ -143,14 +146,14 @@ class DenoisedFill:
                 f"prompt and canvas need {cache.length + len(layout.ids)} tokens, the model's context has "
                 f"{self._context}; ask for fewer holes or with less text between them"
             )
-        sampling, rows = self._sampling, self._request.candidates
+        sampling, rows = self._sampling, self._plan.candidates
         noise = PartialNoise(sampling.noise.vocab_size, sampling.noise.mask_id, kept)
         shape = (rows, len(layout.ids))
         pinned = torch.tensor([layout.pinned], device=kept.device).expand(shape)
         fixed = torch.tensor([layout.ids], device=kept.device).expand(shape)
         canvas = torch.where(pinned, fixed, noise.draw(shape, sampling.generator))
         forced = remaining_forced(self._prompt.forced, self._written[0].tolist() if rows else [], self._tokenizer)
-        constrain = Constraint(self._tokenizer, forced, is_indent_settled=self._prompt.is_indent_settled).apply
+        constrain = Constraint(self._vocabulary, forced, is_indent_settled=self._prompt.is_indent_settled).apply
         config = sampling.config
         rule = AnyOf((NothingLeft(), StableAndConfident(config.stability_threshold, config.confidence_threshold)))
         steps: list[CanvasStep] = []
@@ -179,19 +182,19 @@ class DenoisedFill:
                     is_read[row, at] = True
                     data = self._tokenizer.token_bytes[ids[at]][healed:]
                     healed = max(0, healed - len(self._tokenizer.token_bytes[ids[at]]))
-                    if ids[at] == self._tokenizer.end_id or (self._request.one_line and b"\n" in data):
+                    if ids[at] in self._vocabulary.ends or (self._plan.one_line and b"\n" in data):
                         break
         return is_read.to(best.device)
 
     def _renoise(self, cache: Cache, layout: Layout) -> Iterator[Draft]:
         """Draw again, as long as there are such, the positions at which the causal head would write something else."""
-        end = self._tokenizer.end_id
-        for _ in range(RENOISE_ROUNDS if self._request.candidates == 1 else 0):
+        end = self._vocabulary.end_id
+        for _ in range(RENOISE_ROUNDS if self._plan.candidates == 1 else 0):
             written, best = self._written[0].tolist(), self._best[0].tolist()
             upto = best.index(end) + 1 if end in best else len(best)
             logits, _ = next_token_logits(self._cached, [*self._prompt.ids, *written], [best[: upto - 1]])
             forced = remaining_forced(self._prompt.forced, written, self._tokenizer)
-            spoken = Constraint(self._tokenizer, forced, is_indent_settled=self._prompt.is_indent_settled).apply
+            spoken = Constraint(self._vocabulary, forced, is_indent_settled=self._prompt.is_indent_settled).apply
             self._passes += 1
             yield replace(self._latest, step=self._passes)
             kept = self._best.clone()
@@ -227,42 +230,42 @@ class DenoisedFill:
 
     @property
     def _context(self) -> int:
-        return self._checkpoint.network.config.max_position_embeddings
+        return self._checkpoint.network.context_length
 
     def _forced(self, hole: int) -> bytes:
         return self._prompt.forced if hole == 0 else b""
 
     def _read(self, ids: list[int], forced: bytes) -> tuple[str, bool]:
         """The text of one hole, and whether it has ended."""
-        text, ended = read_fill(ids[: self._request.max_tokens], forced, self._tokenizer)
-        if self._request.one_line and "\n" in text:
+        text, ended = self._vocabulary.read(ids[: self._plan.max_tokens], forced)
+        if self._plan.one_line and "\n" in text:
             return text.split("\n", 1)[0], True
         return text, ended
 
     def _first_width(self, hole: int, start: int) -> int:
         """The canvas (or the part of it) that a hole begins with; `start` tokens have to fit."""
-        excerpt, lengths = self._request.excerpt, sorted(self._policy.canvas_lengths)
+        excerpt, lengths = self._excerpt, sorted(self._policy.canvas_lengths)
         before = (excerpt.prefix, *excerpt.between)[hole].rpartition("\n")[2]
         after = (*excerpt.between, excerpt.suffix)[hole].partition("\n")[0]
-        if not self._request.one_line and excerpt.hole_count == 1:
+        if not self._plan.one_line and excerpt.hole_count == 1:
             wanted = BLOCK_TOKENS
         else:
             wanted = REST_OF_LINE_TOKENS if before.strip() or after.strip() else LINE_TOKENS
-        wanted = max(min(wanted, self._request.max_tokens), start)
+        wanted = max(min(wanted, self._plan.max_tokens), start)
         if start > lengths[-1]:
             raise InfillError(f"the text to repair has {start} tokens, the widest canvas {lengths[-1]}; repair less")
         return next((length for length in lengths if length >= wanted), lengths[-1])
 
     def _start(self) -> list[list[int] | None]:
         """What stands in each hole, ended, as ids; None where nothing is known."""
-        texts = self._request.start
-        if texts is None or self._request.noise_level >= 1.0:
-            return [None] * self._request.excerpt.hole_count
+        texts = self._plan.start
+        if texts is None or self._plan.noise_level >= 1.0:
+            return [None] * self._excerpt.hole_count
         encoded = [
             self._tokenizer.encode(self._forced(number).decode("utf-8", "replace") + text)
             for number, text in enumerate(texts)
         ]
-        return [[*ids, self._tokenizer.end_id] for ids in encoded]
+        return [[*ids, self._vocabulary.end_id] for ids in encoded]
 
     def _kept(self, layout: Layout, found: Sequence[list[int] | None]) -> Tensor:
         """[1, L]: the tokens known of each hole, -1 elsewhere."""
@@ -280,11 +283,11 @@ class DenoisedFill:
             return kept
         if self._sampling.noise.mask_id is None:
             drawn = torch.rand(len(known), generator=self._sampling.generator, device=kept.device)
-            kept[0, known[drawn < self._request.noise_level]] = -1
+            kept[0, known[drawn < self._plan.noise_level]] = -1
         else:  # only masks are told apart from text for certain: they go where the network doubts the text most
             canvas = torch.where(kept >= 0, kept, torch.tensor([layout.ids], device=kept.device))
             nats, _ = disagreement(self._checkpoint, self._cached, canvas)
-            count = math.ceil(self._request.noise_level * len(known))
+            count = math.ceil(self._plan.noise_level * len(known))
             kept[0, known[nats[0, known].argsort(descending=True)[:count]]] = -1
             self._passes += 1
         return kept

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from dgemma_model.decoding import beams
 from dgemma_model.decoding.causal import fill_log_probabilities
-from dgemma_model.decoding.prompt_cache import CachedPrompt
-from dgemma_model.project.judge import ScoredText
-from dgemma_model.project.similar_lines import SimilarLine
+from dgemma_model.decoding.plan import FillPlan
+from dgemma_model.decoding.prompt_cache import OpenPrompt
+from dgemma_model.project.judge import Judge, ScoredText
+from dgemma_model.project.similar_lines import SimilarLine, similar_lines
 from dgemma_model.project.text_index import IndexedText
-from dgemma_model.project.texts_between import TextBetween, occurrences
-from dgemma_model.prompt.canvas import Prompt
-from dgemma_model.prompt.tokenizer import Tokenizer
-from dgemma_model.request import Candidate, Draft, DraftToken, Excerpt, FillRequest
+from dgemma_model.project.texts_between import TextBetween, occurrences, texts_between
+from dgemma_model.request import Candidate, Draft, DraftToken, Excerpt
 
 SIMILAR_LINES, TEXTS_BETWEEN = 4, 2
 """Lines from elsewhere, and texts between the same words, that are considered."""
@@ -48,16 +48,14 @@ class LineCandidates:
     """What the head alone would write, the likeliest first."""
 
 
-def readings(
-    cached: CachedPrompt, prompt: Prompt, texts: LineCandidates, around: Surroundings, tokenizer: Tokenizer
-) -> list[ScoredText]:
+def readings(opened: OpenPrompt, texts: LineCandidates, around: Surroundings) -> list[ScoredText]:
     """What is known of each of `texts` for a line, none twice; all are read in one pass."""
     places = {line.text: (place, line.likeness) for place, line in enumerate(texts.similar)}
     ranks = {each.text: (place, each.closeness) for place, each in enumerate(texts.between)}
-    beams = {text: place for place, text in enumerate(texts.beams)}
-    short = [text for text in (*places, *ranks, *beams) if len(text) <= _LONGEST]
+    alone = {text: place for place, text in enumerate(texts.beams)}
+    short = [text for text in (*places, *ranks, *alone) if len(text) <= _LONGEST]
     every = list(dict.fromkeys([*texts.written, *short]))
-    read = fill_log_probabilities(cached, prompt, every, tokenizer, one_line=True)
+    read = fill_log_probabilities(opened, every, one_line=True)
     likelihoods = torch.stack([said.sum() for said in read])
     shares = likelihoods.softmax(0).tolist()
     found = []
@@ -75,7 +73,7 @@ def readings(
                 likeness=likeness,
                 between=rank,
                 closeness=closeness,
-                beam=beams.get(text),
+                beam=alone.get(text),
                 occurrences=standing,
                 share=shares[number],
             )
@@ -88,20 +86,70 @@ def is_line_begun(excerpt: Excerpt) -> bool:
     return bool((excerpt.prefix.rpartition("\n")[2] + excerpt.suffix.partition("\n")[0]).strip())
 
 
-def judged(draft: Draft, options: Sequence[ScoredText], request: FillRequest) -> Draft:
+def judged(draft: Draft, options: Sequence[ScoredText], judge: Judge, plan: FillPlan, *, knows_project: bool) -> Draft:
     """The text that is most likely right of a finished draft of one line and all `options`, of which it is one; with
-    the best of all as `candidates` where the request wants several.
+    the best of all as `candidates` where the plan wants several.
 
-    The judge knows projects. Where there is next to nothing beside the prompt, whole lines are left to the head.
+    The judge knows projects. Where there is next to nothing beside the prompt (not `knows_project`), whole lines are
+    left to the causal head.
     """
-    by_odds = is_line_begun(request.excerpt) or sum(map(len, request.project_text)) >= LITTLE_ELSEWHERE
     best, *_ = ordered = sorted(
-        options, key=lambda reading: -(reading.log_odds if by_odds else reading.log_probability)
+        options, key=lambda each: -(judge.log_odds(each) if knows_project else each.log_probability)
     )
-    if request.candidates > 1:
-        found = tuple(Candidate(reading.text, reading.log_probability) for reading in ordered[: request.candidates])
+    if plan.candidates > 1:
+        found = tuple(Candidate(each.text, each.log_probability) for each in ordered[: plan.candidates])
         draft = replace(draft, candidates=found)
     if best.text != draft.text:
         shown = (DraftToken(best.text, math.exp(best.log_probability / best.tokens), settled=True),)
         draft = replace(draft, texts=(best.text,), complete=True, tokens=(shown,))
-    return replace(draft, score=best.score)
+    return replace(draft, score=judge.score(best))
+
+
+@dataclass(frozen=True, slots=True)
+class LineChoice:
+    """Chooses among what was written in a line, what the causal head alone would write, and lines of the project."""
+
+    opened: OpenPrompt
+    plan: FillPlan
+    excerpt: Excerpt
+    project: Sequence[IndexedText]
+    project_chars: int
+    """Code points of all project text that was given."""
+    write_alone: Callable[[], Iterator[Draft]]
+    """A fill by the causal head alone, without copies."""
+    judge: Judge
+
+    def drafts(self, draft: Draft, others: Sequence[str]) -> Iterator[Draft]:
+        """Yield a draft after each further pass; the last one is the choice among `draft`, `others` and what is found.
+        The prompt is cached all but perhaps its last token."""
+        alone, step = list[str](), draft.step
+        for passes, texts in self._alone():
+            alone, draft = texts, replace(draft, step=step + passes)
+            yield draft
+        options = self._options([draft.text, *others], alone)
+        yield judged(draft, options, self.judge, self.plan, knows_project=self.knows_project)
+
+    def considered(self, draft: Draft) -> list[ScoredText]:
+        """What is known of every text among which `drafts` would choose."""
+        *_, (_, alone) = self._alone()
+        return self._options([draft.text], alone)
+
+    def _alone(self) -> Iterator[tuple[int, list[str]]]:
+        """What the causal head alone would write, and after how many passes that is known."""
+        if is_line_begun(self.excerpt):
+            yield from enumerate(beams.search(self.opened), start=1)
+        else:
+            self.opened.rewind_before_last()
+            for draft in self.write_alone():
+                yield draft.step, [draft.text]
+
+    @property
+    def knows_project(self) -> bool:
+        """Whether there is enough beside the prompt for the judge to go by."""
+        return is_line_begun(self.excerpt) or self.project_chars >= LITTLE_ELSEWHERE
+
+    def _options(self, written: Sequence[str], alone: Sequence[str]) -> list[ScoredText]:
+        """What is known of every text that may be the line."""
+        around = self.excerpt.prefix, self.excerpt.suffix, self.project
+        similar, between = similar_lines(*around, SIMILAR_LINES), texts_between(*around, TEXTS_BETWEEN)
+        return readings(self.opened, LineCandidates(written, similar, between, alone), around)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import compress, count
 from operator import ne
 
 import torch
 from torch import Tensor
 
-from dgemma_model.network.diffusion_gemma import Cache, Network
-from dgemma_model.network.served import ServedNetwork
+from dgemma_model.network.cache import Cache
+from dgemma_model.network.contract import CodeNetwork
+from dgemma_model.prompt.format import EncodedPrompt, FillVocabulary
 from dgemma_model.request import InfillError
 
 PREFILL_CHUNK = 256
@@ -26,7 +28,7 @@ PREFILL_CHUNK = 256
 class CachedPrompt:
     """Tokens with their keys and values, behind which fills are written."""
 
-    def __init__(self, network: Network | ServedNetwork, cache: Cache, ids: list[int]) -> None:
+    def __init__(self, network: CodeNetwork, cache: Cache, ids: list[int]) -> None:
         self.network = network
         self.cache = cache
         self.ids = ids
@@ -44,18 +46,18 @@ class CachedPrompt:
         Raises:
             InfillError: an id is outside the network's vocabulary, or there is no position left for it.
         """
-        config = self.network.config
-        if not 0 <= min(ids) <= max(ids) < config.vocab_size:
-            raise InfillError(f"token ids must be 0 to {config.vocab_size - 1}; a tokenizer that does not belong here?")
+        most = self.network.vocab_size
+        if not 0 <= min(ids) <= max(ids) < most:
+            raise InfillError(f"token ids must be 0 to {most - 1}; a tokenizer that does not belong here?")
         if len(ids) > self.room(self.ids):
-            raise InfillError(f"the text is longer than the model's context of {config.max_position_embeddings} tokens")
+            raise InfillError(f"the text is longer than the model's context of {self.network.context_length} tokens")
         hidden = self.network.encode(torch.tensor([ids], device=self.device), self.cache)
         self.ids += ids
         return self.network.logits(hidden[0, len(ids) - (len(ids) if last is None else last) :])
 
     def room(self, ids: Sequence[int]) -> int:
         """How many tokens the model's context holds behind `ids`."""
-        return self.network.config.max_position_embeddings - len(ids)
+        return self.network.context_length - len(ids)
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
@@ -75,10 +77,31 @@ class CachedPrompt:
         yield
 
 
+@dataclass(frozen=True, slots=True)
+class OpenPrompt:
+    """A prompt that fills go on from: its ids, what is cached of them, and how its fills are read."""
+
+    cached: CachedPrompt
+    prompt: EncodedPrompt
+    vocabulary: FillVocabulary
+
+    def rewind(self) -> None:
+        """Forget what was written after the prompt, all of which stays cached."""
+        self.cached.crop(len(self.prompt.ids))
+
+    def rewind_before_last(self) -> None:
+        """Forget what was written, and the prompt's last token, so that its logits can be asked for again."""
+        self.cached.crop(len(self.prompt.ids) - 1)
+
+    def read(self, ids: Sequence[int]) -> tuple[str, bool]:
+        """The text that `ids` fill the (first) hole with, and whether they end it."""
+        return self.vocabulary.read(ids, self.prompt.forced)
+
+
 class PromptCaches:
     """The prompts of the latest fills, least recently used out, within a budget of bytes."""
 
-    def __init__(self, network: Network | ServedNetwork, budget_bytes: int) -> None:
+    def __init__(self, network: CodeNetwork, budget_bytes: int) -> None:
         self._network = network
         self._budget_bytes = budget_bytes
         self._kept: list[CachedPrompt] = []  # the latest last

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dgemma_model.checkpoint.load import Checkpoint
+from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.decoding.constraint import Constraint
-from dgemma_model.decoding.prompt_cache import CachedPrompt
-from dgemma_model.prompt.canvas import Prompt
+from dgemma_model.decoding.prompt_cache import CachedPrompt, OpenPrompt
 from dgemma_model.request import Doubt
 
 DOUBT_NATS = 2.0
@@ -24,17 +23,18 @@ def disagreement(checkpoint: Checkpoint, cached: CachedPrompt, canvas: Tensor) -
     is, in nats (0 where they agree), and which one that is; [B, L] each."""
     network = checkpoint.network
     logits = network.logits(network.decode(canvas, cached.cache))
-    log_probabilities = Constraint(checkpoint.tokenizer, b"").apply(logits).log_softmax(-1)
+    log_probabilities = Constraint(checkpoint.format.vocabulary, b"").apply(logits).log_softmax(-1)
     likeliest, best = log_probabilities.max(-1)
     return likeliest - log_probabilities.gather(-1, canvas[..., None])[..., 0], best
 
 
-def doubts(checkpoint: Checkpoint, cached: CachedPrompt, prompt: Prompt, span: str, min_nats: float) -> Iterator[Doubt]:
-    """Tokens of `span`, which stands in the hole, that the network strongly disagrees with. `cached` holds the prompt.
+def doubts(checkpoint: Checkpoint, opened: OpenPrompt, span: str, min_nats: float) -> Iterator[Doubt]:
+    """Tokens of `span`, which is in the hole, that the network strongly disagrees with. All of the prompt is cached.
 
     A span longer than the widest canvas is reviewed in pieces, each with those before it as part of the prompt.
     """
-    tokenizer, widths = checkpoint.tokenizer, sorted(checkpoint.config.policy.canvas_lengths)
+    cached, prompt, tokenizer = opened.cached, opened.prompt, opened.vocabulary.tokenizer
+    widths = sorted(checkpoint.policy.canvas_lengths)
     given = len(prompt.forced)
     ids = tokenizer.encode(prompt.forced.decode("utf-8", "replace") + span)
     data = b"".join(tokenizer.token_bytes[i] for i in ids)

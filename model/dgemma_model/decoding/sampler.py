@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from dgemma_model.checkpoint.config import SamplerConfig
-from dgemma_model.network.diffusion_gemma import Cache, Network
-from dgemma_model.network.served import ServedNetwork
+from dgemma_model.network.cache import Cache
+from dgemma_model.network.contract import CodeNetwork
 from dgemma_model.network.threads import THREADS
 
 
@@ -134,7 +134,7 @@ def temperature(config: SamplerConfig, steps_left: int) -> float:
 
 @torch.inference_mode()
 def denoise(
-    network: Network | ServedNetwork,
+    network: CodeNetwork,
     cache: Cache,
     canvas: Tensor,
     pinned: Tensor,

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from torch import Tensor, nn
 
+from dgemma_model.network.cache import Cache
 from dgemma_model.network.config import LayerConfig, NetworkConfig
 
 
@@ -34,101 +35,6 @@ class RMSNorm(nn.Module):
         wide = x.float()
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return (normed if self.weight is None else normed * self.weight.float()).to(x.dtype)
-
-
-class Cache:
-    """Keys and values of a prompt, one pair a layer, in buffers that grow by doubling.
-
-    Sliding layers keep everything too: the window is applied when attending, so that `crop` is exact beyond it.
-    """
-
-    def __init__(self) -> None:
-        self.length = 0
-        self.padding: Tensor | None = None
-        """[B, length] bool, True at real tokens; None when there is no padding."""
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
-
-    def layer(self, index: int, tokens: int | None = None) -> tuple[Tensor, Tensor]:
-        """The keys and values of a layer, [B, K, length, C] each; or the first `tokens` of its buffers, which may be
-        more than are cached."""
-        tokens = self.length if tokens is None else tokens
-        return self._keys[index][:, :, :tokens], self._values[index][:, :, :tokens]
-
-    def write(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put [B, K, T, C] keys and values behind the cached ones; return all, [B, K, length + T, C].
-
-        `length` moves only when `Network.encode` has written every layer.
-        """
-        if keys.requires_grad:  # training encodes once, and gradients flow through the cache
-            self._keys[index:], self._values[index:] = [keys], [values]
-            return keys, values
-        at, end = slice(index, index + 1), self.length + keys.shape[2]
-        self._keys[at] = [_room(self._keys[at], keys, self.length, end)]
-        self._values[at] = [_room(self._values[at], keys, self.length, end)]
-        self._keys[index][:, :, self.length : end] = keys
-        self._values[index][:, :, self.length : end] = values
-        return self._keys[index][:, :, :end], self._values[index][:, :, :end]
-
-    def reserve(self, tokens: int) -> list[tuple[Tensor, Tensor]]:
-        """The whole buffers of every layer, [B, K, capacity, C] each, with room for `tokens` more."""
-        end = self.length + tokens
-        self._keys = [_room([buffer], buffer, self.length, end) for buffer in self._keys]
-        self._values = [_room([buffer], buffer, self.length, end) for buffer in self._values]
-        return list(zip(self._keys, self._values, strict=True))
-
-    def crop(self, length: int) -> None:
-        """Forget all tokens from `length` on.
-
-        Raises:
-            ValueError: `length` is negative or more than is cached.
-        """
-        if not 0 <= length <= self.length:
-            raise ValueError(f"cannot crop a cache of {self.length} tokens to {length}")
-        self.length = length
-        if self.padding is not None:
-            self.padding = self.padding[:, :length]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the buffers, room for more tokens included."""
-        return sum(buffer.nbytes for buffer in (*self._keys, *self._values))
-
-    def copy(self, length: int) -> Cache:
-        """A cache of the first `length` tokens that shares nothing with this one."""
-        copied = Cache()
-        copied.length = length
-        copied.padding = None if self.padding is None else self.padding[:, :length].clone()
-        for buffers, copies in ((self._keys, copied._keys), (self._values, copied._values)):
-            for buffer in buffers:
-                copies.append(_room([], buffer, 0, length))
-                copies[-1][:, :, :length] = buffer[:, :, :length]
-        return copied
-
-    def repeated(self, rows: int, length: int | None = None) -> Cache:
-        """The first `length` tokens (all by default) of a batch of one, seen by `rows` rows; copied on writing."""
-        wide = Cache()
-        wide.length = length = self.length if length is None else length
-        wide.padding = None if self.padding is None else self.padding[:, :length].expand(rows, -1)
-        wide._keys = [keys[:, :, :length].expand(rows, -1, -1, -1) for keys in self._keys]
-        wide._values = [values[:, :, :length].expand(rows, -1, -1, -1) for values in self._values]
-        return wide
-
-
-ROOM = 256
-"""The least number of tokens that a cache makes room for."""
-
-
-def _room(buffers: list[Tensor], new: Tensor, kept: int, needed: int) -> Tensor:
-    """The first of `buffers` [B, K, capacity, C], or a larger one in its place that has room for `needed` tokens and
-    holds the first `kept`; like `new` [B, K, T, C] in all else."""
-    batch, heads, _, size = new.shape
-    if buffers and buffers[0].shape[2] >= needed and (kept or buffers[0].shape[:2] == new.shape[:2]):
-        return buffers[0]
-    room = new.new_zeros(batch, heads, max(ROOM, 1 << (needed - 1).bit_length()), size)
-    if kept:
-        room[:, :, :kept] = buffers[0][:, :, :kept]
-    return room
 
 
 class Rotary(nn.Module):
@@ -377,6 +283,16 @@ class Network(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_conditioning = SelfConditioning(config)
         self._rotary = nn.ModuleDict({layer.layer_type: Rotary(layer) for layer in config.layers})
+
+    @property
+    def vocab_size(self) -> int:
+        """See `CodeNetwork`."""
+        return self.config.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        """See `CodeNetwork`."""
+        return self.config.max_position_embeddings
 
     @property
     def device(self) -> torch.device:

@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from torch import Tensor
 
-from dgemma_model.network.diffusion_gemma import Cache, Layer, Network, joined_padding, padding_mask
+from dgemma_model.network.cache import Cache
+from dgemma_model.network.diffusion_gemma import Layer, Network, joined_padding, padding_mask
 from dgemma_model.network.kernels import CAN_PACK, Norm, Product
 from dgemma_model.network.threads import THREADS
 
@@ -123,6 +124,16 @@ class ServedNetwork:
         self._up, self._down = Product(block.up_proj.weight, products), Product(block.down_proj.weight, products)
         self._tables: dict[str, tuple[Tensor, Tensor]] = {}
         self._steps: dict[tuple[int, ...], StaticStep] = {}
+
+    @property
+    def vocab_size(self) -> int:
+        """See `CodeNetwork`."""
+        return self.config.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        """See `CodeNetwork`."""
+        return self.config.max_position_embeddings
 
     @property
     def device(self) -> torch.device:

@@ -12,41 +12,56 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 from dgemma_model.project.similar_lines import lines_around
 from dgemma_model.project.text_index import IndexedText, words
-from dgemma_model.prompt.tokenizer import Tokenizer
+from dgemma_model.prompt.format import FillVocabulary
 
-# Fitted to holes of the training packages (LOG.md).
-LOG_WEIGHT_BY_MATCH = (0.0, 0.49, 1.54, 2.77, 3.76, 4.36, 4.95, 5.17, 5.35)
-"""Log-weight of a place whose last tokens, so many of them, are those before the hole."""
-_LOG_WEIGHT_PER_TOKEN = 0.2
-"""For each further token."""
 LONGEST_MATCH = 20
-_WEIGHT_BY_MATCH = [
-    math.exp(LOG_WEIGHT_BY_MATCH[min(length, 8)] + _LOG_WEIGHT_PER_TOKEN * max(0, length - 8))
-    for length in range(LONGEST_MATCH + 1)
-]
-_IN_PROJECT = 0.3
-"""Log-weight of a place in the nearest piece of the project, against one in the prompt."""
-_NEARNESS = 0.67
-"""The weight of a place falls with the number of pieces that are nearer, to this power."""
-_LIKENESS = 4.9
-"""Log-weight of a place all words around which are those around the hole."""
-_SHARPNESS = 1.3
-"""Power to which the weight of what is copied is raised: places that agree count for more than their number."""
-_PLAUSIBILITY = 0.285
-"""Power of the probability that the head gives to what is copied."""
-_TRUST, _TRUST_IN_ONE = -4.0, -5.1
-"""Log-odds of copying rather than writing where there is next to no reason to; and where only one token matches."""
-_TRUST_IN_WEIGHT, _LEAST_WEIGHT = 0.386, 3.0
-"""What the log-weight of all places adds, and the weight that nothing has."""
-_TRUST_IN_AGREEMENT = 2.67
-"""What it adds that all places say the same."""
-_TRUST_IN_HEAD = -0.372
-"""What each nat adds by which the head is sure of its own."""
+"""Most tokens whose match is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyWeights:
+    """How much copies are trusted; fitted to holes of packages that are not evaluated, and part of a checkpoint's
+    policy. The defaults are those of the embedded checkpoint."""
+
+    by_match: tuple[float, ...] = (0.0, 0.49, 1.54, 2.77, 3.76, 4.36, 4.95, 5.17, 5.35)
+    """Log-weight of a place whose last tokens, so many of them, are those before the hole."""
+    per_further_token: float = 0.2
+    """Log-weight of each token beyond the longest of these matches."""
+    in_project: float = 0.3
+    """Log-weight of a place in the nearest piece of the project, against one in the prompt."""
+    nearness: float = 0.67
+    """The weight of a place falls with the number of pieces that are nearer, to this power."""
+    likeness: float = 4.9
+    """Log-weight of a place all words around which are those around the hole."""
+    sharpness: float = 1.3
+    """Power to which the weight of what is copied is raised: places that agree count for more than their number."""
+    plausibility: float = 0.285
+    """Power of the probability that the head gives to what is copied."""
+    trust: float = -4.0
+    """Log-odds of copying rather than writing where there is next to no reason to."""
+    trust_in_one: float = -5.1
+    """The same where only one token matches."""
+    trust_in_weight: float = 0.386
+    """What the log-weight of all places adds."""
+    least_weight: float = 3.0
+    """The weight that nothing has."""
+    trust_in_agreement: float = 2.67
+    """What it adds that all places say the same."""
+    trust_in_head: float = -0.372
+    """What each nat adds by which the head is sure of its own."""
+
+    def of_match(self, length: int) -> float:
+        """The weight of a place of which so many of the last tokens match, 0 to `LONGEST_MATCH`."""
+        longest = len(self.by_match) - 1
+        further = self.per_further_token * max(0, length - longest)
+        return math.exp(self.by_match[min(length, longest)] + further)
+
 
 _IMPOSSIBLE = -30.0
 """Nats; nothing is less likely."""
@@ -141,11 +156,12 @@ class CopyModel:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        vocabulary: FillVocabulary,
         prompt: Sequence[int],
         project: Sequence[IndexedText],
         *,
         weight: float,
+        weights: CopyWeights,
         before: str,
         after: str,
         one_line: bool,
@@ -155,9 +171,11 @@ class CopyModel:
         see `Policy.copy_weight` for `weight`."""
         self.copies = PromptCopies(prompt, project)
         self._project = project
-        self._tokenizer, self._weight = tokenizer, weight
+        self._vocabulary, self._tokenizer = vocabulary, vocabulary.tokenizer
+        self._weight, self._fitted = weight, weights
+        self._by_match = [weights.of_match(length) for length in range(LONGEST_MATCH + 1)]
         self._after = after.partition("\n")[0].encode("utf-8", "replace")
-        self._ends = frozenset(tokenizer.ids_starting(b"\n") if one_line else ())
+        self._ends = frozenset(vocabulary.ends_of(one_line=one_line))
         self._to_heal = len(forced)
         self._opened = 0
         """Brackets that the fill opened, less those that it closed."""
@@ -186,13 +204,14 @@ class CopyModel:
         `likeliest` is the log-probability of what the head would write, `log_probability` that of a token. Only
         `allowed` tokens are suggested.
         """
+        fitted = self._fitted
         copied: dict[int, float] = {}
         longer = set[int]()
         """Tokens behind more than one of the last ones."""
         for number, ids, matches in self.copies.places() if self._weight else ():
             nearness, lines, line_weights = self._weights_in(number)
             for at, length in matches.items():
-                token, weight = ids[at + 1], _WEIGHT_BY_MATCH[length] * nearness
+                token, weight = ids[at + 1], self._by_match[length] * nearness
                 if line_weights:
                     weight *= line_weights.get(lines[at], 1.0)
                 copied[token] = copied.get(token, 0.0) + weight
@@ -208,16 +227,16 @@ class CopyModel:
         if not weights:
             return 0.0, {}
         favour = {
-            token: weight**_SHARPNESS * math.exp(_PLAUSIBILITY * max(log_probability(token), _IMPOSSIBLE))
+            token: weight**fitted.sharpness * math.exp(fitted.plausibility * max(log_probability(token), _IMPOSSIBLE))
             for token, weight in weights.items()
         }
         total = sum(favour.values())
         shares = {token: each / total for token, each in favour.items()}
         log_odds = (
-            (_TRUST if is_longer else _TRUST_IN_ONE)
-            + _TRUST_IN_WEIGHT * math.log(sum(weights.values()) + _LEAST_WEIGHT)
-            + _TRUST_IN_AGREEMENT * max(shares.values())
-            + _TRUST_IN_HEAD * likeliest
+            (fitted.trust if is_longer else fitted.trust_in_one)
+            + fitted.trust_in_weight * math.log(sum(weights.values()) + fitted.least_weight)
+            + fitted.trust_in_agreement * max(shares.values())
+            + fitted.trust_in_head * likeliest
         )
         return self._weight / (1 + math.exp(-log_odds)), shares
 
@@ -226,31 +245,32 @@ class CopyModel:
         found = self._weights.get(number)
         if found is None:
             piece = self._project[number]
-            nearness = math.exp(_IN_PROJECT) * math.pow(len(self._project) - number, -_NEARNESS)
-            found = self._weights[number] = nearness, piece.lines, _line_weights(piece, *self._around)
+            nearness = math.exp(self._fitted.in_project) * math.pow(len(self._project) - number, -self._fitted.nearness)
+            found = self._weights[number] = (
+                nearness,
+                piece.lines,
+                _line_weights(piece, *self._around, self._fitted.likeness),
+            )
         return found
 
     def _suggested(self, token: int) -> int | None:
         """What a copied token means here; None where it must not be."""
-        end, data = self._tokenizer.end_id, self._tokenizer.token_bytes[token]
+        end, data = self._vocabulary.end_id, self._tokenizer.token_bytes[token]
         if token in self._ends:
             return end
-        if data and self._after.startswith(data):  # what stands behind the hole begins: if no bracket is open, it ends
-            if self._opened <= 0:
-                return end
-        elif token == end:
+        if data and self._after.startswith(data) and self._opened <= 0:  # what follows the hole begins: it ends
             return end
         closes_nothing = not self._depth and data[:1] in (b")", b"]", b"}")
         return None if closes_nothing or token in self._tokenizer.special_ids else token
 
 
 @lru_cache(maxsize=1024)
-def _line_weights(piece: IndexedText, above: str, below: str) -> Mapping[int, float]:
+def _line_weights(piece: IndexedText, above: str, below: str, likeness: float) -> Mapping[int, float]:
     """The weight of each line of a piece for how alike the lines around it are to those around the hole; those that are
     not alike at all are left out. While a line is typed, the same is asked at every keystroke, and for every text that
     is judged."""
     most = 1 + len(words(above)) + len(words(below))
-    return {line: math.exp(_LIKENESS * count / most) for line, count in piece.shared_words(above, below).items()}
+    return {line: math.exp(likeness * count / most) for line, count in piece.shared_words(above, below).items()}
 
 
 def _open_brackets(text: bytes, depth: int = 0) -> int:

@@ -13,11 +13,8 @@ from dataclasses import dataclass
 
 from dgemma_model.project.texts_between import Occurrences
 
-WEIGHTS = (
-    *(-2.0, 1.34, 1.56, -0.174, -0.0456, 1.09, -1.91, 1.75, 0.251),
-    *(0.0406, -0.529, 0.258, -0.0497, -0.161, 0.27, 0.475, 0.783),
-)
-"""Log-odds that each of `ScoredText.figures` adds, as `train/fit_judge.py` finds them."""
+FIGURES = 17
+"""How many figures of a text the judge weighs."""
 WRITTEN, MEAN = 1, 5
 """Places among them: whether the model wrote it, and its log-probability per token."""
 _USUAL_TOKENS = 4
@@ -70,13 +67,20 @@ class ScoredText:
             self.share,
         )
 
-    @property
-    def log_odds(self) -> float:
-        """That it is right."""
-        return sum(weight * figure for weight, figure in zip(WEIGHTS, self.figures, strict=True))
 
-    @property
-    def score(self) -> float:
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A logistic model of the figures of a text; its weights are found by train/fit_judge.py."""
+
+    weights: tuple[float, ...]
+    """Log-odds that each of `ScoredText.figures` adds."""
+
+    def log_odds(self, text: ScoredText) -> float:
+        """That the text is right."""
+        return sum(weight * figure for weight, figure in zip(self.weights, text.figures, strict=True))
+
+    def score(self, text: ScoredText) -> float:
         """The odds as a `Draft.score`."""
-        log_probability = min(0.0, self.log_odds) - math.log1p(math.exp(-abs(self.log_odds)))
+        log_odds = self.log_odds(text)
+        log_probability = min(0.0, log_odds) - math.log1p(math.exp(-abs(log_odds)))
         return log_probability / _USUAL_TOKENS

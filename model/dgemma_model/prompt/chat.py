@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dgemma_model.prompt.canvas import Layout, Prompt
+from dgemma_model.prompt.format import EncodedPrompt, FillVocabulary, Layout
 from dgemma_model.prompt.tokenizer import Tokenizer
 from dgemma_model.request import Excerpt
 
@@ -88,13 +88,17 @@ class ChatFrame:
 
 
 class ChatFormat:
-    """Writes excerpts as chats for one checkpoint.
+    """Writes excerpts as chats for one checkpoint; see `PromptFormat`.
 
     Raises:
         ChatTemplateError: the tokenizer lacks the token that ends a turn.
     """
 
+    mask_id: int | None = None
+    ends_holes = False
+
     def __init__(self, frame: ChatFrame, tokenizer: Tokenizer) -> None:
+        self.vocabulary = FillVocabulary(tokenizer, [tokenizer.end_id])
         turn_end = tokenizer.special_id(TURN_END)
         if turn_end is None:
             raise ChatTemplateError(f"the tokenizer has no token {TURN_END!r}; this chat format is not known here")
@@ -104,11 +108,11 @@ class ChatFormat:
         if CHANNEL_END not in self._after and tokenizer.special_id(CHANNEL) is not None:
             self._after += f"{CHANNEL}thought\n{CHANNEL_END}"  # an empty thought, or the model may begin with one
 
-    def encode_prompt(self, excerpt: Excerpt, max_tokens: int) -> Prompt:
+    def encode(self, excerpt: Excerpt, max_tokens: int) -> EncodedPrompt:
         """The prompt of an excerpt, at most `max_tokens` ids as long as the words around it leave room for any text;
         over that the far prefix goes first, then the end of the suffix, then the near prefix' far end.
 
-        The last token of the prefix opens the canvas (token healing). `Prompt.text` is what typing only appends to.
+        The last token of the prefix opens the canvas (token healing). Typing only appends to `EncodedPrompt.text`.
         """
         far, near = _split_prefix(excerpt.prefix)
         suffix = excerpt.suffix
@@ -123,24 +127,17 @@ class ChatFormat:
             prompt = self._prompt(excerpt, far, near, suffix)
         return prompt
 
-    def lay_out(self, excerpt: Excerpt, hole_widths: Sequence[int]) -> list[Layout]:
-        """One canvas for each width, all of the same length: every hole of it is so many tokens wide."""
+    def lay_out(self, excerpt: Excerpt, hole_widths: Sequence[int]) -> Layout:
+        """See `PromptFormat`: the holes, what is pinned after the last one, and the end of the turn."""
         tokenizer = self._tokenizer
-        between = [tokenizer.encode(text) for text in excerpt.between]
-        tail = [*self.tail(excerpt), self._turn_end]
-        longest = max(hole_widths) * excerpt.hole_count + sum(map(len, between)) + len(tail) + 1
-        layouts = []
-        for width in hole_widths:
-            ids, holes = [tokenizer.end_id] * width, [slice(0, width)]
-            for pinned in between:
-                ids += pinned
-                holes.append(slice(len(ids), len(ids) + width))
-                ids += [tokenizer.end_id] * width
-            ids += tail
-            layouts.append(Layout(ids + [tokenizer.end_id] * (longest - len(ids)), tuple(holes)))
-        return layouts
+        ids, holes = [tokenizer.end_id] * hole_widths[0], [slice(0, hole_widths[0])]
+        for text, width in zip(excerpt.between, hole_widths[1:], strict=True):
+            ids += tokenizer.encode(text)
+            holes.append(slice(len(ids), len(ids) + width))
+            ids += [tokenizer.end_id] * width
+        return Layout([*ids, *self.after(excerpt), self._turn_end], tuple(holes))
 
-    def tail(self, excerpt: Excerpt) -> list[int]:
+    def after(self, excerpt: Excerpt) -> list[int]:
         """The pinned ids behind the last hole: the first lines of the suffix, and the closing fence."""
         near = _first_lines(excerpt.suffix)
         ids = self._tokenizer.encode(near)
@@ -148,7 +145,7 @@ class ChatFormat:
             near = self._tokenizer.decode(ids[:NEAR_SUFFIX_TOKENS]).rstrip("\ufffd")
         return self._tokenizer.encode(near + ("" if near.endswith("\n") else "\n") + _fence(excerpt))
 
-    def _prompt(self, excerpt: Excerpt, far: str, near: str, suffix: str) -> Prompt:
+    def _prompt(self, excerpt: Excerpt, far: str, near: str, suffix: str) -> EncodedPrompt:
         kept, healed = self._tokenizer.split_last_piece(near)
         opening = f"{_fence(excerpt)}{excerpt.language}\n"
         text = self._encode_turns(_message(excerpt, far, suffix), opening + kept)
@@ -157,7 +154,7 @@ class ChatFormat:
         while cut > 0 and self._tokenizer.token_bytes[piece[cut]][0] & 0xC0 == 0x80:
             cut -= 1  # not within a character that is spelled in bytes
         forced = b"".join(self._tokenizer.token_bytes[i] for i in piece[cut:])
-        return Prompt(text, piece[:cut], forced)
+        return EncodedPrompt([*text, *piece[:cut]], text, forced)
 
     def _encode_turns(self, message: str, answer: str) -> list[int]:
         """Ids of the chat up to the answer's beginning; only the template's own special tokens are read as such.

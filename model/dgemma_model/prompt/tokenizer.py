@@ -17,6 +17,8 @@ PAD, BOS = "<pad>", "<bos>"
 SPECIAL_TOKENS = (PAD, END, BOS, SUFFIX, PREFIX, MASK, MIDDLE)
 """Special tokens of the embedded checkpoint in the order of their ids, from 0; pad, eos and bos are where Gemma has
 them."""
+END_NAMES = (END, "<|endoftext|>", "</s>")
+"""What families call the token that ends a text."""
 
 
 PIECES = (
@@ -68,16 +70,13 @@ class Tokenizer:
         still to be said."""
         self.has_byte_fallback = bool(getattr(tokenizer.model, "byte_fallback", False))
         """SentencePiece style; otherwise byte-level."""
-        if self.has_byte_fallback:
-            self._special_ids = {t.content: i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
-            self.end_id = self._special(END)
-            self.special_ids = frozenset(self._special_ids.values())
-            self._check_byte_fallback()
-            return
-        self._special_ids = {name: self._special(name) for name in SPECIAL_TOKENS}
-        self.end_id = self._special(END)
+        self._special_ids = {t.content: i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
         self.special_ids = frozenset(self._special_ids.values())
-        if tokenizer.pre_tokenizer is None or not self._is_byte_level():
+        self.end_id = self._special(next((name for name in END_NAMES if name in self._special_ids), END))
+        """What ends a text."""
+        if self.has_byte_fallback:
+            self._check_byte_fallback()
+        elif tokenizer.pre_tokenizer is None or not self._is_byte_level():
             raise TokenizerError("the tokenizer is not a byte-level one; its tokens cannot be read as bytes")
 
     @property
@@ -258,7 +257,7 @@ class Tokenizer:
     def _special(self, name: str) -> int:
         token_id = self._tokenizer.token_to_id(name)
         if token_id is None:
-            raise TokenizerError(f"the tokenizer has no token {name!r}; only checkpoints of this recipe can fill")
+            raise TokenizerError(f"the tokenizer has no token {name!r}; it does not belong to this checkpoint")
         return int(token_id)
 
 

@@ -16,7 +16,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from dgemma_model.prompt.canvas import Prompt, encode_fill, encode_prompt
+from dgemma_model.prompt.format import EncodedPrompt
+from dgemma_model.prompt.suffix_first import SuffixFirst
 from dgemma_model.prompt.tokenizer import Tokenizer
 from dgemma_model.source.excerpt import ExcerptBudget
 from dgemma_model.train.holes import HoleCutter, draw_kind
@@ -36,7 +37,7 @@ SHORTEST_PROMPT = 96
 class Example:
     """One hole: what the encoder sees before it, and what fills it (ended by end-of-text)."""
 
-    prompt: Prompt
+    prompt: EncodedPrompt
     fill: list[int]
 
 
@@ -105,10 +106,11 @@ class Corpus:
             if hole is None:
                 continue
             excerpt = cutter.excerpt(hole, random_budget(rng))
-            fill = encode_fill(excerpt, cutter.text[hole.start : hole.end], self.tokenizer)
+            written = SuffixFirst(self.tokenizer)
+            fill = written.encode_fill(excerpt, cutter.text[hole.start : hole.end])
             if len(fill) > max_tokens // 2:
                 continue
-            return Example(encode_prompt(excerpt, self.tokenizer, max_tokens - len(fill)), fill)
+            return Example(written.encode(excerpt, max_tokens - len(fill)), fill)
 
     def rows(self, rng: random.Random, count: int, length: int, fill_weight: float) -> Rows:
         """`count` rows of `length` targets, each filled with examples; targets of a fill weigh `fill_weight`."""
@@ -120,10 +122,10 @@ class Corpus:
             spans.append([])
             while length + 1 - at > SHORTEST_PROMPT:
                 example = self.example(rng, length + 1 - at)
-                text, cue, fill = example.prompt.text, example.prompt.cue, example.fill
-                prefix_end, start = at + len(text), at + len(text) + len(cue)
+                text, prompt, fill = example.prompt.text, example.prompt.ids, example.fill
+                prefix_end, start = at + len(text), at + len(prompt)
                 end = start + len(fill)
-                ids[row, at:end] = torch.tensor(text + cue + fill)
+                ids[row, at:end] = torch.tensor(prompt + fill)
                 weights[row, at : prefix_end - 1] = 1.0
                 weights[row, start - 1 : end - 1] = fill_weight
                 prefix_start = at + text.index(self.tokenizer.prefix_id) + 1

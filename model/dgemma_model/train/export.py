@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from dgemma_model.checkpoint.config import Policy, SamplerConfig
+from dgemma_model.checkpoint.load import embedded_directory
 from dgemma_model.checkpoint.published_layout import save
 from dgemma_model.infill import Infiller
 from dgemma_model.request import Excerpt, FillRequest
@@ -69,6 +70,7 @@ def main() -> None:
     args = parser.parse_args()
     policy = Policy(
         name="embedded",
+        judge=Policy.read(embedded_directory()).judge,
         noise=args.noise,
         verify=True,
         together=False,

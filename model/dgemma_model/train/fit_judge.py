@@ -26,9 +26,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from dgemma_model.checkpoint.config import Policy
+from dgemma_model.checkpoint.load import embedded_directory
 from dgemma_model.evaluation.surroundings import nearby
 from dgemma_model.infill import Infiller
-from dgemma_model.project.judge import MEAN, WEIGHTS, WRITTEN
+from dgemma_model.project.judge import MEAN, WRITTEN
 from dgemma_model.request import FillRequest
 from dgemma_model.source.excerpt import ExcerptBudget
 from dgemma_model.train.corpus import NearDuplicates, SourceFile, files_of, is_permissive, package_name
@@ -181,6 +183,7 @@ def main() -> None:
         waiting = [pool.submit(_judgement, args.checkpoint, texts[owners[path]], path, hole) for path, hole in holes]
         judgements = [future.result() for future in track(waiting, "filling", console=Console(stderr=True))]
     weights = fitted(judgements)
+    shipped = Policy.read(embedded_directory()).judge
     written = [max(each.texts, key=lambda text: text[0][WRITTEN]) for each in judgements]
     console.print(
         table(
@@ -189,12 +192,12 @@ def main() -> None:
                     (figures[MEAN], each.kind, is_right)
                     for each, (figures, is_right) in zip(judgements, written, strict=True)
                 ],
-                "weights of judge.py": chosen(judgements, torch.tensor(WEIGHTS, dtype=torch.float64)),
+                "weights of the checkpoint": chosen(judgements, torch.tensor(shipped, dtype=torch.float64)),
                 "fitted to other packages": crossed(judgements),
             }
         )
     )
-    console.print(f"WEIGHTS = ({', '.join(f'{weight:.3g}' for weight in weights.tolist())})", soft_wrap=True)
+    console.print(f'"judge": [{", ".join(f"{weight:.3g}" for weight in weights.tolist())}]', soft_wrap=True)
 
 
 if __name__ == "__main__":

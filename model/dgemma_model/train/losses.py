@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from dgemma_model.checkpoint.load import Checkpoint, embedded_directory, load
+from dgemma_model.checkpoint.contract import Checkpoint
+from dgemma_model.checkpoint.load import embedded_directory, load
 from dgemma_model.decoding.sampler import Noise
 from dgemma_model.evaluation.held_out import HOLES_FILE, HeldOutHole, read_holes
-from dgemma_model.network.diffusion_gemma import Cache
-from dgemma_model.prompt.canvas import encode_fill, encode_prompt
+from dgemma_model.network.cache import Cache
+from dgemma_model.prompt.suffix_first import SuffixFirst
 from dgemma_model.request import Excerpt
 from dgemma_model.source import syntax
 from dgemma_model.source.excerpt import ExcerptBudget, cut
@@ -39,14 +40,15 @@ def held_out_losses(holes: Iterable[HeldOutHole], checkpoint: Checkpoint) -> dic
 
     The denoising losses are over the noised positions of the smallest canvas that holds the fill.
     """
-    network, tokenizer, policy = checkpoint.network, checkpoint.tokenizer, checkpoint.config.policy
-    noise = Noise(network.config.vocab_size, tokenizer.mask_id if policy.noise == "mask" else None)
+    network, tokenizer, policy = checkpoint.network, checkpoint.tokenizer, checkpoint.policy
+    written = SuffixFirst(tokenizer, policy.noise)
+    noise = Noise(network.vocab_size, written.mask_id)
     generator = torch.Generator().manual_seed(0)
     sums: dict[str, list[float]] = {}
     for hole in holes:
         excerpt = excerpt_of(hole)
-        prompt = encode_prompt(excerpt, tokenizer, policy.prompt_tokens).ids
-        fill = encode_fill(excerpt, hole.middle, tokenizer)
+        prompt = written.encode(excerpt, policy.prompt_tokens).ids
+        fill = written.encode_fill(excerpt, hole.middle)
         cache = Cache()
         read = network.logits(network.encode(torch.tensor([prompt + fill[:-1]]), cache)[0, -len(fill) :])
         sums.setdefault("causal", []).extend(F.cross_entropy(read, torch.tensor(fill), reduction="none").tolist())

@@ -27,11 +27,12 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dgemma_model.checkpoint.config import CheckpointConfig
-from dgemma_model.checkpoint.load import load_network
+from dgemma_model.checkpoint.config import read_json
+from dgemma_model.checkpoint.diffusion_gemma import load_network
 from dgemma_model.decoding.sampler import Noise
+from dgemma_model.network.cache import Cache
 from dgemma_model.network.config import LayerConfig, NetworkConfig
-from dgemma_model.network.diffusion_gemma import Cache, Network
+from dgemma_model.network.diffusion_gemma import Network
 from dgemma_model.prompt.tokenizer import MASK, SPECIAL_TOKENS
 from dgemma_model.train.data import Canvases, Corpus, Rows, prefetched
 from dgemma_model.train.grow import grow
@@ -228,7 +229,7 @@ class Run:
             theirs, ours = (folder / "tokenizer.json" for folder in (self.args.init, self.args.data))
             if theirs.exists() and theirs.read_bytes() != ours.read_bytes():
                 raise ValueError(f"{self.args.init} speaks in other tokens: copy {theirs} to {ours}")
-            config = CheckpointConfig.read(self.args.init).network
+            config = NetworkConfig.from_json(read_json(self.args.init / "config.json", required=True))
             grow(self.network, load_network(self.args.init, config, self.device, torch.float32)[0])
         elif self.args.init:
             state = torch.load(self.args.init, map_location=self.device, weights_only=True)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from model_fixtures import tiny_tokenizer
 from test_tokenizer import texts
 
-from dgemma_model.prompt.canvas import encode_fill, encode_prompt, lay_out, read_fill
+from dgemma_model.prompt.format import FillVocabulary
+from dgemma_model.prompt.suffix_first import SuffixFirst
 from dgemma_model.request import Excerpt
 
 TOKENIZER = tiny_tokenizer()
@@ -17,7 +18,7 @@ ENOUGH = 10_000
 
 @given(prefix=texts, suffix=texts)
 def test_a_prompt_is_suffix_first_and_prefix_last(prefix: str, suffix: str) -> None:
-    prompt = encode_prompt(Excerpt(prefix, suffix), TOKENIZER, ENOUGH)
+    prompt = SuffixFirst(TOKENIZER).encode(Excerpt(prefix, suffix), ENOUGH)
     border = prompt.text.index(TOKENIZER.prefix_id)
     assert prompt.ids[0] == TOKENIZER.suffix_id
     assert TOKENIZER.decode(prompt.text[1:border]) == suffix
@@ -26,7 +27,7 @@ def test_a_prompt_is_suffix_first_and_prefix_last(prefix: str, suffix: str) -> N
 
 @given(prefix=texts, suffix=texts)
 def test_a_prompt_ends_with_the_marker_of_the_hole(prefix: str, suffix: str) -> None:
-    prompt = encode_prompt(Excerpt(prefix, suffix), TOKENIZER, ENOUGH)
+    prompt = SuffixFirst(TOKENIZER).encode(Excerpt(prefix, suffix), ENOUGH)
     assert prompt.ids == [*prompt.text, TOKENIZER.middle_id]
 
 
@@ -34,7 +35,10 @@ def test_a_prompt_ends_with_the_marker_of_the_hole(prefix: str, suffix: str) -> 
 def test_prompt_and_fill_are_the_tokens_of_the_whole_text(prefix: str, middle: str, suffix: str) -> None:
     """Wherever the cursor cuts, the model sees text tokenised as whole files are."""
     excerpt = Excerpt(prefix, suffix)
-    prompt, fill = encode_prompt(excerpt, TOKENIZER, ENOUGH).text, encode_fill(excerpt, middle, TOKENIZER)
+    prompt, fill = (
+        SuffixFirst(TOKENIZER).encode(excerpt, ENOUGH).text,
+        SuffixFirst(TOKENIZER).encode_fill(excerpt, middle),
+    )
     suffix_ids, whole = TOKENIZER.encode(suffix), TOKENIZER.encode(prefix + middle)
     assert prompt + fill == [TOKENIZER.suffix_id, *suffix_ids, TOKENIZER.prefix_id, *whole, TOKENIZER.end_id]
 
@@ -44,17 +48,19 @@ def test_prompt_and_fill_are_the_tokens_of_the_whole_text(prefix: str, middle: s
 @given(prefix=texts, middle=texts, padding=st.integers(0, 3))
 def test_a_fill_is_read_back_at_any_cursor(prefix: str, middle: str, padding: int) -> None:
     excerpt = Excerpt(prefix, "")
-    forced = encode_prompt(excerpt, TOKENIZER, ENOUGH).forced
-    ids = encode_fill(excerpt, middle, TOKENIZER) + [TOKENIZER.end_id] * padding
-    assert read_fill(ids, forced, TOKENIZER) == (middle, True)
+    forced = SuffixFirst(TOKENIZER).encode(excerpt, ENOUGH).forced
+    ids = SuffixFirst(TOKENIZER).encode_fill(excerpt, middle) + [TOKENIZER.end_id] * padding
+    assert FillVocabulary(TOKENIZER, [TOKENIZER.end_id]).read(ids, forced) == (middle, True)
 
 
 @given(text=texts, at=st.integers(0, 60), cut_at=st.integers(0, 60))
 def test_a_fill_that_is_cut_short_is_the_beginning_of_the_text(text: str, at: int, cut_at: int) -> None:
     prefix, middle = text[:at], text[at:]
     excerpt = Excerpt(prefix, "")
-    forced = encode_prompt(excerpt, TOKENIZER, ENOUGH).forced
-    read, ended = read_fill(encode_fill(excerpt, middle, TOKENIZER)[:-1][:cut_at], forced, TOKENIZER)
+    forced = SuffixFirst(TOKENIZER).encode(excerpt, ENOUGH).forced
+    read, ended = FillVocabulary(TOKENIZER, [TOKENIZER.end_id]).read(
+        SuffixFirst(TOKENIZER).encode_fill(excerpt, middle)[:-1][:cut_at], forced
+    )
     assert not ended
     assert middle.startswith(read)
 
@@ -77,27 +83,34 @@ def single_bytes(data: bytes) -> list[int]:
     ],
 )
 def test_a_character_that_is_only_begun_is_left_out(data: bytes, ends: bool, expected: tuple[str, bool]) -> None:
-    assert read_fill(single_bytes(data) + [TOKENIZER.end_id] * ends, b"", TOKENIZER) == expected
+    assert (
+        FillVocabulary(TOKENIZER, [TOKENIZER.end_id]).read(single_bytes(data) + [TOKENIZER.end_id] * ends, b"")
+        == expected
+    )
 
 
 def test_what_stands_behind_the_end_is_not_read() -> None:
-    assert read_fill([*TOKENIZER.encode("a"), TOKENIZER.end_id, *TOKENIZER.encode("b")], b"", TOKENIZER) == ("a", True)
+    assert FillVocabulary(TOKENIZER, [TOKENIZER.end_id]).read(
+        [*TOKENIZER.encode("a"), TOKENIZER.end_id, *TOKENIZER.encode("b")], b""
+    ) == ("a", True)
 
 
 @pytest.mark.parametrize("text", ["re", "", "x = 1"])
 def test_a_fill_that_does_not_begin_with_the_healed_text_is_none(text: str) -> None:
-    assert read_fill([*TOKENIZER.encode(text), TOKENIZER.end_id], b"return", TOKENIZER) == ("", False)
+    assert FillVocabulary(TOKENIZER, [TOKENIZER.end_id]).read(
+        [*TOKENIZER.encode(text), TOKENIZER.end_id], b"return"
+    ) == ("", False)
 
 
 def test_special_tokens_in_a_fill_are_no_text() -> None:
     ids = [*TOKENIZER.encode("a"), TOKENIZER.mask_id, TOKENIZER.suffix_id, *TOKENIZER.encode("b"), TOKENIZER.end_id]
-    assert read_fill(ids, b"", TOKENIZER) == ("ab", True)
+    assert FillVocabulary(TOKENIZER, [TOKENIZER.end_id]).read(ids, b"") == ("ab", True)
 
 
 @given(prefix=texts, suffix=texts, limit=st.integers(16, 40))
 def test_a_prompt_keeps_to_its_limit_and_loses_the_far_ends(prefix: str, suffix: str, limit: int) -> None:
     excerpt = Excerpt(prefix, suffix)
-    prompt, whole = encode_prompt(excerpt, TOKENIZER, limit), encode_prompt(excerpt, TOKENIZER, ENOUGH)
+    prompt, whole = SuffixFirst(TOKENIZER).encode(excerpt, limit), SuffixFirst(TOKENIZER).encode(excerpt, ENOUGH)
     assert len(prompt.ids) <= limit
     if len(TOKENIZER.encode(suffix)) <= limit // 8:
         assert len(prompt.ids) > min(limit, len(whole.ids)) - limit // 8
@@ -106,14 +119,14 @@ def test_a_prompt_keeps_to_its_limit_and_loses_the_far_ends(prefix: str, suffix:
     assert whole.text[:whole_border][:border] == prompt.text[:border]
     kept = prompt.text[border + 1 :]
     assert kept == whole.text[whole_border + 1 :][len(whole.text) - whole_border - 1 - len(kept) :]
-    assert prompt.cue == whole.cue
+    assert prompt.ids[-1] == whole.ids[-1] == TOKENIZER.middle_id
 
 
 def test_typing_only_appends_to_the_text_of_a_prompt() -> None:
     typed = "    return self.balance"
     before: list[int] = []
     for size in range(len(typed) + 1):
-        ids = encode_prompt(Excerpt("def f(self):\n" + typed[:size], "\n\n"), TOKENIZER, ENOUGH).text
+        ids = SuffixFirst(TOKENIZER).encode(Excerpt("def f(self):\n" + typed[:size], "\n\n"), ENOUGH).text
         assert ids[: len(before)] == before
         before = ids
 
@@ -121,7 +134,7 @@ def test_typing_only_appends_to_the_text_of_a_prompt() -> None:
 def test_typing_only_appends_for_a_while_where_the_prefix_is_cut() -> None:
     cuts, before = 0, [TOKENIZER.suffix_id]
     for size in range(60):
-        ids = encode_prompt(Excerpt("x = 1\n" * 40 + "+ 1 " * size, ""), TOKENIZER, 80).text
+        ids = SuffixFirst(TOKENIZER).encode(Excerpt("x = 1\n" * 40 + "+ 1 " * size, ""), 80).text
         assert len(ids) <= 80
         cuts += ids[: len(before)] != before
         before = ids
@@ -143,7 +156,7 @@ def test_typing_only_appends_for_a_while_where_the_prefix_is_cut() -> None:
     ],
 )
 def test_an_indentation_that_may_well_be_meant_is_settled(prefix: str, is_settled: bool) -> None:
-    assert encode_prompt(Excerpt(prefix, "\n"), TOKENIZER, ENOUGH).is_indent_settled is is_settled
+    assert SuffixFirst(TOKENIZER).encode(Excerpt(prefix, "\n"), ENOUGH).is_indent_settled is is_settled
 
 
 # ------------------------------------------------------------- several holes
@@ -152,7 +165,7 @@ def test_an_indentation_that_may_well_be_meant_is_settled(prefix: str, is_settle
 @given(between=st.lists(texts, max_size=3), widths=st.lists(st.integers(1, 5), min_size=4, max_size=4))
 def test_holes_are_laid_out_with_the_text_between_them_pinned(between: list[str], widths: list[int]) -> None:
     excerpt, widths = Excerpt("a", "b", tuple(between)), widths[: len(between) + 1]
-    layout = lay_out(excerpt, widths, TOKENIZER)
+    layout = SuffixFirst(TOKENIZER).lay_out(excerpt, widths)
     assert len(layout.hole_slices) == excerpt.hole_count == len(between) + 1
     assert len(layout.pinned) == len(layout.ids)
     assert [hole.stop - hole.start for hole in layout.hole_slices] == widths

@@ -1,0 +1,130 @@
+"""Weights on disk: safetensors files, checked by their headers before the first weight is read, and memory."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used; the message is for users and says what to do."""
+
+
+def check_tensor(name: str, tensor: StoredTensor, expected: torch.Size | None) -> None:
+    if expected is None:
+        raise CheckpointError(f"unexpected tensor {name!r}: the weights are not of the architecture in config.json")
+    if list(expected) != tensor.shape:
+        raise CheckpointError(f"tensor {name!r} has shape {tensor.shape}, config.json asks for {list(expected)}")
+    if tensor.dtype not in FLOATS:
+        kind = _DTYPES.get(tensor.dtype, tensor.dtype)
+        raise CheckpointError(
+            f"tensor {name!r} is stored as {kind}; quantised checkpoints do not run here, take one in bfloat16"
+        )
+
+
+def placed(name: str, value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A copy of `value` where it is to be; never memory that is mapped from the file, which may change."""
+    placed = value.to(device=device, dtype=dtype, copy=True)
+    lowest, highest = placed.aminmax()  # NaN if one is; unlike isfinite(), needs no memory
+    if not math.isfinite(lowest.item()) or not math.isfinite(highest.item()):
+        raise CheckpointError(
+            f"tensor {name!r} holds NaN or infinite values; the file is damaged, download or copy it again"
+        )
+    return placed
+
+
+WORKING_SHARE = 0.05
+"""Of the weights' size, for activations and the cache, beside them."""
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on `device`; None where that cannot be known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cpu":
+        try:
+            lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        except (OSError, ValueError, StopIteration, IndexError):
+            return None
+    return None
+
+
+def check_memory(weights: int, free: int | None, device: torch.device) -> None:
+    """Refuse what will not fit: `weights` and `free` in bytes.
+
+    Raises:
+        CheckpointError: it says both numbers and what to do.
+    """
+    needed = weights * (1 + WORKING_SHARE)
+    if free is not None and needed > free:
+        raise CheckpointError(
+            f"not enough memory on {device}: the weights and room to work need {needed / 2**30:.1f} GiB, "
+            f"{free / 2**30:.1f} GiB are free; end other programs that use it, pass a device with more, or leave the "
+            "checkpoint unset: the embedded one runs anywhere"
+        )
+
+
+FLOATS = ("BF16", "F16", "F32", "F64")
+
+
+_DTYPES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I8": "int8", "U8": "uint8", "I32": "int32"}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """What the header of a safetensors file says of a tensor."""
+
+    path: Path
+    shape: list[int]
+    dtype: str
+
+
+def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a checkpoint, in one file or in the shards that an index names; reads their headers only."""
+    index = directory / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.is_file():
+        try:
+            names = sorted(set(map(str, json.loads(index.read_text("utf-8"))["weight_map"].values())))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{index.name} cannot be read: {error}") from error
+    stored: dict[str, StoredTensor] = {}
+    for name in names:
+        path = directory / name
+        if not path.is_file():
+            raise CheckpointError(f"{name} is missing in {directory}; download or copy the checkpoint again")
+        with _opened(path) as file:
+            for key in file.keys():  # noqa: SIM118 (not a mapping)
+                header = file.get_slice(key)
+                stored[key] = StoredTensor(path, header.get_shape(), str(header.get_dtype()))
+    return stored
+
+
+def tensor_values(tensors: dict[str, StoredTensor]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors themselves, file by file, one at a time."""
+    for path in dict.fromkeys(tensor.path for tensor in tensors.values()):
+        with _opened(path) as file:
+            for name, tensor in tensors.items():
+                if tensor.path == path:
+                    yield name, file.get_tensor(name)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path.name} in {path.parent} is damaged ({error}); download or copy it again"
+        ) from error

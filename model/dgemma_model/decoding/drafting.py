@@ -1,0 +1,152 @@
+"""Who proposes tokens for the next pass to check, and whether that pays.
+
+What is accepted is what the causal head would have written, so drafts change how many passes a fill takes, never its
+text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+
+from dgemma_model.checkpoint.contract import Checkpoint
+from dgemma_model.decoding.constraint import Constraint
+from dgemma_model.decoding.plan import FillPlan
+from dgemma_model.decoding.prompt_cache import OpenPrompt
+from dgemma_model.decoding.sampler import Sampling, denoise
+from dgemma_model.project.copy_model import PromptCopies
+from dgemma_model.request import DraftToken
+
+TRUSTED_MATCH = 2
+"""A copy after a match of so many tokens goes before a denoised draft."""
+WORTHWHILE_GAIN = 2
+"""Tokens that a denoised draft must have saved for another one to be made: it costs a pass, about one token's time."""
+MISSES = 2
+"""After so many passes that agreed with nothing of a denoised draft, the rest of it is dropped."""
+
+
+class Proposal(NamedTuple):
+    """Tokens that may come next."""
+
+    ids: list[int]
+    trust: float = 0.0
+    """By which proposals of several drafters are compared: how many of the last tokens a copy matches."""
+
+
+class TextSoFar(Protocol):
+    """A fill as far as it is written."""
+
+    ids: list[int]
+    forced: bytes
+    """Healed bytes still to be said."""
+    is_indent_settled: bool
+
+    @property
+    def room(self) -> int:
+        """How many more tokens may come, at most."""
+
+
+class Drafter(Protocol):
+    """Proposes what may come next in a fill."""
+
+    def at_hand(self) -> Proposal:
+        """What it would propose now, for nothing; no ids where it has nothing to say."""
+
+    def passes(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
+        """Spend passes of the network on a new draft, where those have paid lately; yields what to show after each
+        pass. The last token of `text` is not cached yet."""
+
+    def checked(self, written: int, agreed: int | None) -> None:
+        """So many tokens were written in a pass, so many of them as it proposed (None where another's proposal was
+        read)."""
+
+
+class CopyDrafter:
+    """Proposes what followed the same tokens in the prompt or the project ("prompt lookup")."""
+
+    def __init__(self, copies: PromptCopies) -> None:
+        """`copies` follow what is written by themselves."""
+        self._copies = copies
+
+    def at_hand(self) -> Proposal:
+        """See `Drafter`."""
+        match, ids = self._copies.continuation()
+        return Proposal(ids, match)
+
+    def passes(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
+        """None: copies cost nothing."""
+        return iter(())
+
+    def checked(self, written: int, agreed: int | None) -> None:
+        """Nothing to learn: the next copy is as good as its match."""
+
+
+@dataclass
+class CanvasDrafter:
+    """Proposes what one canvas of the same network says when it is denoised.
+
+    A draft costs a pass or more, so another one is made only while the last one saved more than it cost. What is left
+    of it after a disagreement is tried again, for nothing.
+    """
+
+    checkpoint: Checkpoint
+    opened: OpenPrompt
+    sampling: Sampling
+    draft_steps: int
+    _left: tuple[int, ...] = ()
+    _pays: bool = True
+    _gain: int = 0
+    _misses: int = 0
+    _held_up: bool = False
+
+    def at_hand(self) -> Proposal:
+        """See `Drafter`: what is left of the latest draft."""
+        return Proposal(list(self._left), TRUSTED_MATCH - 0.5 if self._left else 0.0)
+
+    def passes(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
+        """See `Drafter`."""
+        if not (self._pays and text.ids and text.room > 1):
+            return
+        vocabulary, noise, generator = self.opened.vocabulary, self.sampling.noise, self.sampling.generator
+        widths = sorted(self.checkpoint.policy.canvas_lengths)
+        width = min(widths[1:2] or widths) if self._held_up else widths[0]
+        width = min(width, text.room + 2)
+        canvas = noise.draw((1, width), generator)
+        canvas[0, 0] = text.ids[-1]
+        pinned = torch.zeros_like(canvas, dtype=torch.bool)
+        pinned[0, 0] = True
+        constraint = Constraint(vocabulary, text.forced, is_indent_settled=text.is_indent_settled)
+        config = replace(self.sampling.config, max_denoising_steps=self.draft_steps)
+        self._gain = self._misses = 0
+        network, cache = self.checkpoint.network, self.opened.cached.cache
+        for step in denoise(network, cache, canvas, pinned, config, noise, generator, constraint.apply):
+            drafted, confidence = step.best[0, 1:].tolist(), step.confidence[0, 1:].tolist()
+            end = next((at for at, token in enumerate(drafted) if token in vocabulary.ends), len(drafted))
+            self._left = tuple(drafted[:end])
+            tokenizer = vocabulary.tokenizer
+            yield tuple(DraftToken(tokenizer.decode([i]), c, False) for i, c in zip(drafted, confidence, strict=True))
+        self._pays = False  # until it has paid
+
+    def checked(self, written: int, agreed: int | None) -> None:
+        """See `Drafter`."""
+        if agreed is not None and self._left:
+            self._gain += agreed
+            self._misses = 0 if agreed else self._misses + 1
+            self._held_up = agreed == len(self._left)
+            self._pays = self._pays or self._gain >= WORTHWHILE_GAIN
+        self._left = self._left[written:] if self._misses < MISSES else ()
+
+
+def drafters_for(
+    plan: FillPlan, checkpoint: Checkpoint, opened: OpenPrompt, sampling: Sampling, copies: PromptCopies
+) -> list[Drafter]:
+    """The drafters that a plan asks for; none of them for a fill that is read token by token."""
+    found: list[Drafter] = []
+    if plan.drafting in ("copied", "both"):
+        found.append(CopyDrafter(copies))
+    if plan.drafting in ("denoised", "both"):
+        found.append(CanvasDrafter(checkpoint, opened, sampling, plan.draft_steps))
+    return found

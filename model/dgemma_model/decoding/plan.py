@@ -1,0 +1,75 @@
+"""How one request is filled: all that the request, the checkpoint's policy and its sampler say, resolved once.
+
+The ways to fill see a plan and a prompt, and nothing of families or of who asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from dgemma_model.checkpoint.config import Policy, SamplerConfig
+from dgemma_model.request import Drafting, FillRequest
+
+Way = Literal["by_width", "one_by_one", "verified", "denoised"]
+
+
+@dataclass(frozen=True, slots=True)
+class FillPlan:
+    """One fill. Fields that `FillRequest` and `Policy` have, too, are described there."""
+
+    way: Way
+    """`verified`: what the causal head would write, with drafts; `denoised`: one canvas with all the holes;
+    `by_width`: canvases of several widths side by side; `one_by_one`: each hole by a plan of its own."""
+    one_line: bool
+    max_tokens: int
+    candidates: int
+    start: tuple[str, ...] | None
+    noise_level: float
+    drafting: Drafting
+    draft_steps: int
+    """Denoising steps of a draft that will be verified."""
+    copy_weight: float
+    renoise: bool
+    sampler: SamplerConfig
+    seed: int
+
+    @property
+    def chooses_line(self) -> bool:
+        """Whether several texts are considered for a line, and the judge chooses."""
+        return self.one_line and self.copy_weight > 0
+
+
+def plan_for(request: FillRequest, policy: Policy, sampler: SamplerConfig, *, ends_holes: bool) -> FillPlan:
+    """What is asked for goes before the policy; `ends_holes` is that of the checkpoint's `PromptFormat`."""
+    steps, holes = request.max_denoising_steps, request.excerpt.hole_count
+    together = policy.together if request.together is None else request.together
+    verify = policy.verify if request.verify is None else request.verify
+    way: Way
+    if not ends_holes:
+        way = "by_width"
+    elif holes > 1 and not together:
+        way = "one_by_one"
+    elif holes == 1 and verify and request.start is None:
+        way = "verified"
+    else:
+        way = "denoised"
+    drafting: Drafting = policy.drafting if request.drafting is None else request.drafting
+    if steps is not None:
+        sampler = replace(sampler, max_denoising_steps=steps)
+    if request.entropy_bound is not None:
+        sampler = replace(sampler, entropy_bound=request.entropy_bound)
+    return FillPlan(
+        way=way,
+        one_line=request.one_line,
+        max_tokens=request.max_tokens,
+        candidates=request.candidates,
+        start=request.start,
+        noise_level=request.noise_level,
+        drafting="none" if steps == 0 else drafting,
+        draft_steps=policy.draft_steps if steps is None else steps,
+        copy_weight=policy.copy_weight if request.copy_weight is None else request.copy_weight,
+        renoise=policy.renoise if request.renoise is None else request.renoise,
+        sampler=sampler,
+        seed=request.seed,
+    )
