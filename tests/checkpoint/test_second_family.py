@@ -40,8 +40,8 @@ def test_it_fills_through_a_server(directory: Path) -> None:
         wire.initialize()
         wire.wait_until_loaded()
         wire.open(URI, TEXT + "\n")
-        (item,) = wire.request("textDocument/inlineCompletion", inline(URI, 2, 8, kind=1))
-        assert item["insertText"] == "alpha"
+        first, *_ = wire.request("textDocument/inlineCompletion", inline(URI, 2, 8, kind=1))
+        assert first["insertText"] == "alpha"
 
 
 def test_an_unknown_family_is_told_which_ones_run_here(directory: Path) -> None:

@@ -109,7 +109,13 @@ class PrefixFirst:
         )
 
     def lay_out(self, excerpt: Excerpt, hole_widths: Sequence[int]) -> Layout:
-        raise NotImplementedError("no test of this family denoises")
+        end = self._tokenizer.end_id
+        ids, holes = [end] * hole_widths[0], [slice(0, hole_widths[0])]
+        for text, width in zip(excerpt.between, hole_widths[1:], strict=True):
+            ids += self._tokenizer.encode(text)
+            holes.append(slice(len(ids), len(ids) + width))
+            ids += [end] * width
+        return Layout(ids, tuple(holes))
 
     def after(self, excerpt: Excerpt) -> list[int]:
         return []
