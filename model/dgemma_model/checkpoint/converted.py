@@ -1,0 +1,207 @@
+"""Converted checkpoints: a `.gguf` file read once and kept in the form that is served.
+
+A directory of four files: `weights.safetensors` holds the int8 matrices of `qwen2_weights` and is mapped, `config.json`
+and `tokenizer.json` are in the published spelling, and `converted.json` says what they were made of and by which
+version of this module. It is written beside its place and moved there when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dgemma_model.checkpoint.gguf_file import GgufFile
+from dgemma_model.checkpoint.gguf_header import GgufError
+from dgemma_model.network.config import ConfigError
+from dgemma_model.network.int8 import fastest_products
+from dgemma_model.network.qwen2_config import Qwen2Config
+from dgemma_model.network.qwen2_served import ServedQwen2
+from dgemma_model.network.qwen2_weights import Layout, joined_layout, joined_weights
+
+VERSION = 1
+"""Of the form; forms of other versions are converted anew."""
+WEIGHTS, CONFIG, TOKENIZER, ORIGIN = "weights.safetensors", "config.json", "tokenizer.json", "converted.json"
+HASH_BLOCK = 1 << 20
+_DTYPES = {torch.int8: "I8", torch.float32: "F32"}
+
+
+class ConvertedError(Exception):
+    """A converted checkpoint that cannot be used, or could not be made; the message is for users."""
+
+
+Progress = Callable[[float], None]
+"""Is told which share of the work is done, from 0 to 1."""
+
+
+def convert(source: Path, directory: Path, progress: Progress = lambda share: None) -> None:
+    """Convert a `.gguf` file into `directory`, in place of what is there.
+
+    Weights are read, rounded and written one at a time, so that memory holds none of them twice.
+
+    Raises:
+        GgufError: the file cannot be used.
+        ConvertedError: the result cannot be written.
+    """
+    file = GgufFile(source)
+    tokenizer = file.tokenizer_json()
+    vocab_size = len(json.loads(tokenizer)["model"]["vocab"])
+    if vocab_size > file.config.vocab_size:
+        raise GgufError(
+            f"{source.name} has {vocab_size} tokens but embeddings of {file.config.vocab_size} only; it is damaged, "
+            "download or copy it again"
+        )
+    layout = joined_layout(file.config, vocab_size)
+    origin = {"version": VERSION, "source": source.name, "sha256": sha256(source), "vocab_size": vocab_size}
+    with _replacing(directory) as new:
+        tensors = _reported(joined_weights(file.config, file, vocab_size), len(layout), progress)
+        _write_tensors(new / WEIGHTS, layout, tensors)
+        (new / TOKENIZER).write_text(tokenizer, "utf-8")
+        for name, content in ((CONFIG, file.config.to_json()), (ORIGIN, origin)):
+            (new / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+def load(directory: Path, expected_sha256: str | None = None) -> ServedQwen2:
+    """The network of a converted checkpoint; its tokenizer is in `directory / TOKENIZER`.
+
+    Weights are mapped from the file. Those that products keep in a layout of their own are mapped for as long as it
+    takes to copy them, the embedding for as long as the network lives.
+
+    Raises:
+        ConvertedError: the directory was made of another file than `expected_sha256` says or by another version of
+            this program, or a file of it is missing, damaged or cut short.
+    """
+    origin, config = _read_json(directory / ORIGIN), _config(directory)
+    if origin.get("version") != VERSION:
+        raise ConvertedError(f"{directory} was converted by another version of this program; convert it again")
+    if expected_sha256 is not None and origin.get("sha256") != expected_sha256:
+        raise ConvertedError(f"{directory} was converted from another file; convert it again")
+    vocab_size = origin.get("vocab_size")
+    if not isinstance(vocab_size, int) or not 1 <= vocab_size <= config.vocab_size:
+        raise ConvertedError(f"{ORIGIN} in {directory} names {vocab_size!r} tokens; convert it again")
+    weights = _MappedWeights(directory / WEIGHTS, joined_layout(config, vocab_size))
+    return ServedQwen2(config, weights, fastest_products(torch.device("cpu")))
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class _MappedWeights(Mapping[str, Tensor]):
+    """The tensors of a file, each in a mapping of its own, which goes when the tensor goes."""
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        """Check names, dtypes and shapes against `layout`."""
+        self._path, self._layout = path, layout
+        with self._opened() as file:
+            stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in stored.items()}
+        for name, (dtype, shape) in layout.items():
+            if found.pop(name, None) != (_DTYPES[dtype], shape):
+                raise self._error(f"has no tensor {name!r} of {list(shape)} {_DTYPES[dtype]}")
+        if found:
+            raise self._error(f"has the unexpected tensor {next(iter(found))!r}")
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._layout:
+            raise KeyError(name)
+        with self._opened() as file:
+            tensor: Tensor = file.get_tensor(name)
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise self._error(f"holds NaN or infinite values in {name!r}")
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layout)
+
+    def __len__(self) -> int:
+        return len(self._layout)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                yield file
+        except (SafetensorError, OSError) as error:
+            raise self._error(f"is missing or damaged ({error})") from error
+
+    def _error(self, problem: str) -> ConvertedError:
+        return ConvertedError(f"{self._path.name} in {self._path.parent} {problem}; convert the checkpoint again")
+
+
+def _config(directory: Path) -> Qwen2Config:
+    try:
+        return Qwen2Config.from_json(_read_json(directory / CONFIG))
+    except ConfigError as error:
+        raise ConvertedError(f"{CONFIG} in {directory} cannot be used ({error}); convert it again") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConvertedError(f"{path.name} in {path.parent} cannot be read ({error}); convert it again") from error
+    if not isinstance(content, dict):
+        raise ConvertedError(f"{path.name} in {path.parent} is not a JSON object; convert it again")
+    return content
+
+
+def _reported(tensors: Iterator[tuple[str, Tensor]], count: int, progress: Progress) -> Iterator[tuple[str, Tensor]]:
+    for done, tensor in enumerate(tensors, 1):
+        yield tensor
+        progress(done / count)
+
+
+def _write_tensors(path: Path, layout: Layout, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write a safetensors file tensor by tensor; floats come first in it, so that they are aligned."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, (dtype, shape) in sorted(layout.items(), key=lambda item: -item[1][0].itemsize):
+        start, end = end, end + dtype.itemsize * math.prod(shape)
+        header[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        begin = file.tell()
+        for name, tensor in tensors:
+            file.seek(begin + header[name]["data_offsets"][0])
+            file.write(tensor.contiguous().numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _replacing(directory: Path) -> Iterator[Path]:
+    """A new directory beside `directory` that takes its place when the block ends, and is removed if it fails."""
+    new: Path | None = None
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        yield new
+        if directory.exists():
+            directory.rename(new / "replaced")
+        new.rename(directory)
+        shutil.rmtree(directory / "replaced", ignore_errors=True)
+    except OSError as error:
+        raise ConvertedError(f"the converted checkpoint cannot be written to {directory}: {error}") from error
+    finally:
+        if new is not None:
+            shutil.rmtree(new, ignore_errors=True)
