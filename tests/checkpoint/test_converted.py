@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dgemma_model.checkpoint.converted import CONFIG, ORIGIN, TOKENIZER, WEIGHTS, ConvertedError, convert, load, sha256
 from dgemma_model.checkpoint.gguf_header import GgufError
-from dgemma_model.network.diffusion_gemma import Cache
+from dgemma_model.network.cache import Cache
 
 
 @pytest.fixture(scope="module")

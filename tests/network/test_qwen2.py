@@ -10,8 +10,8 @@ from model_fixtures import worst
 from qwen2_fixtures import VARIANTS, VOCAB, plain_network, their_model
 from torch import Tensor
 
+from dgemma_model.network.cache import Cache
 from dgemma_model.network.config import ConfigError
-from dgemma_model.network.diffusion_gemma import Cache
 from dgemma_model.network.qwen2_config import Qwen2Config
 
 CLOSE = 1e-4

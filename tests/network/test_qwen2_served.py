@@ -11,7 +11,7 @@ from qwen2_fixtures import VARIANTS, VOCAB, Parameters, plain_network
 from torch import Tensor
 
 from dgemma_model.network import qwen2_served
-from dgemma_model.network.diffusion_gemma import Cache
+from dgemma_model.network.cache import Cache
 from dgemma_model.network.kernels import CAN_PACK
 from dgemma_model.network.qwen2 import Qwen2Network
 from dgemma_model.network.qwen2_served import QUERY_CHUNK, ServedQwen2

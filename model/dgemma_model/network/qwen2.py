@@ -17,14 +17,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from torch import Tensor, nn
 
-from dgemma_model.network.diffusion_gemma import (
-    Cache,
-    RMSNorm,
-    joined_padding,
-    masked_attention,
-    padding_mask,
-    rotate,
-)
+from dgemma_model.network.cache import Cache
+from dgemma_model.network.diffusion_gemma import RMSNorm, joined_padding, masked_attention, padding_mask, rotate
 from dgemma_model.network.qwen2_config import Qwen2Config
 
 

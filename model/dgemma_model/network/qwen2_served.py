@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from torch import Tensor
 
-from dgemma_model.network.diffusion_gemma import Cache, RMSNorm, joined_padding, padding_mask
+from dgemma_model.network.cache import Cache
+from dgemma_model.network.diffusion_gemma import RMSNorm, joined_padding, padding_mask
 from dgemma_model.network.int8 import int8_product
 from dgemma_model.network.kernels import Norm
 from dgemma_model.network.qwen2 import causal_mask, rotary_angles
@@ -150,7 +151,9 @@ class ServedQwen2:
     def mean_embedding(self, probabilities: Tensor) -> Tensor:
         """See `Qwen2Network.mean_embedding`."""
         weighted = probabilities.float() * self._embedding_scale
-        parts = zip(weighted.split(EMBEDDING_BLOCK, -1), self._embedding.split(EMBEDDING_BLOCK), strict=True)
+        parts = zip(
+            torch.split(weighted, EMBEDDING_BLOCK, -1), torch.split(self._embedding, EMBEDDING_BLOCK), strict=True
+        )
         mean = torch.zeros(*probabilities.shape[:-1], self.config.hidden_size)
         for part, block in parts:
             mean += part @ block.float()
