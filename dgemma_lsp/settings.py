@@ -201,10 +201,10 @@ OPTIONS: dict[str, Option] = {
     "time_budget_ms": _duration("how long the model may work on one suggestion; the best draft so far is shown"),
     "checkpoint": Option(
         _optional_name,
-        "a directory, a name on the hub, or null",
+        "a name, a directory, a .gguf file, or null",
         _NAME_OR_NULL,
-        "a checkpoint directory, or a name on the Hugging Face hub, which is downloaded once;"
-        " `null` is the embedded one",
+        "a checkpoint that is on this machine: a name that `dgemma-lsp checkpoints` lists, a directory, a `.gguf` file,"
+        " or a name on the Hugging Face hub after `dgemma-lsp pull`; `null` is the best one that is here",
     ),
     "device": Option(
         _optional_name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import users_store  # noqa: F401 (sets the store of this process and of those it starts)
 from wire import Wire
 
 

@@ -34,7 +34,7 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
         UserError: the checkpoint or device cannot be used, or the shape does not fit.
     """
     from dgemma_model.bench import fill_times, network_times, published_shape, timing
-    from dgemma_model.checkpoint.weights import CheckpointError
+    from dgemma_model.checkpoint.errors import CheckpointError
     from dgemma_model.infill import usable_device
 
     try:

@@ -80,10 +80,10 @@ def _grammars() -> str:
 
 
 def _checkpoint_line(checkpoint: str | None) -> str:
-    from dgemma_model.checkpoint.load import find
+    from dgemma_model.checkpoint.selection import find
 
     directory = find(checkpoint)
-    weights = sorted(directory.glob("*.safetensors"))
+    weights = sorted(directory.glob("*.safetensors")) if directory.is_dir() else [directory]
     if not weights:
         raise UserError(f"no weights in {directory}; pass --checkpoint DIRECTORY, or install dgemma-lsp again")
     if (digest := weights_digest(weights)) is None:

@@ -11,12 +11,16 @@ import typer
 from rich.console import Console
 
 from dgemma_lsp.command.loading import UserError
+from dgemma_model.checkpoint import catalogue
 
 app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
 
 CheckpointOption = Annotated[
     str | None,
-    typer.Option(help="Checkpoint directory, or a name on the Hugging Face hub; the embedded one by default."),
+    typer.Option(
+        help="A name of `dgemma-lsp checkpoints`, a directory, a .gguf file, or a name on the Hugging Face hub that "
+        "was pulled; by default the best that is here."
+    ),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1; chosen by default.")]
 
@@ -148,6 +152,52 @@ def evaluate(
     except KeyboardInterrupt:
         Console(stderr=True).print("dgemma-lsp: interrupted; nothing was written")
         raise typer.Exit(130) from None
+
+
+@app.command()
+def checkpoints(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+    """Say which checkpoints there are, which are here, and which one this machine should use."""
+    from dgemma_lsp.command import checkpoints as command
+
+    command.show(as_json=as_json)
+
+
+@app.command()
+def pull(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="One of `dgemma-lsp checkpoints`, or owner/model on the hub.")
+    ] = catalogue.DEFAULT,
+    given: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Take it from a .gguf file or a directory.")
+    ] = None,
+) -> None:
+    """Get a checkpoint, continue if a download was interrupted, and check it."""
+    from dgemma_lsp.command import checkpoints as command
+    from dgemma_model.checkpoint.errors import CheckpointError
+
+    try:
+        command.pull(name, given)
+    except CheckpointError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        Console(stderr=True).print("dgemma-lsp: interrupted; what has arrived is kept, and pulling again continues")
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A checkpoint that is here.")],
+    unasked: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a checkpoint, and say how many bytes that frees."""
+    from dgemma_lsp.command import checkpoints as command
+    from dgemma_model.checkpoint.errors import CheckpointError
+
+    try:
+        if not command.remove(name, unasked=unasked):
+            raise typer.Exit(1)
+    except CheckpointError as error:
+        fail(str(error))
 
 
 def _names(listed: str) -> list[str]:

@@ -190,9 +190,10 @@ def _chosen_kinds(cases: list[Case], kinds: Sequence[str]) -> list[Case]:
 
 def checkpoint_name(name: str, checkpoint: str | None) -> str:
     """The checkpoint's name and the beginning of its weights' hash: what the table calls it."""
-    from dgemma_model.checkpoint.load import find
+    from dgemma_model.checkpoint.selection import find
 
-    digest = weights_digest(sorted(find(checkpoint).glob("*.safetensors")))
+    path = find(checkpoint)
+    digest = weights_digest(sorted(path.glob("*.safetensors")) if path.is_dir() else [path])
     return f"{name} {digest[:8]}" if digest else name
 
 

@@ -18,7 +18,7 @@ def load_infiller(checkpoint: str | None, device: str | None, *, cache_bytes: in
     Raises:
         UserError: it cannot be used.
     """
-    from dgemma_model.checkpoint.weights import CheckpointError
+    from dgemma_model.checkpoint.errors import CheckpointError
     from dgemma_model.infill import Infiller
 
     try:

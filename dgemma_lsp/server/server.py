@@ -286,9 +286,16 @@ def log_to_stderr() -> None:
 
 def _infiller_loader(checkpoint: str | None, device: str | None) -> LoadInfiller:
     def load(using: Settings, progress: Callable[[float], None]) -> InfillerLike:
+        from dgemma_model.checkpoint.selection import default_checkpoint
         from dgemma_model.infill import Infiller  # imports torch
 
-        infiller = Infiller.load(checkpoint or using.checkpoint, device or using.device, progress=progress)
+        wanted, place = checkpoint or using.checkpoint, device or using.device
+        if not wanted:
+            default = default_checkpoint(place)
+            wanted = str(default.path)
+            if default.advice is not None:
+                logger.warning("%s", default.advice)
+        infiller = Infiller.load(wanted, place, progress=progress)
         # What torch brought stays. To look through it for garbage takes 150 ms, in which no key would be answered.
         gc.freeze()
         return infiller

@@ -20,10 +20,10 @@ from dataclasses import replace
 
 import torch
 
-from dgemma_model.checkpoint import hub
 from dgemma_model.checkpoint import load as checkpoints
+from dgemma_model.checkpoint import selection
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
-from dgemma_model.checkpoint.weights import CheckpointError
+from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.decoding import review, verified
 from dgemma_model.decoding.causal import fill_log_probabilities, ranked
 from dgemma_model.decoding.denoised import DenoisedFill
@@ -72,7 +72,7 @@ class Infiller:
         budget = cache_bytes if cache_bytes is not None else CACHE_BYTES.get(device.type, CACHE_BYTES["cuda"])
         self._caches = PromptCaches(network, budget)
         self._project = TextIndex(self._tokenizer)
-        self.name = self._policy.name or hub.name_of(checkpoint.directory)
+        self.name = self._policy.name or selection.name_of(checkpoint.directory)
         self.device = str(device)
         self.languages = frozenset(self._policy.languages) if self._policy.languages is not None else None
         self.threshold = self._policy.threshold
@@ -87,18 +87,17 @@ class Infiller:
         cache_bytes: int | None = None,
         progress: Progress = lambda share: None,
     ) -> Infiller:
-        """Load a checkpoint, by default the embedded one, onto a device, by default the GPU if there is one.
+        """Load a checkpoint, by default the best one that is here, onto a device, by default the GPU if there is one.
 
-        `checkpoint` is a directory, or a name on the Hugging Face hub such as "google/diffusiongemma-26B-A4B-it",
-        which is downloaded once. `cache_bytes` is what may be kept of prompts; `progress` is told which share of the
-        weights has been read.
+        `checkpoint` is whatever `selection.find` understands; nothing is downloaded. `cache_bytes` is what may be kept
+        of prompts; `progress` is told which share of the weights has been read.
 
         Raises:
             CheckpointError: the checkpoint or the device cannot be used; the message is for users.
         """
         place = usable_device(device)
         dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-        loaded = checkpoints.load(checkpoints.find(checkpoint), place, dtype, progress)
+        loaded = checkpoints.load(selection.find(checkpoint, device), place, dtype, progress)
         return cls(loaded, place, fastest_products(place), cache_bytes=cache_bytes)
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:

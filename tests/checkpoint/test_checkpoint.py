@@ -21,7 +21,8 @@ from transformers import DiffusionGemmaForBlockDiffusion, DiffusionGemmaGenerati
 
 from dgemma_model.checkpoint import contract, diffusion_gemma, published_layout
 from dgemma_model.checkpoint import load as checkpoints
-from dgemma_model.checkpoint.weights import CheckpointError
+from dgemma_model.checkpoint.errors import CheckpointError
+from dgemma_model.checkpoint.selection import embedded_directory
 from dgemma_model.infill import Infiller
 from dgemma_model.network.config import LayerConfig, NetworkConfig
 from dgemma_model.network.diffusion_gemma import Network
@@ -275,7 +276,7 @@ def test_a_device_that_cannot_be_used_is_named(directory: Path, device: str) -> 
 
 # ----------------------------------------------------------------- embedded
 
-EMBEDDED = checkpoints.embedded_directory()
+EMBEDDED = embedded_directory()
 
 
 @cache

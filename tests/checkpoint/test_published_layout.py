@@ -21,7 +21,8 @@ from test_checkpoint import load, load_in_transformers
 from test_network import CLOSE, our_logits, their_logits
 
 from dgemma_model.checkpoint import diffusion_gemma
-from dgemma_model.checkpoint.weights import CheckpointError, check_memory, free_memory
+from dgemma_model.checkpoint.errors import CheckpointError
+from dgemma_model.checkpoint.weights import check_memory, free_memory
 from dgemma_model.infill import Infiller
 from dgemma_model.prompt.chat import ChatFormat
 from dgemma_model.request import Excerpt, FillRequest

@@ -12,7 +12,7 @@ import torch
 from wire import Wire, inline
 
 from dgemma_model.checkpoint import families, load
-from dgemma_model.checkpoint.weights import CheckpointError
+from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.infill import Infiller
 from dgemma_model.request import Excerpt, FillRequest
 

@@ -73,7 +73,7 @@ def test_the_documentation_has_the_table_and_the_schema() -> None:
         ),
         (
             {"checkpoint": " "},
-            "\"checkpoint\" must be a directory, a name on the hub, or null, not ' '; None is used",
+            "\"checkpoint\" must be a name, a directory, a .gguf file, or null, not ' '; None is used",
         ),
         ({"log_level": "loud"}, "\"log_level\" must be one of debug, info, warning, error, not 'loud'; 'info' is used"),
         (

@@ -45,7 +45,13 @@ LOADED = {"dgemma_model.infill", "dgemma_model.checkpoint", "dgemma_model.bench"
 JUDGES = {"dgemma_model.evaluation"}
 """Who judges fills, without tensors: for `eval` alone."""
 TENSORS = {f"dgemma_model.{name}" for name in ("network", "checkpoint", "decoding", "train", "infill", "bench")}
-NO_TENSORS = {"dgemma_model.checkpoint.config", "dgemma_model.checkpoint.hub", "dgemma_model.decoding.time_budget"}
+NO_TENSORS = {"dgemma_model.decoding.time_budget"} | {
+    f"dgemma_model.checkpoint.{name}"
+    for name in (
+        *("catalogue", "config", "errors", "machine", "selection", "store"),
+        *("pulling.hub", "pulling.package_index", "pulling.partial", "pulling.pull", "pulling.sources"),
+    )
+}
 """Modules of those rooms that do without."""
 
 HANDLERS = {f"dgemma_lsp.server.{name}" for name in ("server", "session", "completions", "code_actions")}
@@ -55,7 +61,9 @@ HOMES = {
     "safetensors": {"dgemma_model.checkpoint", "dgemma_model.train"},
     "tokenizers": {"dgemma_model.prompt.tokenizer", "dgemma_model.train.corpus"},
     "transformers": {"dgemma_model.train", "dgemma_model.bench"},
-    "huggingface_hub": {"dgemma_model.checkpoint.hub"},
+    "huggingface_hub": {"dgemma_model.checkpoint.pulling.hub"},
+    "platformdirs": {"dgemma_model.checkpoint.store"},
+    "filelock": {"dgemma_model.checkpoint.store"},
     "jinja2": {"dgemma_model.prompt.chat"},
     "pygls": HANDLERS | {"dgemma_lsp.server.transport"},
     "lsprotocol": HANDLERS | {f"dgemma_lsp.server.{name}" for name in ("transport", "from_client", "to_client")},
@@ -66,7 +74,8 @@ HOMES = {
             *("fill_sites", "placeholders", "templates"),
         )
     },
-    "threading": {  # the model, standard input, batches
+    "threading": {  # a bounded wait, the model, standard input, batches
+        "dgemma_model.checkpoint.pulling.hub",
         "dgemma_lsp.server.worker", "dgemma_lsp.server.transport", "dgemma_model.train.data",
     },
     "pathspec": {"dgemma_lsp.documents.exclusions"},

@@ -30,6 +30,7 @@ def test_the_wheel_holds_both_packages_and_the_embedded_checkpoint(tmp_path: Pat
         names = set(archive.namelist())
         weights = archive.read("dgemma_model/embedded/model.safetensors")
     assert {f"dgemma_model/embedded/{name}" for name in EMBEDDED} <= names
+    assert "dgemma_model/checkpoint/pulling/legal/Apache-2.0.txt" in names
     assert {"dgemma_lsp/server/server.py", "dgemma_model/network/diffusion_gemma.py", "dgemma_model/py.typed"} <= names
     assert weights == (ROOT / "model/dgemma_model/embedded/model.safetensors").read_bytes()
     assert not any(name.startswith(("tests/", "model/", "eval/")) for name in names)

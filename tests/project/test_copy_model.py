@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgemma_model.checkpoint.load import embedded_directory
+from dgemma_model.checkpoint.selection import embedded_directory
 from dgemma_model.project.copy_model import IN_PROMPT, LONGEST_MATCH, CopyModel, CopyWeights, PromptCopies
 from dgemma_model.project.similar_lines import most_similar_line, similar_lines
 from dgemma_model.project.text_index import IndexedText, TextIndex

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_fixtures import tiny_infiller
 
-from dgemma_model.checkpoint.load import embedded_directory
+from dgemma_model.checkpoint.selection import embedded_directory
 from dgemma_model.infill import Infiller
 from dgemma_model.project import text_index
 from dgemma_model.project.copy_model import PromptCopies

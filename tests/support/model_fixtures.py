@@ -16,6 +16,7 @@ from torch import Tensor
 from dgemma_model.checkpoint import contract, published_layout
 from dgemma_model.checkpoint import load as checkpoints
 from dgemma_model.checkpoint.config import Policy
+from dgemma_model.checkpoint.selection import embedded_directory
 from dgemma_model.infill import Infiller
 from dgemma_model.network.config import LayerConfig, NetworkConfig
 from dgemma_model.network.diffusion_gemma import Network
@@ -55,7 +56,7 @@ def total(accounts: list[Account]) -> int:
 """What the tiny tokenizer learns its merges from."""
 
 VOCAB_SIZE = 400
-EMBEDDED_JUDGE = Judge(Policy.read(checkpoints.embedded_directory()).judge or ())
+EMBEDDED_JUDGE = Judge(Policy.read(embedded_directory()).judge or ())
 
 
 @cache

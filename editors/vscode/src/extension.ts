@@ -98,7 +98,7 @@ async function chooseCheckpoint(): Promise<void> {
   } else if (chosen === name) {
     checkpoint = await vscode.window.showInputBox({
       title: 'dgemma: checkpoint',
-      prompt: 'It is downloaded once, which may be many gigabytes.',
+      prompt: 'Get it first, in a terminal: dgemma-lsp pull owner/model',
       placeHolder: 'google/diffusiongemma-26B-A4B-it',
     });
   }

@@ -12,6 +12,7 @@ import torch
 
 from dgemma_model.bench.timing import finish_gpu, places, summary
 from dgemma_model.checkpoint import load as checkpoints
+from dgemma_model.checkpoint.selection import embedded_directory
 from dgemma_model.infill import Infiller
 from dgemma_model.network.contract import CodeNetwork
 from dgemma_model.network.kernels import fastest_products
@@ -48,7 +49,7 @@ def warm_fills(directory: Path | None, device: torch.device, repeats: int) -> di
     """One-line fills after one more keystroke, as the server asks for them, and the share of their time that was not
     spent in the network."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    loaded = checkpoints.load(directory or checkpoints.embedded_directory(), device, dtype)
+    loaded = checkpoints.load(directory or embedded_directory(), device, dtype)
     served = loaded.served(fastest_products(device))
     clock = _Clocked(served.network)
     infiller = Infiller(replace(served, network=cast(Any, clock)), device)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dgemma_model.checkpoint.config import Policy, SamplerConfig
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
+from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.published_layout import published_names
 from dgemma_model.checkpoint.weights import (
-    CheckpointError,
     check_memory,
     check_tensor,
     free_memory,

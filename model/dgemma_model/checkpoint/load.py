@@ -1,43 +1,18 @@
-"""Finds and loads checkpoints. Nothing in a checkpoint is ever executed: safetensors and JSON only."""
+"""Loads checkpoints. Nothing in a checkpoint is ever executed: safetensors and JSON only."""
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 import torch
 
-from dgemma_model.checkpoint import hub
 from dgemma_model.checkpoint.config import read_json
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
+from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.families import FAMILIES
-from dgemma_model.checkpoint.weights import CheckpointError
 from dgemma_model.network.config import ConfigError
 from dgemma_model.prompt.chat import ChatTemplateError
 from dgemma_model.prompt.tokenizer import TokenizerError
-
-
-def embedded_directory() -> Path:
-    """The checkpoint that ships inside this package."""
-    return Path(str(files("dgemma_model") / "embedded"))
-
-
-def find(checkpoint: str | None) -> Path:
-    """The directory of the checkpoint that a user named: by default the embedded one; a directory; or a name on the
-    hub, which is downloaded unless it is there already.
-
-    Raises:
-        CheckpointError: there is none, or it cannot be downloaded.
-    """
-    if not checkpoint:
-        return embedded_directory()
-    directory = Path(checkpoint).expanduser()
-    if directory.exists() or not hub.is_name(checkpoint):
-        return directory  # `load` says what is wrong with it
-    try:
-        return hub.fetch(checkpoint)
-    except hub.DownloadError as error:
-        raise CheckpointError(str(error)) from error
 
 
 def load(

@@ -14,9 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be used; the message is for users and says what to do."""
+from dgemma_model.checkpoint import machine
+from dgemma_model.checkpoint.errors import CheckpointError
 
 
 def check_tensor(name: str, tensor: StoredTensor, expected: torch.Size | None) -> None:
@@ -50,13 +49,7 @@ def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be allocated on `device`; None where that cannot be known."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    if device.type == "cpu":
-        try:
-            lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-        except (OSError, ValueError, StopIteration, IndexError):
-            return None
-    return None
+    return machine.free_memory() if device.type == "cpu" else None
 
 
 def check_memory(weights: int, free: int | None, device: torch.device) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from dgemma_model.checkpoint.config import Policy, SamplerConfig
-from dgemma_model.checkpoint.load import embedded_directory
 from dgemma_model.checkpoint.published_layout import save
+from dgemma_model.checkpoint.selection import embedded_directory
 from dgemma_model.infill import Infiller
 from dgemma_model.request import Excerpt, FillRequest
 from dgemma_model.train.train import CONFIG, fresh_network

@@ -27,7 +27,7 @@ from rich.progress import track
 from rich.table import Table
 
 from dgemma_model.checkpoint.config import Policy
-from dgemma_model.checkpoint.load import embedded_directory
+from dgemma_model.checkpoint.selection import embedded_directory
 from dgemma_model.evaluation.surroundings import nearby
 from dgemma_model.infill import Infiller
 from dgemma_model.project.judge import MEAN, WRITTEN

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from dgemma_model.checkpoint.contract import Checkpoint
-from dgemma_model.checkpoint.load import embedded_directory, load
+from dgemma_model.checkpoint.load import load
+from dgemma_model.checkpoint.selection import embedded_directory
 from dgemma_model.decoding.sampler import Noise
 from dgemma_model.evaluation.held_out import HOLES_FILE, HeldOutHole, read_holes
 from dgemma_model.network.cache import Cache

@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from dgemma_model.checkpoint.load import find
+from dgemma_model.checkpoint.selection import find
 from dgemma_model.evaluation.held_out import HOLES_FILE, read_holes
 from dgemma_model.infill import Infiller
 from dgemma_model.prompt.tokenizer import Tokenizer
