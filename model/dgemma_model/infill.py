@@ -24,10 +24,11 @@ from dgemma_model.checkpoint import load as checkpoints
 from dgemma_model.checkpoint import selection
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
 from dgemma_model.checkpoint.errors import CheckpointError
-from dgemma_model.decoding import review, verified
+from dgemma_model.decoding import beams, review, verified
 from dgemma_model.decoding.causal import fill_log_probabilities, ranked
 from dgemma_model.decoding.denoised import DenoisedFill
 from dgemma_model.decoding.drafting import drafters_for
+from dgemma_model.decoding.fill_end import FillEnd
 from dgemma_model.decoding.line_choice import LineChoice
 from dgemma_model.decoding.plan import FillPlan, plan_for
 from dgemma_model.decoding.prompt_cache import OpenPrompt, PromptCaches
@@ -147,7 +148,7 @@ class Infiller:
     @property
     def uses_project_text(self) -> bool:
         """Whether fills make use of `FillRequest.project_text` by default."""
-        return self._policy.verify and self._policy.copy_weight > 0
+        return self._policy.verify and (self._policy.copy_weight > 0 or self._policy.reads_project)
 
     def index_ahead(self, texts: Sequence[str]) -> None:
         """Read `FillRequest.project_text` ahead, all of it; a fill itself reads only a little that is new."""
@@ -182,7 +183,7 @@ class Infiller:
 
     def _fill_verified(self, request: FillRequest, plan: FillPlan) -> Iterator[Draft]:
         excerpt = request.excerpt
-        project = self._project.read(request.project_text, NEW_CHARS) if plan.copy_weight else []
+        project = self._project.read(request.project_text, NEW_CHARS) if plan.reads_project else []
         draft = Draft(("",), 0, tokens=((),))
         with self._opened(excerpt) as opened:
             for _ in opened.cached.read_most_of(opened.prompt.ids):
@@ -190,7 +191,12 @@ class Infiller:
             for draft in self._written(opened, excerpt, plan, project, plan.copy_weight):
                 yield draft
             others, step = list[str](), draft.step
-            if plan.candidates > 1:
+            if plan.candidates > 1 and not plan.denoises:
+                opened.rewind()
+                for texts in beams.search(opened) if plan.one_line else ():
+                    others, draft = texts, replace(draft, step=draft.step + 1)
+                    yield draft
+            elif plan.candidates > 1:
                 opened.rewind()
                 denoised = DenoisedFill(self._checkpoint, opened, excerpt, plan, self._sampling(plan))
                 for other in denoised.drafts():
@@ -223,7 +229,8 @@ class Infiller:
         )
         sampling = self._sampling(plan)
         drafters = drafters_for(plan, self._checkpoint, opened, sampling, copy_model.copies)
-        return verified.fill(opened, plan, copy_model, drafters)
+        end = FillEnd.of(excerpt.suffix, one_line=plan.one_line) if plan.ends_by_rules else None
+        return verified.fill(opened, plan, copy_model, drafters, end)
 
     def _line_choice(
         self, opened: OpenPrompt, request: FillRequest, plan: FillPlan, project: Sequence[IndexedText]

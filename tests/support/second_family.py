@@ -23,7 +23,7 @@ from dgemma_model.checkpoint.config import Policy
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.contract import CodeNetwork
-from dgemma_model.prompt.format import EncodedPrompt, FillVocabulary, Layout
+from dgemma_model.prompt.format import EncodedPrompt, FillVocabulary, Layout, layout_of
 from dgemma_model.prompt.suffix_first import is_indent_settled
 from dgemma_model.prompt.tokenizer import Tokenizer, recipe_pieces
 from dgemma_model.request import Excerpt
@@ -109,13 +109,7 @@ class PrefixFirst:
         )
 
     def lay_out(self, excerpt: Excerpt, hole_widths: Sequence[int]) -> Layout:
-        end = self._tokenizer.end_id
-        ids, holes = [end] * hole_widths[0], [slice(0, hole_widths[0])]
-        for text, width in zip(excerpt.between, hole_widths[1:], strict=True):
-            ids += self._tokenizer.encode(text)
-            holes.append(slice(len(ids), len(ids) + width))
-            ids += [end] * width
-        return Layout(ids, tuple(holes))
+        return layout_of(self._tokenizer, excerpt, hole_widths)
 
     def after(self, excerpt: Excerpt) -> list[int]:
         return []

@@ -70,6 +70,12 @@ class Policy:
 
     name: str = ""
     noise: Literal["uniform", "mask"] = "uniform"
+    denoises: bool = True
+    """It was trained to denoise canvases; otherwise every fill is read causally, whatever is asked for."""
+    ends_by_rules: bool = False
+    """Its fills do not end by themselves: they end where they come to what follows the hole (decoding/fill_end.py)."""
+    reads_project: bool = False
+    """Texts of the project are drafts and candidates for its fills even where they do not change what it writes."""
     verify: bool = False
     """Check drafts with the causal head and re-draft from the first disagreement."""
     drafting: Drafting = "copied"
@@ -145,6 +151,9 @@ def _is_list(value: object, is_item: Callable[[object], bool]) -> bool:
 _POLICY_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "name": ("a string", lambda value: isinstance(value, str)),
     "noise": ("'uniform' or 'mask'", lambda value: value in ("uniform", "mask")),
+    "denoises": ("true or false", lambda value: isinstance(value, bool)),
+    "ends_by_rules": ("true or false", lambda value: isinstance(value, bool)),
+    "reads_project": ("true or false", lambda value: isinstance(value, bool)),
     "verify": ("true or false", lambda value: isinstance(value, bool)),
     "drafting": ("one of " + ", ".join(get_args(Drafting)), lambda value: value in get_args(Drafting)),
     "renoise": ("true or false", lambda value: isinstance(value, bool)),

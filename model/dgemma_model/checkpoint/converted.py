@@ -73,6 +73,15 @@ def convert(source: Path, directory: Path, progress: Progress = lambda share: No
             (new / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
+def is_current(directory: Path, source_sha256: str) -> bool:
+    """Whether `directory` holds a form of the file with that hash, made by this version."""
+    try:
+        origin = _read_json(directory / ORIGIN)
+    except ConvertedError:
+        return False
+    return origin.get("version") == VERSION and origin.get("sha256") == source_sha256
+
+
 def load(directory: Path, expected_sha256: str | None = None) -> ServedQwen2:
     """The network of a converted checkpoint; its tokenizer is in `directory / TOKENIZER`.
 

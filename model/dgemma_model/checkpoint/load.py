@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from dgemma_model.checkpoint.causal_code import converted_form
 from dgemma_model.checkpoint.config import read_json
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
 from dgemma_model.checkpoint.errors import CheckpointError
@@ -18,12 +19,15 @@ from dgemma_model.prompt.tokenizer import TokenizerError
 def load(
     directory: Path, device: torch.device, dtype: torch.dtype, progress: Progress = lambda share: None
 ) -> Checkpoint:
-    """Load configuration, tokenizer and weights, as the checkpoint's family does.
+    """Load configuration, tokenizer and weights, as the checkpoint's family does. A `.gguf` file is converted first,
+    unless that was done before.
 
     Raises:
         CheckpointError: the directory or a file of it is missing, damaged, of a family that does not run here, or does
             not fit its `config.json` or the memory; the message names the file or tensor.
     """
+    if directory.is_file() and directory.suffix == ".gguf":
+        directory = converted_form(directory, progress)
     if not directory.is_dir():
         raise CheckpointError(
             f"no checkpoint directory at {directory}; pass the path of one, or leave the checkpoint unset"

@@ -30,6 +30,9 @@ class FillPlan:
     draft_steps: int
     """Denoising steps of a draft that will be verified."""
     copy_weight: float
+    reads_project: bool
+    ends_by_rules: bool
+    denoises: bool
     renoise: bool
     sampler: SamplerConfig
     seed: int
@@ -37,24 +40,28 @@ class FillPlan:
     @property
     def chooses_line(self) -> bool:
         """Whether several texts are considered for a line, and the judge chooses."""
-        return self.one_line and self.copy_weight > 0
+        return self.one_line and self.reads_project
 
 
 def plan_for(request: FillRequest, policy: Policy, sampler: SamplerConfig, *, ends_holes: bool) -> FillPlan:
     """What is asked for goes before the policy; `ends_holes` is that of the checkpoint's `PromptFormat`."""
     steps, holes = request.max_denoising_steps, request.excerpt.hole_count
-    together = policy.together if request.together is None else request.together
+    together = policy.denoises and (policy.together if request.together is None else request.together)
     verify = policy.verify if request.verify is None else request.verify
+    start = request.start if policy.denoises else None  # otherwise it is written anew
     way: Way
     if not ends_holes:
         way = "by_width"
     elif holes > 1 and not together:
         way = "one_by_one"
-    elif holes == 1 and verify and request.start is None:
+    elif holes == 1 and ((verify and start is None) or not policy.denoises):
         way = "verified"
     else:
         way = "denoised"
     drafting: Drafting = policy.drafting if request.drafting is None else request.drafting
+    if not policy.denoises and drafting in ("denoised", "both"):
+        drafting = "copied"
+    copy_weight = policy.copy_weight if request.copy_weight is None else request.copy_weight
     if steps is not None:
         sampler = replace(sampler, max_denoising_steps=steps)
     if request.entropy_bound is not None:
@@ -64,11 +71,14 @@ def plan_for(request: FillRequest, policy: Policy, sampler: SamplerConfig, *, en
         one_line=request.one_line,
         max_tokens=request.max_tokens,
         candidates=request.candidates,
-        start=request.start,
+        start=start,
         noise_level=request.noise_level,
         drafting="none" if steps == 0 else drafting,
         draft_steps=policy.draft_steps if steps is None else steps,
-        copy_weight=policy.copy_weight if request.copy_weight is None else request.copy_weight,
+        copy_weight=copy_weight,
+        reads_project=copy_weight > 0 or (policy.reads_project and request.copy_weight is None),
+        ends_by_rules=policy.ends_by_rules,
+        denoises=policy.denoises,
         renoise=policy.renoise if request.renoise is None else request.renoise,
         sampler=sampler,
         seed=request.seed,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dgemma_model.decoding.constraint import ids_in_line
 from dgemma_model.decoding.drafting import Drafter, Proposal
+from dgemma_model.decoding.fill_end import FillEnd
 from dgemma_model.decoding.plan import FillPlan
 from dgemma_model.decoding.prompt_cache import OpenPrompt
 from dgemma_model.decoding.stopping import is_looping
@@ -26,11 +27,17 @@ from dgemma_model.request import Draft, DraftToken
 
 
 @torch.inference_mode()
-def fill(opened: OpenPrompt, plan: FillPlan, copy_model: CopyModel, drafters: Sequence[Drafter]) -> Iterator[Draft]:
+def fill(
+    opened: OpenPrompt,
+    plan: FillPlan,
+    copy_model: CopyModel,
+    drafters: Sequence[Drafter],
+    end: FillEnd | None = None,
+) -> Iterator[Draft]:
     """Yield a draft after each pass; the last one is whole. A beginning of the prompt is cached; `copy_model` is a
-    fresh one, which the drafters may look at, too."""
+    fresh one, which the drafters may look at, too; `end` tells where a text ends that does not end by itself."""
     cached, prompt = opened.cached, opened.prompt
-    text = CausalText(opened, copy_model, limit=_limit(opened, plan), one_line=plan.one_line)
+    text = CausalText(opened, copy_model, limit=_limit(opened, plan), one_line=plan.one_line, end=end)
     pending = prompt.ids[len(cached.ids) :]
     passes = 0
     while not text.is_finished:
@@ -66,14 +73,24 @@ def _best(drafters: Sequence[Drafter]) -> tuple[Proposal, Drafter | None]:
 class CausalText:
     """What the causal head has written so far."""
 
-    def __init__(self, opened: OpenPrompt, copy_model: CopyModel, *, limit: int, one_line: bool) -> None:
+    def __init__(
+        self,
+        opened: OpenPrompt,
+        copy_model: CopyModel,
+        *,
+        limit: int,
+        one_line: bool,
+        end: FillEnd | None = None,
+    ) -> None:
         prompt, vocabulary = opened.prompt, opened.vocabulary
         self.limit = limit
         """Most tokens that are not forced, end-of-text included."""
         self.ids: list[int] = []
         self.forced = prompt.forced
+        self._healed = len(prompt.forced)
         """Healed bytes still to be said."""
         self.is_indent_settled = prompt.is_indent_settled
+        self._bytes = 0
         self.written = 0
         """Number of tokens that were not forced, end-of-text included."""
         self.shown: tuple[DraftToken, ...] = ()
@@ -82,7 +99,10 @@ class CausalText:
         self._one_line = one_line
         self._ends = list(vocabulary.ends_of(one_line=one_line))
         self._end_set = frozenset(self._ends)
-        self._log_probability = 0.0
+        self._end, self._cut = end, None if end is None else end.cut("")
+        """Where the text ends by the rules of `end`, once it has come there."""
+        self._said = list[tuple[int, float]]()
+        """Of each token that was not forced: where it ends, in bytes, and its log-probability."""
         self._ended = False
         self._has_newline = False
 
@@ -90,7 +110,7 @@ class CausalText:
     def is_finished(self) -> bool:
         """Whether nothing more is to be written."""
         cut = self.written >= self.limit or (self._one_line and self._has_newline)
-        return self._ended or cut or is_looping(self.ids)
+        return self._ended or cut or self._cut is not None or is_looping(self.ids)
 
     @property
     def room(self) -> int:
@@ -151,8 +171,9 @@ class CausalText:
         data = self._tokenizer.token_bytes[token]
         is_free = len(self.forced) < len(data) or not self.forced  # what was forced says nothing about the fill
         if is_free:
-            self._log_probability += log_probability
+            self._said.append((self._bytes + len(data), log_probability))
             self.written += 1
+        self._bytes += len(data)
         if not self.forced and token in self._vocabulary.ends:
             self._ended = True
             return
@@ -164,14 +185,19 @@ class CausalText:
         if is_free:
             confidence = min(1.0, math.exp(log_probability))
             self.shown += (DraftToken(beyond_forced.decode("utf-8", "replace"), confidence, True),)
+        if self._end is not None and is_free:
+            self._cut = self._end.cut(self._opened.read(self.ids)[0])
 
     def draft(self, passes: int) -> Draft:
         """What would be inserted now; its score is the mean log-probability of the free tokens."""
         text, _ = self._opened.read(self.ids)
+        text = text if self._cut is None else text[: self._cut]
+        text = text.split("\n", 1)[0] if self._one_line else text
+        said = [value for end, value in self._said if self._cut is None or end <= self._healed + len(text.encode())]
         return Draft(
-            (text.split("\n", 1)[0] if self._one_line else text,),
+            (text,),
             passes,
-            complete=self._ended or (self._one_line and self._has_newline),
-            score=self._log_probability / self.written if self.written else -math.inf,
+            complete=self._ended or self._cut is not None or (self._one_line and self._has_newline),
+            score=sum(said) / len(said) if said else -math.inf,
             tokens=(self.shown,),
         )

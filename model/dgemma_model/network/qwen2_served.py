@@ -94,6 +94,11 @@ class ServedQwen2:
         self._tables: tuple[Tensor, Tensor] | None = None
 
     @property
+    def context_length(self) -> int:
+        """See `CodeNetwork`."""
+        return self.config.max_position_embeddings
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self._embedding.device

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dgemma_model.prompt.format import EncodedPrompt, FillVocabulary, Layout
+from dgemma_model.prompt.format import EncodedPrompt, FillVocabulary, Layout, layout_of
 from dgemma_model.prompt.tokenizer import Tokenizer
 from dgemma_model.request import Excerpt
 
@@ -129,13 +129,8 @@ class ChatFormat:
 
     def lay_out(self, excerpt: Excerpt, hole_widths: Sequence[int]) -> Layout:
         """See `PromptFormat`: the holes, what is pinned after the last one, and the end of the turn."""
-        tokenizer = self._tokenizer
-        ids, holes = [tokenizer.end_id] * hole_widths[0], [slice(0, hole_widths[0])]
-        for text, width in zip(excerpt.between, hole_widths[1:], strict=True):
-            ids += tokenizer.encode(text)
-            holes.append(slice(len(ids), len(ids) + width))
-            ids += [tokenizer.end_id] * width
-        return Layout([*ids, *self.after(excerpt), self._turn_end], tuple(holes))
+        layout = layout_of(self._tokenizer, excerpt, hole_widths)
+        return Layout([*layout.ids, *self.after(excerpt), self._turn_end], layout.hole_slices)
 
     def after(self, excerpt: Excerpt) -> list[int]:
         """The pinned ids behind the last hole: the first lines of the suffix, and the closing fence."""

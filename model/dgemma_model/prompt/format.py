@@ -96,3 +96,14 @@ class PromptFormat(Protocol):
 
     def after(self, excerpt: Excerpt) -> list[int]:
         """Ids that are pinned after the last hole of a canvas; none where the prompt shows the suffix."""
+
+
+def layout_of(tokenizer: Tokenizer, excerpt: Excerpt, hole_widths: Sequence[int]) -> Layout:
+    """A canvas of holes with the text between them pinned, and nothing else on it."""
+    end = tokenizer.end_id
+    ids, holes = [end] * hole_widths[0], [slice(0, hole_widths[0])]
+    for text, width in zip(excerpt.between, hole_widths[1:], strict=True):
+        ids += tokenizer.encode(text)
+        holes.append(slice(len(ids), len(ids) + width))
+        ids += [end] * width
+    return Layout(ids, tuple(holes))

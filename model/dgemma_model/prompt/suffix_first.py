@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dgemma_model.prompt.format import EncodedPrompt, FillVocabulary, Layout
+from dgemma_model.prompt.format import EncodedPrompt, FillVocabulary, Layout, layout_of
 from dgemma_model.prompt.tokenizer import Tokenizer
 from dgemma_model.request import Excerpt
 
@@ -64,13 +64,7 @@ class SuffixFirst:
 
     def lay_out(self, excerpt: Excerpt, hole_widths: Sequence[int]) -> Layout:
         """See `PromptFormat`."""
-        end = self.tokenizer.end_id
-        ids, holes = [end] * hole_widths[0], [slice(0, hole_widths[0])]
-        for text, width in zip(excerpt.between, hole_widths[1:], strict=True):
-            ids += self.tokenizer.encode(text)
-            holes.append(slice(len(ids), len(ids) + width))
-            ids += [end] * width
-        return Layout(ids, tuple(holes))
+        return layout_of(self.tokenizer, excerpt, hole_widths)
 
     def after(self, excerpt: Excerpt) -> list[int]:
         """Nothing: the prompt shows the suffix."""

@@ -1,0 +1,87 @@
+"""Reads checkpoints of the Qwen2 and Llama families, which are served from a converted form on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dgemma_model.checkpoint import converted, store
+from dgemma_model.checkpoint.config import Policy, read_json
+from dgemma_model.checkpoint.contract import Checkpoint, Progress
+from dgemma_model.checkpoint.errors import CheckpointError
+from dgemma_model.checkpoint.gguf_header import GgufError
+from dgemma_model.network.contract import CodeNetwork
+from dgemma_model.prompt.fim import Fim, LeftOnly, has_markers
+from dgemma_model.prompt.format import PromptFormat
+from dgemma_model.prompt.tokenizer import Tokenizer
+
+CONVERTING_SHARE = 0.9
+"""Of the progress of a first load; the rest is loading."""
+
+
+class CausalCode:
+    """See `Family`. What such a directory says of itself goes before the policy that was fitted to the family."""
+
+    def __init__(self, model_type: str) -> None:
+        self.model_type = model_type
+
+    def load(
+        self, directory: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, progress: Progress
+    ) -> Checkpoint:
+        """See `Family`; `directory` holds a converted form (`checkpoint.converted`)."""
+        if not (directory / converted.ORIGIN).is_file():
+            raise CheckpointError(
+                f"{directory} holds unconverted weights of the {self.model_type} family; pass its .gguf file instead"
+            )
+        tokenizer = Tokenizer.read(directory / converted.TOKENIZER)
+        try:
+            network = converted.load(directory)
+        except converted.ConvertedError as error:
+            raise CheckpointError(str(error)) from error
+        progress(1.0)
+        written: PromptFormat = Fim(tokenizer) if has_markers(tokenizer) else LeftOnly(tokenizer)
+        own = read_json(directory / "dgemma.json")
+        policy = Policy.from_json(fitted_policy() | {"name": directory_name(directory)} | own)
+        return Checkpoint(directory, network, written, policy, self)
+
+    def served(self, network: CodeNetwork, products: torch.dtype) -> CodeNetwork:
+        """See `Family`: converted forms are loaded as they are served."""
+        return network
+
+
+def fitted_policy() -> dict[str, Any]:
+    """What was fitted to Qwen2.5-Coder-0.5B, whose relatives behave alike: the content of a `dgemma.json`."""
+    return read_json(Path(str(files("dgemma_model") / "checkpoint" / "qwen2.json")), required=True)
+
+
+def directory_name(directory: Path) -> str:
+    """What to call the checkpoint of a converted form: that of the store, or of the file it was made from."""
+    source = read_json(directory / converted.ORIGIN).get("source")
+    folder = directory.parent
+    if folder.parent == store.root() and not folder.name.startswith("."):
+        return store.name_of(folder)
+    return Path(str(source)).stem
+
+
+def converted_form(source: Path, progress: Progress = lambda share: None) -> Path:
+    """The converted form of a `.gguf` file: made now if it is missing, stale or damaged.
+
+    Raises:
+        CheckpointError: the file cannot be used, or the form cannot be written.
+    """
+    try:
+        known = store.stored_at(source)
+        hashes = {file.name: file.sha256 for file in known.files} if known is not None else {}
+        digest = hashes.get(source.name) or converted.sha256(source)
+        folder = store.converted_folder(source, digest)
+        if not converted.is_current(folder, digest):
+            converted.convert(source, folder, lambda share: progress(CONVERTING_SHARE * share))
+        return folder
+    except OSError as error:
+        raise CheckpointError(f"{source} cannot be read: {error.strerror or error}") from error
+    except (GgufError, converted.ConvertedError) as error:
+        raise CheckpointError(str(error)) from error

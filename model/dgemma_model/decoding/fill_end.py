@@ -1,0 +1,104 @@
+"""Where a fill ends that does not end by itself: where it comes to what follows the hole.
+
+Instruction tuning has unlearnt some writers to stop: they write the middle, then the suffix once more, then whatever
+may come after it. So the text is compared with the suffix while it is written. No torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_CLOSERS = {")": "(", "]": "[", "}": "{"}
+_QUOTES = "\"'`"
+
+
+@dataclass(frozen=True, slots=True)
+class FillEnd:
+    """What follows the hole, as far as it tells where a fill ends."""
+
+    rest: str
+    """The rest of the hole's last line, without blanks around it."""
+    next_line: str
+    """The first line of the suffix below the hole that is not blank, without blanks at its end."""
+    one_line: bool
+
+    @classmethod
+    def of(cls, suffix: str, *, one_line: bool) -> FillEnd:
+        """From the text after the hole."""
+        rest, _, below = suffix.partition("\n")
+        lines = (line.rstrip() for line in below.split("\n"))
+        return cls(rest.strip(), next((line for line in lines if line), ""), one_line)
+
+    def cut(self, text: str) -> int | None:
+        """How much of `text`, which is written in the hole, belongs there, once it has come to what follows the hole;
+        None as long as it has not."""
+        line_start = text.rfind("\n") + 1
+        if self.rest and (found := self._cut_before_rest(text, 0 if self.one_line else line_start)) is not None:
+            return found
+        if self.one_line:
+            line_break = text.find("\n")
+            return line_break if line_break >= 0 else None
+        return self._cut_before_next_line(text, line_start)
+
+    def _cut_before_rest(self, text: str, start: int) -> int | None:
+        """Before the rest of the line, written again: all of it at the end of `text`, or a bracket of it that the text
+        from `start` on does not open."""
+        line = text[start:].partition("\n")[0]
+        unopened = _first_unopened(line)
+        if unopened is not None and self.rest[0] == line[unopened]:
+            return start + len(line[:unopened].rstrip())
+        at = len(line.rstrip()) - len(self.rest)
+        if at > 0 and line.startswith(self.rest, at) and _is_level(line[:at]):
+            return start + len(line[:at].rstrip())
+        return None
+
+    def _cut_before_next_line(self, text: str, line_start: int) -> int | None:
+        """Before the last whole line, where that is the first one below the hole, or indented less than it."""
+        if not self.next_line or not line_start:
+            return None
+        start = text.rfind("\n", 0, line_start - 1) + 1
+        line = text[start : line_start - 1].rstrip()
+        if not line or not start:  # blank, or the rest of the line that the hole begins in
+            return None
+        is_next = line == self.next_line
+        return start - 1 if is_next or _indent(line) < _indent(self.next_line) else None
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _first_unopened(line: str) -> int | None:
+    """Where `line` has a closing bracket that it does not open, outside of strings."""
+    opened = list[str]()
+    for at, sign in _signs(line):
+        if sign in _CLOSERS.values():
+            opened.append(sign)
+        elif sign in _CLOSERS:
+            if not opened:
+                return at
+            opened.pop()
+    return None
+
+
+def _is_level(line: str) -> bool:
+    """Whether `line` closes all brackets that it opens."""
+    depth = 0
+    for _, sign in _signs(line):
+        depth += (sign in _CLOSERS.values()) - (sign in _CLOSERS)
+    return depth == 0
+
+
+def _signs(line: str) -> list[tuple[int, str]]:
+    """The signs of `line` that are in no string, with their places; a string that is not closed is none."""
+    found, at = list[tuple[int, str]](), 0
+    while at < len(line):
+        if line[at] in _QUOTES:
+            end = line.find(line[at], at + 1)
+            if end > 0:
+                at = end + 1
+                continue
+        elif not line[at].isalnum():
+            found.append((at, line[at]))
+        at += 1
+    return found

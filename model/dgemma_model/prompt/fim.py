@@ -1,0 +1,111 @@
+"""Prompts of checkpoints that were trained to fill in the middle, prefix first: Qwen2.5-Coder. No torch.
+
+`<|fim_prefix|>` prefix `<|fim_suffix|>` suffix `<|fim_middle|>` typed. The prefix ends where the cursor's line begins
+(the anchor), and what is typed of that line opens the middle. So the middle begins at a border between tokens, and a
+keystroke costs its own tokens: all that is before it stays as it was. The order is that of the Qwen2.5-Coder
+technical report (arXiv 2409.12186).
+
+Token healing: the last piece of what is typed leaves the prompt, and the fill is constrained to begin with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from dgemma_model.prompt.format import EncodedPrompt, FillVocabulary, Layout, layout_of
+from dgemma_model.prompt.suffix_first import is_indent_settled
+from dgemma_model.prompt.tokenizer import Tokenizer, TokenizerError
+from dgemma_model.request import Excerpt
+
+PREFIX, SUFFIX, MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
+ENDS = ("<|im_end|>", PREFIX, MIDDLE, SUFFIX, "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
+"""What such a checkpoint writes, beside end-of-text, when it has nothing more to say, or begins another file."""
+CUT_GRID = 64
+"""A prefix that is too long is cut by a multiple of so many tokens, so that its beginning stays for a while."""
+SUFFIX_SHARE = 4
+"""The suffix takes at most one of so many parts of the prompt, from its beginning."""
+TYPED_CHARS = 1_000
+"""Code points of the cursor's line that may open the middle; the rest of a longer line goes to the prefix."""
+
+
+def has_markers(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer has the markers of this format."""
+    return all(tokenizer.special_id(name) is not None for name in (PREFIX, SUFFIX, MIDDLE))
+
+
+class Fim:
+    """See `PromptFormat`. Holes end by the engine's rules (`decoding.fill_end`): such checkpoints often go on."""
+
+    ends_holes = True
+    mask_id: int | None = None
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Raises:
+        TokenizerError: the tokenizer lacks one of the markers.
+        """
+        marks = [tokenizer.special_id(name) for name in (PREFIX, SUFFIX, MIDDLE)]
+        if None in marks:
+            raise TokenizerError(f"the tokenizer lacks one of the markers {PREFIX}, {SUFFIX} and {MIDDLE}")
+        self._prefix_id, self._suffix_id, self._middle_id = (mark for mark in marks if mark is not None)
+        others = (tokenizer.special_id(name) for name in ENDS)
+        self.vocabulary = FillVocabulary(tokenizer, [tokenizer.end_id, *(i for i in others if i is not None)])
+        self._tokenizer = tokenizer
+        self._encode = lru_cache(maxsize=32)(lambda text: tuple(tokenizer.encode(text)))
+        """While a line is typed, the text around it is the same."""
+
+    def encode(self, excerpt: Excerpt, max_tokens: int) -> EncodedPrompt:
+        """See `PromptFormat`: of the suffix its beginning is shown, of the prefix its end."""
+        anchor = max(excerpt.prefix.rfind("\n") + 1, len(excerpt.prefix) - TYPED_CHARS)
+        kept, healed = self._tokenizer.split_last_piece(excerpt.prefix[anchor:])
+        typed = self._tokenizer.encode(kept)
+        suffix = list(self._encode(excerpt.suffix)[: max_tokens // SUFFIX_SHARE])
+        prefix = self._encode(excerpt.prefix[:anchor])
+        markers = 3
+        room = max(0, max_tokens - markers - len(suffix) - len(typed))
+        excess = max(0, len(prefix) - room)
+        grid = min(CUT_GRID, max(1, max_tokens // 8))
+        above = list(prefix[-(-excess // grid) * grid :])
+        ids = [self._prefix_id, *above, self._suffix_id, *suffix, self._middle_id, *typed]
+        settled = is_indent_settled(excerpt.prefix[:anchor] + kept, healed)
+        return EncodedPrompt(ids, [*suffix, *above, *typed], healed.encode("utf-8", "replace"), settled)
+
+    def lay_out(self, excerpt: Excerpt, hole_widths: Sequence[int]) -> Layout:
+        """See `PromptFormat`."""
+        return layout_of(self._tokenizer, excerpt, hole_widths)
+
+    def after(self, excerpt: Excerpt) -> list[int]:
+        """Nothing: the prompt shows the suffix."""
+        return []
+
+
+class LeftOnly:
+    """Prompts of checkpoints without markers for filling in the middle (SmolLM2): the text before the hole, and nothing
+    of what follows. See `PromptFormat`."""
+
+    ends_holes = True
+    mask_id: int | None = None
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        others = (tokenizer.special_id(name) for name in ("<|im_end|>", "<|im_start|>", "<|file_sep|>"))
+        ends = [tokenizer.end_id, *(i for i in others if i not in (None, tokenizer.end_id))]
+        self.vocabulary = FillVocabulary(tokenizer, [i for i in ends if i is not None])
+        self._tokenizer = tokenizer
+
+    def encode(self, excerpt: Excerpt, max_tokens: int) -> EncodedPrompt:
+        """See `PromptFormat`."""
+        kept, healed = self._tokenizer.split_last_piece(excerpt.prefix)
+        ids = self._tokenizer.encode(kept)
+        grid = min(CUT_GRID, max(1, max_tokens // 8))
+        excess = max(0, len(ids) - max_tokens + 1)
+        text = ids[-(-excess // grid) * grid :]
+        forced = healed.encode("utf-8", "replace")
+        return EncodedPrompt([self._tokenizer.end_id, *text], text, forced, is_indent_settled(kept, healed))
+
+    def lay_out(self, excerpt: Excerpt, hole_widths: Sequence[int]) -> Layout:
+        """See `PromptFormat`."""
+        return layout_of(self._tokenizer, excerpt, hole_widths)
+
+    def after(self, excerpt: Excerpt) -> list[int]:
+        """Nothing: this format shows no suffix."""
+        return []

@@ -1,0 +1,57 @@
+"""Where fills end that do not end by themselves; `|` is the hole, and what is written goes on after its end."""
+
+from __future__ import annotations
+
+import pytest
+
+from dgemma_model.decoding.fill_end import FillEnd
+
+
+def kept(suffix: str, written: str, *, one_line: bool) -> str | None:
+    """What is kept of a text that is written sign by sign; None if it never ends."""
+    end = FillEnd.of(suffix, one_line=one_line)
+    for size in range(1, len(written) + 1):
+        if (cut := end.cut(written[:size])) is not None:
+            return written[:cut]
+    return None
+
+
+@pytest.mark.parametrize(
+    ("suffix", "written", "expected"),
+    [
+        ("\n    return x\n", "x = 1\n    return x\n", "x = 1"),
+        (")\n", "a, b)\nfoo()", "a, b"),
+        (")\n", "g(a), b)\n", "g(a), b"),
+        (", key=key)\n", "items, key=key)\n", "items"),
+        ("]\n", "x for x in y if x[0]]\n", "x for x in y if x[0]"),
+        (":\n    pass\n", "x == 1:\n", "x == 1"),
+        (":\n    pass\n", "d[1:2] == 1:\n", "d[1:2] == 1"),
+        ('")\n', 'hello")\n', "hello"),
+        (",\n    b=2,\n", "f(1, 2),\n    b=2,\n", "f(1, 2)"),
+        (" + 1\n", "value + 1\n", "value"),
+        (")\n", '"("), c)', '"("'),  # a bracket in a string opens nothing
+        ("", "x = 1\ny = 2\n", "x = 1"),
+    ],
+)
+def test_one_line(suffix: str, written: str, expected: str) -> None:
+    assert kept(suffix, written, one_line=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("suffix", "written", "expected"),
+    [
+        (
+            "\n    return total\n",
+            "for x in y:\n        total += x\n    return total\n",
+            "for x in y:\n        total += x",
+        ),
+        ("\n\n    return total\n", "a = 1\n\n    return total\n", "a = 1\n"),
+        ("\n    return total\n", "a = 1\n    b = 2\ndef other():\n", "a = 1\n    b = 2"),
+        ("\n}\n", "x();\n    y();\n}\n", "x();\n    y();"),
+        (")\n", "1,\n    2)\n", "1,\n    2"),
+        ("\n    return total\n", "a = 1\n    b = 2\n", None),
+        ("", "a = 1\n    b = 2\n", None),
+    ],
+)
+def test_several_lines(suffix: str, written: str, expected: str | None) -> None:
+    assert kept(suffix, written, one_line=False) == expected
