@@ -120,6 +120,12 @@ def evaluate(
     ways: Annotated[str, typer.Option(metavar="A,B", help="Ways to fill; the shipped ones and baselines.")] = "",
     kinds: Annotated[str, typer.Option(metavar="A,B", help="Kinds of cases; all by default.")] = "",
     sample: Annotated[int | None, typer.Option(min=1, help="About so many cases, always the same ones.")] = None,
+    held_out: Annotated[
+        str,
+        typer.Option(
+            "--set", metavar="NAME", help="Held-out holes: classic, or fresh: of packages published since 2025."
+        ),
+    ] = "classic",
     tasks: Annotated[
         Path | None,
         typer.Option(
@@ -142,6 +148,7 @@ def evaluate(
             ways=_names(ways),
             kinds=_names(kinds),
             sample=sample,
+            held_out=held_out,
             tasks=tasks,
             dials=dials,
             output=output,

@@ -27,20 +27,8 @@ from dgemma_lsp.command.eval_tables import comparisons, tables
 from dgemma_lsp.command.loading import UserError, load_infiller
 from dgemma_model.evaluation import calibration
 from dgemma_model.evaluation.baselines import BASELINES
-from dgemma_model.evaluation.cases import QUIET_FILE, TASKS_FOLDER, read_quiet, read_tasks
-from dgemma_model.evaluation.held_out import (
-    HOLES_FILE,
-    SEVERAL_FILE,
-    Case,
-    case_of,
-    case_of_quiet,
-    case_of_several,
-    case_of_task,
-    mid_token_cases,
-    read_holes,
-    read_several,
-    repair_cases,
-)
+from dgemma_model.evaluation.cases import TASKS_FOLDER, read_quiet, read_tasks
+from dgemma_model.evaluation.held_out import CLASSIC, SETS, Case, case_of_quiet, case_of_task, read_set
 from dgemma_model.evaluation.judging import Fill
 from dgemma_model.evaluation.report import DEFAULT_WAY, QUIET, rows, write_csv
 
@@ -89,6 +77,7 @@ def evaluate(
     ways: Sequence[str] = (),
     kinds: Sequence[str] = (),
     sample: int | None = None,
+    held_out: str = CLASSIC,
     tasks: Path | None = None,
     dials: bool = False,
     output: Path | None = None,
@@ -97,7 +86,7 @@ def evaluate(
     """Fill, judge, print, and write the table to `output`; a reliability plot of the default way to `calibrate`.
 
     Raises:
-        UserError: no such way or kind, no such file, a broken one, or a checkpoint that cannot be used.
+        UserError: no such way, kind or set, no such file, a broken one, or a checkpoint that cannot be used.
     """
     chosen = _chosen_ways(ways, dials=dials)
     if calibrate is not None and DEFAULT_WAY not in chosen:
@@ -105,7 +94,8 @@ def evaluate(
     for path in (output, calibrate):
         if path is not None and not path.parent.is_dir():
             raise UserError(f"there is no folder {path.parent} for {path.name}")
-    cases = drawn(_chosen_kinds(read_cases(tasks), kinds or (DIAL_KINDS if dials and tasks is None else ())), sample)
+    wanted = kinds or (DIAL_KINDS if dials and tasks is None else ())
+    cases = drawn(_chosen_kinds(read_cases(tasks, held_out), wanted), sample)
     infiller = load_infiller(checkpoint, device, cache_bytes=0)
     started = perf_counter()
     runs = fill_all(cases, chosen, infiller, checkpoint, device)
@@ -126,28 +116,27 @@ def evaluate(
         console.print(calibration.summary(reliability), markup=False)
 
 
-def read_cases(tasks: Path | None) -> list[Case]:
-    """All committed cases, or those of a file of outside tasks.
+def read_cases(tasks: Path | None, held_out: str = CLASSIC) -> list[Case]:
+    """All committed cases with the holes of one set, or those of a file of outside tasks.
 
     Raises:
-        UserError: a file is not there, or not as it should be.
+        UserError: a file is not there, or not as it should be; there is no such set.
     """
+    if held_out not in SETS:
+        raise UserError(f"there is no set {held_out!r} of held-out holes; there are: {', '.join(SETS)}")
+    chosen = SETS[held_out]
     try:
         if tasks is not None:
             if tasks.is_dir():
                 raise UserError(f"{tasks} is a folder; --tasks wants a file of JSON lines")
             return [case_of_task(task, outside=True) for task in read_tasks(tasks)]
-        holes = read_holes()
         return [
-            *map(case_of, holes),
-            *mid_token_cases(holes),
-            *map(case_of_several, read_several(SEVERAL_FILE)),
-            *repair_cases(holes),
+            *read_set(chosen),
             *map(case_of_task, read_tasks(TASKS_FOLDER)),
-            *map(case_of_quiet, read_quiet(QUIET_FILE)),
+            *map(case_of_quiet, read_quiet(*chosen.quiet)),
         ]
     except OSError as error:
-        where = "" if tasks is not None else f"; run it from a clone of the repository, where {HOLES_FILE} is"
+        where = "" if tasks is not None else f"; run it from a clone of the repository, where {chosen.holes} is"
         raise UserError(f"{error.filename}: {error.strerror or error}{where}") from error
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -146,6 +146,17 @@ def test_all_kinds_are_there() -> None:
     }
 
 
+def test_the_fresh_set_has_the_same_kinds_and_those_of_further_languages() -> None:
+    kinds = {case.kind for case in eval_run.read_cases(None, "fresh")}
+    assert {kind for kind in kinds if "." not in kind} == {case.kind for case in eval_run.read_cases(None)}
+    assert {kind.split(".")[0] for kind in kinds if "." in kind} == {"line", "rest_of_line"}
+
+
+def test_an_unknown_set_is_named() -> None:
+    with pytest.raises(eval_run.UserError, match="no set 'stale' of held-out holes; there are: classic, fresh"):
+        eval_run.read_cases(None, "stale")
+
+
 # -------------------------------------------------------------------- command
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from dgemma_model.evaluation.cases import QuietCase, Task, read_quiet, read_tasks
+from dgemma_model.source import syntax
 
 ROOT = Path(__file__).parents[2]
 TASKS = read_tasks(ROOT / "eval" / "execution")
-QUIET = read_quiet(ROOT / "eval" / "quiet.md")
+QUIET_FILES = (ROOT / "eval" / "quiet.md", ROOT / "eval" / "fresh" / "quiet.md")
+QUIET = read_quiet(*QUIET_FILES)
 SOURCE = '''"""Sums."""
 
 
@@ -119,18 +121,27 @@ def test_a_task_is_an_ordinary_hole(task: Task) -> None:
 
 
 def test_the_quiet_cases_are_many_and_of_all_reasons() -> None:
-    reasons = Counter(case.reason for case in QUIET)
-    assert sum(reasons.values()) >= 120
-    assert set(reasons) == {"prose", "word", "said", "done", "blank"}
-    assert len({(case.prefix, case.suffix) for case in QUIET}) == len(QUIET)
+    for path in QUIET_FILES:
+        reasons = Counter(case.reason for case in read_quiet(path))
+        assert sum(reasons.values()) >= 120
+        assert set(reasons) == {"prose", "word", "said", "done", "blank"}
+    assert len({(case.prefix, case.suffix) for case in QUIET}) == len({case.id for case in QUIET}) == len(QUIET)
+
+
+def test_five_further_languages_have_quiet_cases() -> None:
+    languages = Counter(case.language for case in read_quiet(QUIET_FILES[1]))
+    assert set(languages) == {"javascript", "typescript", "go", "rust", "java"} and min(languages.values()) >= 20
 
 
 @pytest.mark.parametrize("case", QUIET, ids=lambda case: f"{case.id}-{case.reason}")
 def test_a_quiet_case_is_what_its_reason_says(case: QuietCase) -> None:
     text = case.prefix + case.suffix
-    assert "⟦" not in text and 5 <= text.count("\n") <= 30
+    assert "⟦" not in text and 5 <= text.count("\n") <= 40
     if case.language == "python":
         ast.parse(text)  # nothing is missing
+    else:
+        tree = syntax.parse(case.language, text)
+        assert tree is not None and syntax.error_count(tree) == 0
     before, after = case.prefix[-1:], case.suffix[:1]
     if case.reason == "word":
         assert (before.isalnum() or before in "_-.") and (after.isalnum() or after in "_.")

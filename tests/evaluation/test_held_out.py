@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from dgemma_model.evaluation.cases import Task
 from dgemma_model.evaluation.held_out import (
     COMMITTED_KINDS,
     HOLES_FILE,
+    SETS,
     SEVERAL_FILE,
     Case,
     HeldOutHole,
@@ -23,6 +26,7 @@ from dgemma_model.evaluation.held_out import (
     corrupted,
     mid_token_cases,
     read_holes,
+    read_set,
     read_several,
     repair_cases,
 )
@@ -31,6 +35,18 @@ from dgemma_model.train.corpus import HELD_OUT
 
 ROOT = Path(__file__).parents[2]
 HOLES = read_holes(ROOT / HOLES_FILE)
+MANIFESTS = ("packages", "fitting_packages")
+PYTHON_COUNTS = {
+    "line": 640,
+    "rest_of_line": 300,
+    "expression": 300,
+    "statement": 80,
+    "block": 120,
+    "span": 60,
+    "empty": 80,
+}
+OTHER_COUNTS = {"line": 90, "rest_of_line": 60}
+OTHERS = ("bash", "c", "cpp", "csharp", "go", "java", "javascript", "lua", "php", "ruby", "rust", "typescript")
 
 
 def hole(middle: str, **changes: Any) -> HeldOutHole:
@@ -124,3 +140,48 @@ def test_the_committed_cases_with_several_holes_are_as_described() -> None:
     assert all(middle and "\n" not in middle for c in several for middle in c.middles)
     assert all(between for c in several for between in c.between)
     assert all(case_of_several(c).holes == len(c.middles) for c in several)
+
+
+# ------------------------------------------------- packages published since 2025
+
+FRESH = SETS["fresh"]
+FRESH_HOLES = read_holes(ROOT / FRESH.holes)
+MANIFEST, FITTING = (json.loads((ROOT / "eval" / "fresh" / f"{name}.json").read_text("utf-8")) for name in MANIFESTS)
+
+
+def test_the_fresh_holes_are_as_described() -> None:
+    assert [h.id for h in FRESH_HOLES] == list(range(len(FRESH_HOLES)))
+    python = [h for h in FRESH_HOLES if h.language == "python"]
+    assert Counter(h.kind for h in python) == PYTHON_COUNTS and len(python) >= 1500
+    assert {*PYTHON_COUNTS} == {*COMMITTED_KINDS}
+    packages = Counter(h.package for h in python)
+    assert len(packages) >= 12 and max(packages.values()) <= 0.15 * len(python)
+    others = Counter((h.language, h.kind) for h in FRESH_HOLES if h.language != "python")
+    assert others == {(language, kind): count for language in OTHERS for kind, count in OTHER_COUNTS.items()}
+    assert all((h.middle == "") == (h.kind == "empty") for h in FRESH_HOLES)
+    assert all("\n" not in h.middle for h in FRESH_HOLES if h.kind in ("line", "rest_of_line"))
+    assert len({(h.path, h.kind, h.prefix, h.middle) for h in FRESH_HOLES}) == len(FRESH_HOLES)
+    assert len(read_several(ROOT / FRESH.several)) == sum(several_holes.COUNTS.values())
+
+
+def test_fresh_cases_of_other_languages_are_kinds_of_their_own() -> None:
+    rust = next(h for h in FRESH_HOLES if (h.language, h.kind) == ("rust", "line"))
+    case = case_of(rust)
+    assert (case.kind, case.language, case.one_line) == ("line.rust", "rust", True)
+    cut_later = [*mid_token_cases(FRESH_HOLES), *repair_cases(FRESH_HOLES)]
+    assert len(cut_later) == 200 and {case.language for case in cut_later} == {"python"}
+    assert {case.files for case in read_set(FRESH)} == {FRESH.files}
+
+
+@pytest.mark.parametrize("package", [*MANIFEST, *FITTING], ids=lambda package: package["name"])
+def test_a_fresh_package_is_permitted_and_published_since_2025(package: dict[str, Any]) -> None:
+    assert package["first_release"] >= "2025" and package["evidence"]
+    assert re.fullmatch(r"(MIT|Apache-2\.0|BSD-[23]-Clause|ISC)( OR UPL-1\.0)?", package["licence"])
+    assert len(package["sha256"]) == 64 and package["version"] and package["languages"]
+
+
+def test_what_is_fitted_on_is_not_what_is_measured_on() -> None:
+    held_out, fitting = ({package["name"] for package in packages} for packages in (MANIFEST, FITTING))
+    assert len(fitting) >= 25 and not held_out & fitting
+    assert {(h.package, h.licence) for h in FRESH_HOLES} <= {(p["name"], p["licence"]) for p in MANIFEST}
+    assert {h.package for h in FRESH_HOLES} == held_out

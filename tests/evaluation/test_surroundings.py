@@ -10,28 +10,27 @@ from dataclasses import replace
 import pytest
 
 from dgemma_model.evaluation.held_out import (
-    SEVERAL_FILE,
+    FILES,
+    SETS,
     Case,
+    HeldOutSet,
     case_of,
-    case_of_several,
-    mid_token_cases,
     read_holes,
-    read_several,
-    repair_cases,
+    read_set,
 )
-from dgemma_model.evaluation.surroundings import FILES, NEARBY_CHARS, elsewhere_of, in_its_file, nearby_of
+from dgemma_model.evaluation.surroundings import NEARBY_CHARS, elsewhere_of, in_its_file, nearby, nearby_of
 
 HOLES = read_holes()
 
 
-def test_every_case_stands_in_its_file_and_what_is_elsewhere_is_the_rest_of_it() -> None:
-    with lzma.open(FILES, "rt", encoding="utf-8") as lines:
+@pytest.mark.parametrize("held_out", SETS.values(), ids=SETS)
+def test_every_case_stands_in_its_file_and_what_is_elsewhere_is_the_rest_of_it(held_out: HeldOutSet) -> None:
+    with lzma.open(held_out.files, "rt", encoding="utf-8") as lines:
         files = [json.loads(line) for line in lines]
     texts = {file["path"]: file["text"] for file in files}
     digests = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in texts.items()}
-    assert all(digests[hole.path] == hole.sha256 for hole in HOLES)
-    several = map(case_of_several, read_several(SEVERAL_FILE))
-    for case in [*map(case_of, HOLES), *mid_token_cases(HOLES), *several, *repair_cases(HOLES)]:
+    assert all(digests[hole.path] == hole.sha256 for hole in read_holes(held_out.holes))
+    for case in read_set(held_out):
         assert case.middles is not None
         *others, after, before = elsewhere_of(case)
         assert before + case.filled(case.middles) + after == texts[case.path]
@@ -50,6 +49,11 @@ def test_files_of_the_same_folder_are_nearest() -> None:
     assert paths[-1].startswith("networkx/algorithms/flow/") and all(path.startswith("networkx/") for path in paths)
     same = [path.startswith("networkx/algorithms/flow/") for path in paths]
     assert same == sorted(same)
+
+
+def test_files_of_other_packages_and_with_other_endings_are_not_near() -> None:
+    texts = {path: path for path in ("a/x.go", "a/y.go", "a/deep/z.go", "a/run.sh", "b/x.go")}
+    assert nearby("a/x.go", texts) == ("a/deep/z.go", "a/y.go")
 
 
 def test_a_case_of_no_file_is_alone_and_one_of_another_text_is_refused() -> None:

@@ -14,6 +14,7 @@ from model_fixtures import SOURCE, tiny_checkpoint
 
 from dgemma_model.evaluation.held_out import HeldOutHole
 from dgemma_model.train import cut_held_out, losses
+from dgemma_model.train.holes import HoleCutter
 
 
 def test_losses_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,3 +64,19 @@ def test_holes_are_added_behind_those_there_are(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "holes.jsonl").read_text().startswith(before)
     holes = cut_held_out.read_holes(tmp_path / "holes.jsonl")
     assert [(h.id, h.kind) for h in holes[3:]] == [(number, "expression") for number in range(3, 7)]
+
+
+def test_no_hole_is_cut_twice_and_large_packages_may_weigh_more() -> None:
+    files = {name: [(f"{name}.py", HoleCutter(text, code_lines=True))] for name, text in (("a", SOURCE), ("b", OTHER))}
+    licences = dict.fromkeys(files, "MIT")
+    holes = cut_held_out.cut_from(files, licences, 0, {"line": 20}, weights={"a": 9.0, "b": 1.0})
+    assert len({(h.path, h.prefix, h.middle) for h in holes}) == len(holes) == 20
+    assert sum(h.package == "a" for h in holes) > 12
+
+
+def test_what_stands_twice_in_a_file_is_no_hole() -> None:
+    apart = "#" * (cut_held_out.PREFIX_CHARS + cut_held_out.SUFFIX_CHARS)
+    text = f"{apart}\nx = 1\n{apart}\nx = 1\n{apart}"
+    at = text.index("x = 1")
+    assert not cut_held_out.is_found_once(text, at, at + 5)
+    assert cut_held_out.is_found_once(text + "!", text.rindex("x = 1"), len(text))

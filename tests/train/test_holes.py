@@ -129,6 +129,26 @@ def test_code_lines_are_drawn_evenly_and_none_begins_inside_a_string(cutter: Hol
     assert counts.keys() <= {hole.start for hole in holes("line", cutter, 2000)}
 
 
+@pytest.mark.parametrize(
+    ("language", "text", "code"),
+    [
+        (
+            "go",
+            "// a\n/* b\n c */\nvar s = `d\ne`\n\nfunc f() {\n\tg() // h\n}\n",
+            {"var s = `d", "func f() {", "g() // h"},
+        ),
+        ("javascript", "/** a\n * b\n */\nlet x = 1;\n// c\nlet y = `d\n  e`;\n", {"let x = 1;", "let y = `d"}),
+        ("bash", "#!/bin/sh\n# a\nif true; then\n  b\nfi\n", {"if true; then", "fi"}),
+    ],
+)
+def test_code_lines_of_other_languages_are_neither_comments_nor_strings(
+    language: str, text: str, code: set[str]
+) -> None:
+    cutter, rng = HoleCutter(text, language=language, code_lines=True), random.Random(0)
+    cut = [hole for _ in range(200) if (hole := cutter.cut("line", rng)) is not None]
+    assert {text[hole.start : hole.end] for hole in cut} == code
+
+
 def test_longer_lines_are_drawn_more_often_in_training() -> None:
     cutter = HoleCutter("xx = 1\n" + "y" * 93 + " = 1\n" + "z = 2\n" * 30)
     counts = Counter(hole.start for hole in holes("line", cutter, 1000))

@@ -126,10 +126,12 @@ def _definition_at(tree: ast.Module, line: int, path: Path) -> str:
     raise ValueError(f"{path}:{line} is in no function or class")
 
 
-def read_quiet(path: Path = QUIET_FILE) -> list[QuietCase]:
-    """One case for each `⟦reason⟧` in the fenced snippets of `path`; no case's text holds the marks of the others."""
+def read_quiet(*paths: Path) -> list[QuietCase]:
+    """One case for each `⟦reason⟧` in the fenced snippets of the files, `QUIET_FILE` by default; no case's text holds
+    the marks of the others."""
     cases: list[QuietCase] = []
-    for snippet in _SNIPPET.finditer(path.read_text("utf-8")):
+    snippets = (found for path in paths or (QUIET_FILE,) for found in _SNIPPET.finditer(path.read_text("utf-8")))
+    for snippet in snippets:
         prefix, *rest = _CURSOR.split(snippet["body"])
         reasons, texts = rest[::2], rest[1::2]
         for number, reason in enumerate(reasons):

@@ -1,18 +1,53 @@
-"""The committed holes of packages that training never saw, and two further kinds that are cut from them."""
+"""The committed holes of packages that training never saw, and two further kinds that are cut from them.
+
+There are two sets. The packages of `classic` are unknown to the embedded checkpoint, but pretrained models have read
+them. Those of `fresh` were first published in 2025 or later (`eval/fresh/packages.json`).
+"""
 
 from __future__ import annotations
 
 import json
+import lzma
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from dgemma_model.evaluation.cases import QuietCase, Task
+from dgemma_model.evaluation.cases import QUIET_FILE, QuietCase, Task
 
-HOLES_FILE = Path("eval/holes.jsonl")
-SEVERAL_FILE = Path("eval/several_holes.jsonl")
+
+@dataclass(frozen=True, slots=True)
+class HeldOutSet:
+    """Held-out cases that belong together. A file whose name ends in `.xz` is compressed."""
+
+    holes: Path
+    """JSON lines with the fields of `HeldOutHole`."""
+    several: Path
+    """JSON lines with the fields of `SeveralHoles`."""
+    files: Path
+    """Where the cases come from, and what surrounds them: JSON lines with `package`, `path` and `text`; compressed."""
+    quiet: tuple[Path, ...]
+    """Cursors at which nothing should be shown (see `read_quiet`)."""
+
+
+FRESH = Path("eval/fresh")
+SETS = {
+    "classic": HeldOutSet(
+        Path("eval/holes.jsonl"), Path("eval/several_holes.jsonl"), Path("eval/files.jsonl.xz"), (QUIET_FILE,)
+    ),
+    "fresh": HeldOutSet(
+        FRESH / "holes.jsonl.xz",
+        FRESH / "several_holes.jsonl.xz",
+        FRESH / "files.jsonl.xz",
+        (QUIET_FILE, FRESH / "quiet.md"),
+    ),
+}
+CLASSIC = "classic"
+HOLES_FILE = SETS[CLASSIC].holes
+SEVERAL_FILE = SETS[CLASSIC].several
+FILES = SETS[CLASSIC].files
 
 COMMITTED_KINDS = ("line", "rest_of_line", "expression", "statement", "block", "span", "empty")
 SHOWN_KINDS = ("line", "rest_of_line", "expression", "mid_token")
@@ -46,6 +81,7 @@ class HeldOutHole:
     prefix: str
     middle: str
     suffix: str
+    language: str = "python"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +122,8 @@ class Case:
     """The text is a whole file, so that every name in it is defined in it."""
     path: str = ""
     """The held-out file that it was cut from."""
+    files: Path = FILES
+    """What holds that file."""
 
     @property
     def holes(self) -> int:
@@ -100,19 +138,46 @@ class Case:
 
 def read_holes(path: Path = HOLES_FILE) -> list[HeldOutHole]:
     """The committed holes."""
-    return [HeldOutHole(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+    return [HeldOutHole(**fields) for fields in _json_lines(path)]
 
 
 def read_several(path: Path = SEVERAL_FILE) -> list[SeveralHoles]:
     """The committed cases with several holes."""
-    return [SeveralHoles(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+    return [SeveralHoles(**fields) for fields in _json_lines(path)]
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with (lzma.open if path.suffix == ".xz" else open)(path, "rt", encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def read_set(held_out: HeldOutSet) -> list[Case]:
+    """Every case of a set that is cut from a file: its holes, cursors inside names, several holes, and repairs.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    holes = read_holes(held_out.holes)
+    cases = [
+        *map(case_of, holes),
+        *mid_token_cases(holes),
+        *map(case_of_several, read_several(held_out.several)),
+        *repair_cases(holes),
+    ]
+    return [replace(case, files=held_out.files) for case in cases]
 
 
 def case_of(hole: HeldOutHole) -> Case:
-    """A committed hole as a case."""
-    one_line = hole.kind in ONE_LINE_KINDS
+    """A committed hole as a case. Holes of other languages than Python are kinds of their own: `line.rust`."""
     return Case(
-        f"hole/{hole.id}", hole.kind, hole.prefix, hole.suffix, (hole.middle,), one_line=one_line, path=hole.path
+        f"hole/{hole.id}",
+        hole.kind if hole.language == "python" else f"{hole.kind}.{hole.language}",
+        hole.prefix,
+        hole.suffix,
+        (hole.middle,),
+        language=hole.language,
+        one_line=hole.kind in ONE_LINE_KINDS,
+        path=hole.path,
     )
 
 
@@ -151,7 +216,7 @@ def mid_token_cases(holes: Sequence[HeldOutHole], count: int = MID_TOKEN_COUNT) 
     included. The same for the same holes."""
     rng = random.Random(_SEED)
     cases: list[Case] = []
-    lines = [hole for hole in holes if hole.kind == "line"]
+    lines = _python_lines(holes)
     for hole in rng.sample(lines, len(lines)):
         names = list(_NAME.finditer(hole.middle))
         if names and len(cases) < count:
@@ -176,7 +241,7 @@ def repair_cases(holes: Sequence[HeldOutHole], count: int = REPAIR_COUNT) -> lis
     """Lines some of whose words are replaced by others from the text before them. The same for the same holes."""
     rng = random.Random(_SEED)
     cases: list[Case] = []
-    lines = [hole for hole in holes if hole.kind == "line" and len(_WORD.findall(hole.middle)) >= 4]
+    lines = [hole for hole in _python_lines(holes) if len(_WORD.findall(hole.middle)) >= 4]
     for hole in rng.sample(lines, len(lines)):
         start = corrupted(hole.middle, hole.prefix[-_NEARBY_CHARS:], rng)
         if start != hole.middle and len(cases) < count:
@@ -193,6 +258,10 @@ def repair_cases(holes: Sequence[HeldOutHole], count: int = REPAIR_COUNT) -> lis
                 )
             )
     return cases
+
+
+def _python_lines(holes: Sequence[HeldOutHole]) -> list[HeldOutHole]:
+    return [hole for hole in holes if hole.kind == "line" and hole.language == "python"]
 
 
 def corrupted(text: str, nearby: str, rng: random.Random) -> str:

@@ -12,13 +12,13 @@ import argparse
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from dgemma_model.evaluation.held_out import HOLES_FILE, HeldOutHole, read_holes
 from dgemma_model.train.corpus import NearDuplicates
-from dgemma_model.train.holes import HoleCutter, HoleKind
+from dgemma_model.train.holes import CutHole, HoleCutter, HoleKind
 
 COUNTS: dict[HoleKind, int] = {
     "line": 1600,
@@ -32,7 +32,11 @@ COUNTS: dict[HoleKind, int] = {
 """Lines of code lead by far: they are what the server asks for, and few of them come out exactly."""
 
 
-def held_out_files(data: Path) -> tuple[dict[str, list[tuple[str, HoleCutter]]], dict[str, str]]:
+Cutters = Mapping[str, Sequence[tuple[str, HoleCutter]]]
+"""The path and the cutter of every file, by package."""
+
+
+def held_out_files(data: Path) -> tuple[Cutters, dict[str, str]]:
     """The (path, cutter) of every held-out file under `data` that training has seen nothing like, by package, and the
     packages' licences."""
     licences = {name: entry["licence"] for name, entry in json.loads((data / "manifest.json").read_text()).items()}
@@ -51,19 +55,37 @@ def held_out_files(data: Path) -> tuple[dict[str, list[tuple[str, HoleCutter]]],
 
 
 def cut_holes(data: Path, seed: int, counts: Mapping[HoleKind, int] | None = None, first: int = 0) -> list[HeldOutHole]:
-    """Cut so many holes of each kind (`COUNTS` by default) from the held-out packages under `data`, the packages in
-    equal shares; they are numbered from `first` on."""
+    """Cut so many holes of each kind (`COUNTS` by default) from the held-out packages under `data`."""
+    return cut_from(*held_out_files(data), seed, COUNTS if counts is None else counts, first)
+
+
+def cut_from(
+    by_package: Cutters,
+    licences: Mapping[str, str],
+    seed: int,
+    counts: Mapping[HoleKind, int],
+    first: int = 0,
+    weights: Mapping[str, float] | None = None,
+) -> list[HeldOutHole]:
+    """Cut so many holes of each kind, no two of them the same, the packages in equal shares or by their
+    `weights`; they are numbered from `first` on.
+
+    Does not come back where the files have fewer holes of a kind.
+    """
     rng = random.Random(seed)
-    by_package, licences = held_out_files(data)
     holes: list[HeldOutHole] = []
-    for kind, count in (COUNTS if counts is None else counts).items():
+    seen: set[tuple[str, CutHole]] = set()
+    names = sorted(by_package)
+    shares = [1.0 if weights is None else weights[name] for name in names]
+    for kind, count in counts.items():
         found = 0
         while found < count:
-            package = rng.choice(sorted(by_package))
+            package = rng.choices(names, shares)[0]
             path, cutter = rng.choice(by_package[package])
             hole = cutter.cut(kind, rng)
-            if hole is None:
+            if hole is None or (path, hole) in seen or not is_found_once(cutter.text, hole.start, hole.end):
                 continue
+            seen.add((path, hole))
             text = cutter.text
             holes.append(
                 HeldOutHole(
@@ -76,10 +98,17 @@ def cut_holes(data: Path, seed: int, counts: Mapping[HoleKind, int] | None = Non
                     text[:hole.start][-PREFIX_CHARS:],
                     text[hole.start : hole.end],
                     text[hole.end :][:SUFFIX_CHARS],
+                    cutter.language,
                 )
             )  # fmt: skip
             found += 1
     return holes
+
+
+def is_found_once(text: str, start: int, end: int) -> bool:
+    """Whether what is kept of `text` around its piece `[start:end]` stands in it just once."""
+    kept = text[max(start - PREFIX_CHARS, 0) : end + SUFFIX_CHARS]
+    return text.find(kept, text.find(kept) + 1) < 0
 
 
 def write_holes(path: Path, holes: Iterable[HeldOutHole]) -> None:

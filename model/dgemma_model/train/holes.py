@@ -89,17 +89,17 @@ class CutHole:
 
 
 class HoleCutter:
-    """Cuts random holes into one Python file, with the syntax found once.
+    """Cuts random holes into one file, with the syntax found once. Expressions and statements are those of Python.
 
     `code_lines` draws lines as an editor meets them: every line of code is equally likely, and none that begins in a
     comment or string is taken. Otherwise lines are drawn by their length, which gives training more to learn from
     each.
     """
 
-    def __init__(self, text: str, *, code_lines: bool = False) -> None:
-        self.text = text
+    def __init__(self, text: str, *, language: str = "python", code_lines: bool = False) -> None:
+        self.text, self.language = text, language
         self.line_starts = [0, *(m.end() for m in re.finditer("\n", text))]
-        tree = syntax.parse("python", text)
+        tree = syntax.parse(language, text)
         assert tree is not None
         self._ascii = len(tree.data) == len(text)
         self._tree = tree
@@ -194,9 +194,10 @@ class HoleCutter:
         """Whether a line holds code: not blank, no comment, no part of a docstring."""
         start, end = self._line(index)
         content = self._indent_end(start, end)
-        if content == end or self.text[content] == "#" or DOCSTRING.match(self.text, content):
+        if content == end or DOCSTRING.match(self.text, content):
             return False
-        return syntax.kind_at(self._tree, content) is CursorKind.CODE
+        begins_comment = syntax.kind_at(self._tree, content + 1) is CursorKind.COMMENT
+        return syntax.kind_at(self._tree, content) is CursorKind.CODE and not begins_comment
 
     def _line(self, index: int) -> tuple[int, int]:
         start = self.line_starts[index]

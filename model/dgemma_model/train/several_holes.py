@@ -12,11 +12,12 @@ import hashlib
 import itertools
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from dgemma_model.evaluation.held_out import SEVERAL_FILE, SeveralHoles
-from dgemma_model.train.cut_held_out import PREFIX_CHARS, SUFFIX_CHARS, held_out_files
+from dgemma_model.train.cut_held_out import PREFIX_CHARS, SUFFIX_CHARS, Cutters, held_out_files, is_found_once
 from dgemma_model.train.holes import CutHole, HoleCutter, HoleKind
 
 COUNTS = {2: 80, 3: 40}
@@ -28,16 +29,20 @@ TRIES = 200
 
 
 def cut_cases(data: Path, seed: int) -> list[SeveralHoles]:
-    """Cut `COUNTS` cases from the held-out packages under `data`, the packages in equal shares."""
+    """Cut `COUNTS` cases from the held-out packages under `data`."""
+    return cut_cases_from(*held_out_files(data), seed)
+
+
+def cut_cases_from(by_package: Cutters, licences: Mapping[str, str], seed: int) -> list[SeveralHoles]:
+    """Cut `COUNTS` cases, the packages in equal shares."""
     rng = random.Random(seed)
-    by_package, licences = held_out_files(data)
     cases: list[SeveralHoles] = []
     for count, wanted in COUNTS.items():
         while sum(len(case.middles) == count for case in cases) < wanted:
             package = rng.choice(sorted(by_package))
             path, cutter = rng.choice(by_package[package])
             holes = _near_holes(cutter, count, rng)
-            if holes is None:
+            if holes is None or not is_found_once(cutter.text, holes[0].start, holes[-1].end):
                 continue
             text = cutter.text
             cases.append(
