@@ -75,7 +75,7 @@ def fill_case(case: Case, way: str, overrides: Overrides | None, infiller: Infil
     snapshot, holes = snapshot_of(case)
     if way not in ALONE:
         snapshot = replace(snapshot, nearby=nearby_of(case))
-        infiller.index_ahead(context.elsewhere(snapshot, context.excerpt(snapshot, holes, _budget(infiller))))
+        infiller.index_ahead(context.view(snapshot, holes, _budget(infiller)).project_text)
     fill = Fill(case, ("",) * case.holes)
     try:
         if case.kind != QUIET:
@@ -104,8 +104,8 @@ def _filled(
 ) -> Fill:
     """`starts` says that a text to be repaired is denoised from where it stands, not written anew."""
     case = fill.case
-    excerpt = context.excerpt(snapshot, holes, _budget(asked))
-    request = FillRequest(excerpt, context.elsewhere(snapshot, excerpt), one_line=case.one_line)
+    seen = context.view(snapshot, holes, _budget(asked))
+    request = FillRequest(seen.excerpt, seen.project_text, one_line=case.one_line)
     if not case.one_line:
         request = replace(request, max_tokens=SEVERAL_TOKENS)
     if case.start is not None and starts:

@@ -234,10 +234,10 @@ def _fill_task(
         started = time.perf_counter()
         text = prefix + suffix
         snapshot = Snapshot("", None, language, text, len(prefix), syntax.parse(language, text))
-        seen = context.excerpt(snapshot)
+        seen = context.view(snapshot)
         request = FillRequest(
-            seen,
-            context.elsewhere(snapshot, seen),
+            seen.excerpt,
+            seen.project_text,
             max_tokens=BATCH_TOKENS,
             max_denoising_steps=steps,
             budget_ms=budget_ms,

@@ -226,10 +226,10 @@ def _filled(
         kinds = [hole for site in group for hole in site.holes]
         start = None if noise is None else _to_revise(group, snapshot.text)
         budget = ExcerptBudget.within(infiller.prompt_tokens)
-        seen = context.excerpt(at_holes, [(hole, hole) for hole in holes], budget)
+        seen = context.view(at_holes, [(hole, hole) for hole in holes], budget)
         request = FillRequest(
-            seen,
-            context.elsewhere(at_holes, seen) if infiller.uses_project_text else (),
+            seen.excerpt,
+            seen.project_text if infiller.uses_project_text else (),
             one_line=len(kinds) == 1 and kinds[0] is not HoleContent.BLOCK,
             max_tokens=max(_TOKENS[kind] for kind in kinds),
             verify=False if variant else None,

@@ -88,9 +88,9 @@ def suggest(
     place = insertion.place_at(snapshot.source, snapshot.offset, one_line=kind.one_line, deleted=snapshot.deleted)
     budget = ExcerptBudget.within(infiller.prompt_tokens)
     verify = False if variant else None  # a verified fill is the same, whatever its seed
-    excerpt = context.excerpt(snapshot, budget=budget)
-    elsewhere = context.elsewhere(snapshot, excerpt) if infiller.uses_project_text else ()
-    request = FillRequest(excerpt, elsewhere, one_line=place.one_line, verify=verify, seed=variant)
+    seen = context.view(snapshot, budget=budget)
+    project_text = seen.project_text if infiller.uses_project_text else ()
+    request = FillRequest(seen.excerpt, project_text, one_line=place.one_line, verify=verify, seed=variant)
     objection = _objections(snapshot, names=names, invoked=invoked)
     watch.lap("context_ms")
 
