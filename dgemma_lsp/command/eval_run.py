@@ -25,14 +25,16 @@ from dgemma_lsp.command.check import weights_digest
 from dgemma_lsp.command.eval_fill import Overrides, fill_case
 from dgemma_lsp.command.eval_tables import comparisons, tables
 from dgemma_lsp.command.loading import UserError, load_infiller
+from dgemma_lsp.command.opened import TASK_TOKENS, task_ends_with_line
 from dgemma_model.evaluation import calibration
 from dgemma_model.evaluation.baselines import BASELINES
-from dgemma_model.evaluation.cases import QUIET_FILE, TASKS_FOLDER, read_quiet, read_tasks
+from dgemma_model.evaluation.cases import QUIET_FILE, TASKS_FOLDER, Task, read_quiet, read_tasks
 from dgemma_model.evaluation.held_out import (
     HOLES_FILE,
     SEVERAL_FILE,
     Case,
     case_of,
+    case_of_outside_task,
     case_of_quiet,
     case_of_several,
     case_of_task,
@@ -90,6 +92,7 @@ def evaluate(
     kinds: Sequence[str] = (),
     sample: int | None = None,
     tasks: Path | None = None,
+    one_line: bool | None = None,
     dials: bool = False,
     output: Path | None = None,
     calibrate: Path | None = None,
@@ -100,12 +103,16 @@ def evaluate(
         UserError: no such way or kind, no such file, a broken one, or a checkpoint that cannot be used.
     """
     chosen = _chosen_ways(ways, dials=dials)
+    if one_line is not None and tasks is None:
+        raise UserError("--one-line and --no-one-line are about outside --tasks: the committed cases know how they end")
     if calibrate is not None and DEFAULT_WAY not in chosen:
         raise UserError(f"--calibration is about the way {DEFAULT_WAY!r}: leave it among the --ways")
     for path in (output, calibrate):
         if path is not None and not path.parent.is_dir():
             raise UserError(f"there is no folder {path.parent} for {path.name}")
-    cases = drawn(_chosen_kinds(read_cases(tasks), kinds or (DIAL_KINDS if dials and tasks is None else ())), sample)
+    cases = drawn(
+        _chosen_kinds(read_cases(tasks, one_line), kinds or (DIAL_KINDS if dials and tasks is None else ())), sample
+    )
     infiller = load_infiller(checkpoint, device, cache_bytes=0)
     started = perf_counter()
     runs = fill_all(cases, chosen, infiller, checkpoint, device)
@@ -126,8 +133,9 @@ def evaluate(
         console.print(calibration.summary(reliability), markup=False)
 
 
-def read_cases(tasks: Path | None) -> list[Case]:
-    """All committed cases, or those of a file of outside tasks.
+def read_cases(tasks: Path | None, one_line: bool | None = None) -> list[Case]:
+    """All committed cases, or those of a file of outside tasks, which end with their line where the syntax at the hole
+    says so, or all of them as `one_line` says.
 
     Raises:
         UserError: a file is not there, or not as it should be.
@@ -136,7 +144,7 @@ def read_cases(tasks: Path | None) -> list[Case]:
         if tasks is not None:
             if tasks.is_dir():
                 raise UserError(f"{tasks} is a folder; --tasks wants a file of JSON lines")
-            return [case_of_task(task, outside=True) for task in read_tasks(tasks)]
+            return [_outside_case(task, one_line) for task in read_tasks(tasks)]
         holes = read_holes()
         return [
             *map(case_of, holes),
@@ -151,6 +159,12 @@ def read_cases(tasks: Path | None) -> list[Case]:
         raise UserError(f"{error.filename}: {error.strerror or error}{where}") from error
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _outside_case(task: Task, one_line: bool | None) -> Case:
+    if one_line is None:
+        one_line = task_ends_with_line(task.prefix, task.suffix, task.language)
+    return case_of_outside_task(task, one_line=one_line, max_tokens=TASK_TOKENS)
 
 
 def drawn(cases: Sequence[Case], count: int | None) -> list[Case]:

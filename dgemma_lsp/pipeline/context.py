@@ -106,7 +106,7 @@ def view(snapshot: Snapshot, holes: Sequence[Span] | None = None, budget: Excerp
         between=tuple(map(_line_feeds, near.between)),
         file_name=PurePosixPath(unquote(urlsplit(snapshot.uri).path)).name,
     )
-    project_text = (*snapshot.nearby, *map(_line_feeds, _project_text(snapshot, window, sorted(own_notes))))
+    project_text = (*snapshot.nearby, *_project_text(snapshot, window, sorted(own_notes)))
     return View(excerpt, project_text, (*own_notes, *zip(edges[::2], edges[1::2], strict=True)))
 
 
@@ -126,7 +126,7 @@ def _project_text(snapshot: Snapshot, window: Span, notes: Sequence[Span]) -> It
     last."""
     left, right = window
     for other in reversed(snapshot.others):
-        yield from (piece for _, piece in _pieces(other.source, other.offset, other.offset))
+        yield from (_line_feeds(piece) for _, piece in _pieces(other.source, other.offset, other.offset))
     pieces = list(_pieces(snapshot.source, left, right))
     for start, piece in reversed(pieces):
         if start + len(piece) > right:
@@ -147,13 +147,13 @@ def _pieces(source: Text, left: int, right: int) -> Iterator[tuple[int, str]]:
 
 
 def _without(text: str, start: int, spans: Sequence[Span]) -> str:
-    """`text`, which is at `start` in its document, without these parts of the document."""
+    """`text`, which is at `start` in its document, without these parts of the document; its lines end in `\\n`."""
     kept, at = list[str](), start
     for span_start, span_end in spans:
         if span_start < start + len(text) and span_end > at:
             kept.append(text[at - start : max(span_start - start, 0)])
             at = span_end
-    return "".join((*kept, text[at - start :]))
+    return "".join(map(_line_feeds, (*kept, text[at - start :])))
 
 
 def _chosen(notes: Iterable[ContextNote], snapshot: Snapshot, window: Span, limit: int) -> list[ContextNote]:

@@ -67,6 +67,7 @@ def line_feeds(text: str) -> str:
     hole_count=st.integers(1, 4),
 )
 @example(seed=1, line_breaks=("\r\n",), prompt_tokens=1024, hole_count=3)
+@example(seed=166, line_breaks=("\n", "\r\n", "\r"), prompt_tokens=1024, hole_count=2)
 def test_no_character_is_lost_or_shown_twice(
     seed: int, line_breaks: tuple[str, ...], prompt_tokens: int, hole_count: int
 ) -> None:

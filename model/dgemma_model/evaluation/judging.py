@@ -61,7 +61,8 @@ class Fill:
         if self.case.middles is None:
             return None
         original = self.case.filled(self.case.middles)
-        return bool(self.is_exact) or _tree_digest(self.case.filled(self.texts)) == _tree_digest(original)
+        language, filled = self.case.language, self.case.filled(self.texts)
+        return bool(self.is_exact) or _tree_digest(language, filled) == _tree_digest(language, original)
 
     @cached_property
     def is_proposal_right(self) -> bool:
@@ -95,10 +96,10 @@ def similarity(text: str, original: str) -> float:
 
 
 @lru_cache(maxsize=8192)
-def _errors(text: str) -> int:
-    tree = syntax.parse("python", text)
-    assert tree is not None
-    return syntax.error_count(tree)
+def _errors(language: str, text: str) -> int:
+    """Places that do not parse; none in a language without a grammar."""
+    tree = syntax.parse(language, text)
+    return 0 if tree is None else syntax.error_count(tree)
 
 
 @lru_cache(maxsize=8192)
@@ -107,12 +108,12 @@ def _compiles(text: str) -> bool:
 
 
 @lru_cache(maxsize=8192)
-def _tree_digest(text: str) -> int:
-    tree = syntax.parse("python", text)
-    assert tree is not None
-    return hash(tuple(structure.structure(tree)))
+def _tree_digest(language: str, text: str) -> int:
+    """Of the syntax tree; of the text itself in a language without a grammar."""
+    tree = syntax.parse(language, text)
+    return hash(text) if tree is None else hash(tuple(structure.structure(tree)))
 
 
 def _parses(case: Case, text: str) -> bool:
-    tolerated = 0 if case.middles is None else _errors(case.filled(case.middles))
-    return _errors(text) <= tolerated
+    tolerated = 0 if case.middles is None else _errors(case.language, case.filled(case.middles))
+    return _errors(case.language, text) <= tolerated
