@@ -22,6 +22,12 @@ CheckpointOption = Annotated[
         "was pulled; by default the best that is here."
     ),
 ]
+OneLineOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--one-line/--no-one-line", help="Tasks end with their line, or none does; where the syntax says so by default."
+    ),
+]
 DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1; chosen by default.")]
 
 
@@ -59,6 +65,7 @@ def fill(
     watch: Annotated[bool, typer.Option("--watch", help="Show the canvas take shape, step by step.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     batch: Annotated[Path | None, typer.Option(metavar="TASKS.jsonl", help="Fill every task of a file.")] = None,
+    one_line: OneLineOption = None,
     steps: Annotated[
         int | None, typer.Option(min=0, help="Most denoising steps of a canvas; the checkpoint's own by default.")
     ] = None,
@@ -73,9 +80,11 @@ def fill(
 
     if (place is None) == (batch is None):
         fail("pass either FILE:LINE:COLUMN or --batch TASKS.jsonl")
+    if one_line is not None and batch is None:
+        fail("--one-line and --no-one-line are about --batch: at FILE:LINE:COLUMN the syntax decides")
     try:
         if batch is not None:
-            fill_command.fill_batch(batch, checkpoint, device, steps=steps, budget_ms=budget_ms)
+            fill_command.fill_batch(batch, checkpoint, device, one_line=one_line, steps=steps, budget_ms=budget_ms)
         elif place is not None:
             fill_command.fill_once(
                 place, checkpoint, device, watch=watch, as_json=as_json, steps=steps, budget_ms=budget_ms
@@ -132,6 +141,7 @@ def evaluate(
             metavar="FILE.jsonl", help="Outside tasks instead: id, prefix, suffix, and middle or test with entry_point."
         ),
     ] = None,
+    one_line: OneLineOption = None,
     dials: Annotated[bool, typer.Option("--dials", help="Quality against steps and time instead.")] = False,
     output: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the table there.")] = None,
     calibration: Annotated[
@@ -150,6 +160,7 @@ def evaluate(
             sample=sample,
             held_out=held_out,
             tasks=tasks,
+            one_line=one_line,
             dials=dials,
             output=output,
             calibrate=calibration,

@@ -7,10 +7,10 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from dgemma_lsp.documents.documents import parsed
+from dgemma_lsp.command.opened import opened
 from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion
-from dgemma_lsp.pipeline import context
-from dgemma_lsp.pipeline.suggest import InfillerLike, suggest
+from dgemma_lsp.pipeline.request_for import request_for
+from dgemma_lsp.pipeline.suggest import suggest
 from dgemma_lsp.settings import Settings
 from dgemma_model.evaluation import execution
 from dgemma_model.evaluation.baselines import baseline_texts
@@ -22,7 +22,6 @@ from dgemma_model.evaluation.judging import Fill
 from dgemma_model.evaluation.report import QUIET
 from dgemma_model.evaluation.surroundings import elsewhere_of, in_its_file, nearby_of
 from dgemma_model.request import Draft, FillRequest, InfillError
-from dgemma_model.source.excerpt import ExcerptBudget
 
 if TYPE_CHECKING:
     from dgemma_model.infill import Infiller
@@ -34,10 +33,6 @@ Overrides = Mapping[str, Any]
 
 ALONE = ("alone",)
 """Ways that know nothing of the rest of the file, nor of other files."""
-
-
-SEVERAL_TOKENS = 160
-"""Room for a fill of several lines: as much as the longest hole has."""
 
 
 class OneWayInfiller:
@@ -75,7 +70,7 @@ def fill_case(case: Case, way: str, overrides: Overrides | None, infiller: Infil
     snapshot, holes = snapshot_of(case)
     if way not in ALONE:
         snapshot = replace(snapshot, nearby=nearby_of(case))
-        infiller.index_ahead(context.elsewhere(snapshot, context.excerpt(snapshot, holes, _budget(infiller))))
+        infiller.index_ahead(request_for(snapshot, infiller, holes).project_text)
     fill = Fill(case, ("",) * case.holes)
     try:
         if case.kind != QUIET:
@@ -90,13 +85,7 @@ def fill_case(case: Case, way: str, overrides: Overrides | None, infiller: Infil
 
 def snapshot_of(case: Case) -> tuple[Snapshot, list[tuple[int, int]]]:
     """The case as an open document with the cursor in its first hole, and where all its holes are."""
-    text, at = case.prefix, len(case.prefix)
-    holes: list[tuple[int, int]] = []
-    for behind in (*case.between, case.suffix):
-        holes.append((at, at))
-        text += behind
-        at += len(behind)
-    return parsed(Snapshot("file:///case.py", None, case.language, text, holes[0][0])), holes
+    return opened((case.prefix, *case.between, case.suffix), case.language)
 
 
 def _filled(
@@ -104,12 +93,16 @@ def _filled(
 ) -> Fill:
     """`starts` says that a text to be repaired is denoised from where it stands, not written anew."""
     case = fill.case
-    excerpt = context.excerpt(snapshot, holes, _budget(asked))
-    request = FillRequest(excerpt, context.elsewhere(snapshot, excerpt), one_line=case.one_line)
-    if not case.one_line:
-        request = replace(request, max_tokens=SEVERAL_TOKENS)
-    if case.start is not None and starts:
-        request = replace(request, start=case.start, noise_level=NOISE_LEVEL)
+    start = case.start if starts else None
+    request = request_for(
+        snapshot,
+        asked,
+        holes,
+        one_line=case.one_line,
+        max_tokens=None if case.one_line else case.max_tokens,
+        start=start,
+        noise_level=1.0 if start is None else NOISE_LEVEL,
+    )
     started = perf_counter()
     *_, draft = asked.fill(request)
     return replace(
@@ -120,10 +113,6 @@ def _filled(
         revised=draft.revised,
         score=draft.score,
     )
-
-
-def _budget(infiller: InfillerLike) -> ExcerptBudget:
-    return ExcerptBudget.within(infiller.prompt_tokens)
 
 
 def _proposed(asked: OneWayInfiller, snapshot: Snapshot, *, names: bool) -> tuple[str | None, bool]:

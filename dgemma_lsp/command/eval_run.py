@@ -25,10 +25,19 @@ from dgemma_lsp.command.check import weights_digest
 from dgemma_lsp.command.eval_fill import Overrides, fill_case
 from dgemma_lsp.command.eval_tables import comparisons, tables
 from dgemma_lsp.command.loading import UserError, load_infiller
+from dgemma_lsp.command.opened import TASK_TOKENS, task_ends_with_line
 from dgemma_model.evaluation import calibration
 from dgemma_model.evaluation.baselines import BASELINES
-from dgemma_model.evaluation.cases import TASKS_FOLDER, read_quiet, read_tasks
-from dgemma_model.evaluation.held_out import CLASSIC, SETS, Case, case_of_quiet, case_of_task, read_set
+from dgemma_model.evaluation.cases import TASKS_FOLDER, Task, read_quiet, read_tasks
+from dgemma_model.evaluation.held_out import (
+    CLASSIC,
+    SETS,
+    Case,
+    case_of_outside_task,
+    case_of_quiet,
+    case_of_task,
+    read_set,
+)
 from dgemma_model.evaluation.judging import Fill
 from dgemma_model.evaluation.report import DEFAULT_WAY, QUIET, rows, write_csv
 
@@ -79,6 +88,7 @@ def evaluate(
     sample: int | None = None,
     held_out: str = CLASSIC,
     tasks: Path | None = None,
+    one_line: bool | None = None,
     dials: bool = False,
     output: Path | None = None,
     calibrate: Path | None = None,
@@ -89,13 +99,15 @@ def evaluate(
         UserError: no such way, kind or set, no such file, a broken one, or a checkpoint that cannot be used.
     """
     chosen = _chosen_ways(ways, dials=dials)
+    if one_line is not None and tasks is None:
+        raise UserError("--one-line and --no-one-line are about outside --tasks: the committed cases know how they end")
     if calibrate is not None and DEFAULT_WAY not in chosen:
         raise UserError(f"--calibration is about the way {DEFAULT_WAY!r}: leave it among the --ways")
     for path in (output, calibrate):
         if path is not None and not path.parent.is_dir():
             raise UserError(f"there is no folder {path.parent} for {path.name}")
     wanted = kinds or (DIAL_KINDS if dials and tasks is None else ())
-    cases = drawn(_chosen_kinds(read_cases(tasks, held_out), wanted), sample)
+    cases = drawn(_chosen_kinds(read_cases(tasks, one_line, held_out), wanted), sample)
     infiller = load_infiller(checkpoint, device, cache_bytes=0)
     started = perf_counter()
     runs = fill_all(cases, chosen, infiller, checkpoint, device)
@@ -116,8 +128,9 @@ def evaluate(
         console.print(calibration.summary(reliability), markup=False)
 
 
-def read_cases(tasks: Path | None, held_out: str = CLASSIC) -> list[Case]:
-    """All committed cases with the holes of one set, or those of a file of outside tasks.
+def read_cases(tasks: Path | None, one_line: bool | None = None, held_out: str = CLASSIC) -> list[Case]:
+    """All committed cases with the holes of one set; or those of a file of outside tasks, which end with their line
+    where the syntax at the hole says so, or all of them as `one_line` says.
 
     Raises:
         UserError: a file is not there, or not as it should be; there is no such set.
@@ -129,7 +142,7 @@ def read_cases(tasks: Path | None, held_out: str = CLASSIC) -> list[Case]:
         if tasks is not None:
             if tasks.is_dir():
                 raise UserError(f"{tasks} is a folder; --tasks wants a file of JSON lines")
-            return [case_of_task(task, outside=True) for task in read_tasks(tasks)]
+            return [_outside_case(task, one_line) for task in read_tasks(tasks)]
         return [
             *read_set(chosen),
             *map(case_of_task, read_tasks(TASKS_FOLDER)),
@@ -140,6 +153,12 @@ def read_cases(tasks: Path | None, held_out: str = CLASSIC) -> list[Case]:
         raise UserError(f"{error.filename}: {error.strerror or error}{where}") from error
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _outside_case(task: Task, one_line: bool | None) -> Case:
+    if one_line is None:
+        one_line = task_ends_with_line(task.prefix, task.suffix, task.language)
+    return case_of_outside_task(task, one_line=one_line, max_tokens=TASK_TOKENS)
 
 
 def drawn(cases: Sequence[Case], count: int | None) -> list[Case]:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,19 +18,17 @@ from rich.style import Style
 from rich.text import Text
 
 from dgemma_lsp.command.loading import UserError, load_infiller
+from dgemma_lsp.command.opened import TASK_TOKENS, opened
 from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion
-from dgemma_lsp.pipeline import context
+from dgemma_lsp.pipeline.request_for import request_for
 from dgemma_lsp.pipeline.suggest import suggest
 from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, Watched, before_cursor
 from dgemma_lsp.settings import Settings
-from dgemma_model.request import FillRequest, InfillError
+from dgemma_model.request import InfillError
 from dgemma_model.source import languages, syntax
 
 if TYPE_CHECKING:
     from dgemma_model.infill import Infiller
-
-BATCH_TOKENS = 256
-"""Longest fill of a batch task, in tokens."""
 
 CONTEXT_LINES = 4
 
@@ -196,13 +195,20 @@ def _as_json(
 
 
 def fill_batch(
-    tasks: Path, checkpoint: str | None, device: str | None, *, steps: int | None, budget_ms: float | None
+    tasks: Path,
+    checkpoint: str | None,
+    device: str | None,
+    *,
+    one_line: bool | None,
+    steps: int | None,
+    budget_ms: float | None,
 ) -> None:
     """Fill every task of a JSON-lines file: `id`, `prefix`, `suffix`, optional `language`. One JSON line each, in
     order.
 
-    All that is missing between prefix and suffix is filled: one line or many, however doubtful. A bad line gets an
-    object with `error`.
+    Each is filled as the server would fill at a cursor between prefix and suffix, however doubtful: up to the end of
+    the line, or a block where the syntax expects one. `one_line` decides that for all tasks. A bad line gets an object
+    with `error`.
 
     Raises:
         UserError: the file cannot be read, or the checkpoint cannot be used.
@@ -215,11 +221,12 @@ def fill_batch(
     with Progress(console=Console(stderr=True)) as progress:
         for number, line in enumerate(progress.track(lines, description="filling"), start=1):
             if line.strip():
-                print(json.dumps(_fill_task(line, number, infiller, steps, budget_ms)), flush=True)
+                answer = _fill_task(line, number, infiller, one_line, steps, budget_ms)
+                print(json.dumps(answer), flush=True)
 
 
 def _fill_task(
-    line: bytes, number: int, infiller: Infiller, steps: int | None, budget_ms: float | None
+    line: bytes, number: int, infiller: Infiller, one_line: bool | None, steps: int | None, budget_ms: float | None
 ) -> dict[str, object]:
     task: object = None
     try:
@@ -229,20 +236,12 @@ def _fill_task(
         for key in ("prefix", "suffix"):
             if not isinstance(task.get(key), str):
                 raise ValueError(f"{key!r} must be a string")
-        prefix, suffix = task["prefix"], task["suffix"]
-        language = str(task.get("language") or "python")
         started = time.perf_counter()
-        text = prefix + suffix
-        snapshot = Snapshot("", None, language, text, len(prefix), syntax.parse(language, text))
-        seen = context.excerpt(snapshot)
-        request = FillRequest(
-            seen,
-            context.elsewhere(snapshot, seen),
-            max_tokens=BATCH_TOKENS,
-            max_denoising_steps=steps,
-            budget_ms=budget_ms,
-        )
-        *_, draft = infiller.fill(request)
+        snapshot, _ = opened((task["prefix"], task["suffix"]), str(task.get("language") or "python"))
+        request = request_for(snapshot, infiller, one_line=one_line)
+        if not request.one_line:
+            request = replace(request, max_tokens=TASK_TOKENS)
+        *_, draft = infiller.fill(replace(request, max_denoising_steps=steps, budget_ms=budget_ms))
     except (ValueError, RecursionError, InfillError) as error:
         known_id = task.get("id") if isinstance(task, dict) else None
         return {"id": known_id, "line": number, "error": str(error)}

@@ -11,11 +11,11 @@ from operator import lt
 from dgemma_lsp.documents.documents import parsed_whole
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Rewrite, Snapshot, apply_all
 from dgemma_lsp.documents.text import Text
-from dgemma_lsp.pipeline import cleanup, context, insertion
-from dgemma_lsp.pipeline.suggest import InfillerLike
-from dgemma_model.request import FillRequest, InfillError
+from dgemma_lsp.pipeline import cleanup, insertion
+from dgemma_lsp.pipeline.infiller import InfillerLike
+from dgemma_lsp.pipeline.request_for import request_for
+from dgemma_model.request import InfillError
 from dgemma_model.source import fill_sites, placeholders, syntax, templates
-from dgemma_model.source.excerpt import ExcerptBudget
 from dgemma_model.source.fill_sites import HoleContent, Site
 from dgemma_model.source.python_parser import finds_fault
 
@@ -31,13 +31,6 @@ _MAX_TITLE_CHARS = 72
 _GROUP_CHARS = 600
 """Holes that are further apart than this are not filled in one canvas: all between them would be in it."""
 _GROUP_HOLES = 6
-_TOKENS = {
-    HoleContent.BLOCK: 96,
-    HoleContent.LINE: 32,
-    HoleContent.EXPRESSION: 16,
-    HoleContent.TYPE: 12,
-    HoleContent.PROSE: 24,
-}
 
 
 class ActionKind(Enum):
@@ -225,17 +218,14 @@ def _filled(
         )
         kinds = [hole for site in group for hole in site.holes]
         start = None if noise is None else _to_revise(group, snapshot.text)
-        budget = ExcerptBudget.within(infiller.prompt_tokens)
-        seen = context.excerpt(at_holes, [(hole, hole) for hole in holes], budget)
-        request = FillRequest(
-            seen,
-            context.elsewhere(at_holes, seen) if infiller.uses_project_text else (),
-            one_line=len(kinds) == 1 and kinds[0] is not HoleContent.BLOCK,
-            max_tokens=max(_TOKENS[kind] for kind in kinds),
-            verify=False if variant else None,
+        request = request_for(
+            at_holes,
+            infiller,
+            [(hole, hole) for hole in holes],
+            contents=kinds,
             start=start,
             noise_level=1.0 if noise is None or start is None else noise,
-            seed=variant,
+            variant=variant,
         )
         texts: tuple[str, ...] = ("",) * len(kinds)
         complete, taken = False, 0

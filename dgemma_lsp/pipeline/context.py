@@ -1,16 +1,16 @@
-"""What is worth knowing at the cursor: the text around it, its functions and classes kept whole, and what is said
-elsewhere.
+"""What is worth knowing at the cursor: the text around it, its functions and classes kept whole, and what the rest of
+the file and of the project say.
 
-What is said elsewhere (imports, headers of the scopes that were cut off, signatures of what is used, recent edits)
-comes before the prefix, the most relevant last. It changes seldom while the user types, for a prompt that changes is
-encoded anew: the names to look up are those up to the last point of a coarse grid.
+Context notes (imports, headers of the scopes that were cut off, signatures of what is used, recent edits) come before
+the prefix, the most relevant last. They change seldom while the user types, for a prompt that changes is encoded anew:
+the names to look up are those up to the last point of a coarse grid.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -18,122 +18,196 @@ from urllib.parse import unquote, urlsplit
 from dgemma_lsp.documents.documents import parsed
 from dgemma_lsp.documents.edits import Snapshot
 from dgemma_lsp.documents.text import Text
+from dgemma_lsp.pipeline.insertion import LINE_BREAK
 from dgemma_model.request import Excerpt
 from dgemma_model.source import outline, syntax
 from dgemma_model.source.excerpt import ExcerptBudget, cut
+from dgemma_model.source.syntax import SyntaxTree
 
 BUDGET = ExcerptBudget()
 
+REACH = 60_000
+"""How far from what is shown at the cursor a document may be copied from, in code points."""
 _HEAD_CHARS = 8_192
 """Where imports are looked for in a document that is not parsed as a whole."""
-_REACH = 60_000
-"""How far from the cursor a document may be copied from, in code points."""
 _EDIT_LINES = 3
 """Lines shown before and after the place of an edit."""
 _NAME = re.compile(r"[^\W\d]\w{2,}")
 
+Span = tuple[int, int]
+"""Start and end of a part of a document, in code points."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a fill is shown of a document and of the project around it.
+
+    Each character of the document outside the holes is in the excerpt or in the project text, and only once. Further
+    than `REACH` from the excerpt it may be in neither. Line breaks are `\\n`, whatever the document has.
+    """
+
+    excerpt: Excerpt
+    project_text: tuple[str, ...]
+    """What may be copied beside the excerpt: files near the document, other open documents, and the rest of this one;
+    the nearest last. The same strings as long as the text stays the same, so that each is indexed once."""
+    shown: tuple[Span, ...]
+    """Where the excerpt's text is in the document, in the order of the excerpt: the document's own context notes, then
+    what is before, between and after the holes. Notes from other documents have no place here."""
+
 
 @dataclass(frozen=True, slots=True)
 class ContextNote:
-    """Something said elsewhere: `text`, whole lines without the last line break, and why it is shown."""
+    """`document[start:end]`, whole lines without the last line break, shown before the prefix."""
 
-    why: str
-    text: str
+    document: Snapshot
+    start: int
+    end: int
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return self.document.source[self.start : self.end]
+
+    def beside(self, window: Span) -> ContextNote:
+        """What of it is before `window`, or else after it."""
+        left, right = window
+        if self.start < left:
+            return _lines(self.document, self.start, min(self.end, left))
+        return _lines(self.document, max(self.start, right), self.end)
+
+    def overlaps(self, other: ContextNote) -> bool:
+        """Whether both show some of the same text."""
+        return self.document is other.document and self.start < other.end and other.start < self.end
 
 
-def excerpt(
-    snapshot: Snapshot, holes: Sequence[tuple[int, int]] | None = None, budget: ExcerptBudget = BUDGET
-) -> Excerpt:
-    """What the model will see of `snapshot`, with `\\n` at the end of every line.
+def view(snapshot: Snapshot, holes: Sequence[Span] | None = None, budget: ExcerptBudget = BUDGET) -> View:
+    """What a fill of `holes` is shown.
 
-    `holes` are disjoint (start, end) offsets in ascending order; without them there is one, at the cursor.
-    A language without a grammar is plain text: the same cut, but no scopes to keep whole.
+    `holes` are disjoint (start, end) offsets in ascending order; without them there is one, at the cursor. What is in
+    them is not shown. A language without a grammar is plain text: the same cut, but no scopes to keep whole.
     """
     holes = holes or [(snapshot.offset, snapshot.offset)]
+    source = snapshot.source
     scopes = syntax.scope_starts(snapshot.tree, holes[0][0]) if snapshot.tree else ()
-    seen = cut(snapshot.source, holes, budget, language=snapshot.language, scope_starts=scopes)
-    shown = (holes[0][0] - len(seen.prefix), holes[-1][1] + len(seen.suffix))
-    further = [] if budget.further_chars == 0 else chosen(pieces(snapshot, shown, scopes, budget), budget.further_chars)
-    prefix = "".join(f"{piece.text}\n" for piece in reversed(further)) + seen.prefix
-    return Excerpt(
+    near = cut(source, holes, budget, language=snapshot.language, scope_starts=scopes)
+    first, last = holes[0][0], holes[-1][1]
+    left = first - len(near.prefix)
+    right = _outside_line_break(source, last + len(near.suffix))
+    window = (left, right)
+    candidates = _notes(snapshot, window, scopes, budget) if budget.further_chars else ()
+    notes = _chosen(candidates, snapshot, window, budget.further_chars)[::-1]
+    prefix = "".join(f"{note.text}\n" for note in notes) + source[left:first]
+    own_notes = [(note.start, _after_line_break(source, note.end)) for note in notes if note.document is snapshot]
+    edges = [left, *(offset for hole in holes for offset in hole), right]
+    excerpt = replace(
+        near,
         prefix=_line_feeds(prefix),
-        suffix=_line_feeds(seen.suffix),
-        between=tuple(_line_feeds(text) for text in seen.between),
-        language=seen.language,
+        suffix=_line_feeds(source[last:right]),
+        between=tuple(map(_line_feeds, near.between)),
         file_name=PurePosixPath(unquote(urlsplit(snapshot.uri).path)).name,
     )
+    project_text = (*snapshot.nearby, *_project_text(snapshot, window, sorted(own_notes)))
+    return View(excerpt, project_text, (*own_notes, *zip(edges[::2], edges[1::2], strict=True)))
 
 
-def elsewhere(snapshot: Snapshot, seen: Excerpt) -> tuple[str, ...]:
-    """What the model may copy from beside what it has `seen` at the cursor: files near the document, other open
-    documents, and the rest of this one; the nearest last. The same strings as long as the text stays the same, so that
-    each is read once."""
-    left, right = snapshot.offset - len(seen.prefix), snapshot.offset + len(seen.suffix)
-    before, after = list[str](), list[str]()
+def _after_line_break(source: Text, offset: int) -> int:
+    """`offset`, or the end of the line break that begins there."""
+    found = LINE_BREAK.match(source[offset : offset + 2])
+    return offset + found.end() if found else offset
+
+
+def _outside_line_break(source: Text, offset: int) -> int:
+    """`offset`, or the end of the line break in the middle of which it is."""
+    return offset + 1 if source[max(offset - 1, 0) : offset + 1] == "\r\n" else offset
+
+
+def _project_text(snapshot: Snapshot, window: Span, notes: Sequence[Span]) -> Iterator[str]:
+    """The open documents' text beside the `window` that the excerpt shows and the `notes` before it; the nearest
+    last."""
+    left, right = window
+    for other in reversed(snapshot.others):
+        yield from (_line_feeds(piece) for _, piece in _pieces(other.source, other.offset, other.offset))
+    pieces = list(_pieces(snapshot.source, left, right))
+    for start, piece in reversed(pieces):
+        if start + len(piece) > right:
+            yield _without(piece[max(right - start, 0) :], max(start, right), notes)
+    for start, piece in pieces:
+        if start < left:
+            yield _without(piece[: left - start], start, notes)
+
+
+def _pieces(source: Text, left: int, right: int) -> Iterator[tuple[int, str]]:
+    """The pieces of a text within `REACH` of `left` and `right`, each with where it starts."""
     start = 0
-    for piece in snapshot.source.pieces():
+    for piece in source.pieces():
         end = start + len(piece)
-        if start < left and end > left - _REACH:
-            before.append(piece[: left - start])
-        if end > right and start < right + _REACH:
-            after.append(piece[max(right - start, 0) :])
+        if start < right + REACH and end > left - REACH:
+            yield start, piece
         start = end
-    others = (piece for other in reversed(snapshot.others) for piece in _pieces_around(other))
-    return (*snapshot.nearby, *map(_line_feeds, (*others, *reversed(after), *before)))
 
 
-def _pieces_around(other: Snapshot) -> Iterator[str]:
-    start = 0
-    for piece in other.source.pieces():
-        if start < other.offset + _REACH and start + len(piece) > other.offset - _REACH:
-            yield piece
-        start += len(piece)
+def _without(text: str, start: int, spans: Sequence[Span]) -> str:
+    """`text`, which is at `start` in its document, without these parts of the document; its lines end in `\\n`."""
+    kept, at = list[str](), start
+    for span_start, span_end in spans:
+        if span_start < start + len(text) and span_end > at:
+            kept.append(text[at - start : max(span_start - start, 0)])
+            at = span_end
+    return "".join(map(_line_feeds, (*kept, text[at - start :])))
 
 
-def chosen(candidates: Iterator[ContextNote], limit: int) -> list[ContextNote]:
-    """The candidates that fit into `limit` code points, first come, first served; none twice."""
-    taken: dict[str, ContextNote] = {}
-    for piece in candidates:
-        if len(piece.text) < limit and piece.text not in taken:
-            taken[piece.text] = piece
-            limit -= len(piece.text) + 1
+def _chosen(notes: Iterable[ContextNote], snapshot: Snapshot, window: Span, limit: int) -> list[ContextNote]:
+    """The notes that fit into `limit` code points, first come, first served; none twice.
+
+    Of the document itself, a note shows only what neither the `window` around the holes nor an earlier note does.
+    """
+    taken = dict[str, ContextNote]()
+    for note in notes:
+        if note.document is snapshot:
+            note = note.beside(window)
+            if any(note.overlaps(other) for other in taken.values()):
+                continue
+        if 0 < note.end - note.start < limit and note.text not in taken:
+            taken[note.text] = note
+            limit -= note.end - note.start + 1
     return list(taken.values())
 
 
-def pieces(
-    snapshot: Snapshot, shown: tuple[int, int], scopes: Sequence[int], budget: ExcerptBudget
-) -> Iterator[ContextNote]:
-    """What could be said of the rest, the most relevant first. `shown` is what the excerpt has anyway."""
-    left, right = shown
+def _notes(snapshot: Snapshot, window: Span, scopes: Sequence[int], budget: ExcerptBudget) -> Iterator[ContextNote]:
+    """What could be said of the rest, the most relevant first. The `window` is what the excerpt has anyway."""
+    left, right = window
     source, tree = snapshot.source, snapshot.tree
     if tree is None:
         return
     for start in reversed(scopes):
         if start < left:
-            yield ContextNote("header", outline.signature_at(tree, start))
+            yield ContextNote(snapshot, start, start + len(outline.signature_at(tree, start)))
     is_head = tree.start == 0
     for start, end in outline.imports(tree) if is_head else _imports_of(snapshot.language, source[:_HEAD_CHARS]):
         if end <= left:
-            yield ContextNote("import", source[start:end].rstrip("\r\n"))
+            yield _lines(snapshot, start, end)
     used = _names_used(source, left, snapshot.offset, right, budget.prefix_chars // 4)
-    for signature in outline.signatures(tree):
-        if signature.name in used and not left <= signature.start < right:
-            yield ContextNote("signature", signature.text)
+    yield from (note for note in _signatures(snapshot, tree, used) if not left <= note.start < right)
     for other in snapshot.others:
         there = parsed(other).tree
-        for signature in outline.signatures(there) if there else ():
-            if signature.name in used:
-                yield ContextNote("signature", signature.text)
+        yield from _signatures(other, there, used) if there else ()
     for at in snapshot.edited_at:
         if not left <= at < right:
-            yield ContextNote("edit", _lines_around(source, at))
+            yield _lines_around(snapshot, at)
     for other in snapshot.others:
         if other.offset:
-            yield ContextNote("edit", _lines_around(other.source, other.offset))
+            yield _lines_around(other, other.offset)
+
+
+def _signatures(document: Snapshot, tree: SyntaxTree, used: Container[str]) -> Iterator[ContextNote]:
+    """The signatures of the definitions whose names are `used`."""
+    for signature in outline.signatures(tree):
+        if signature.name in used:
+            yield ContextNote(document, signature.start, signature.start + len(signature.text))
 
 
 @lru_cache(maxsize=8)
-def _imports_of(language: str, head: str) -> list[tuple[int, int]]:
+def _imports_of(language: str, head: str) -> list[Span]:
     """Those at the head of a document, which few keystrokes change."""
     tree = syntax.parse(language, head)
     return outline.imports(tree) if tree is not None else []
@@ -145,10 +219,15 @@ def _names_used(source: Text, left: int, cursor: int, right: int, grid: int) -> 
     return frozenset(_NAME.findall(before)) | frozenset(_NAME.findall(source[cursor:right]))
 
 
-def _lines_around(source: Text, offset: int) -> str:
+def _lines_around(document: Snapshot, offset: int) -> ContextNote:
+    source = document.source
     line = source.line_at(offset)
-    start, end = source.line_start(max(line - _EDIT_LINES, 0)), source.line_start(line + _EDIT_LINES + 1)
-    return source[start:end].rstrip("\r\n")
+    return _lines(document, source.line_start(max(line - _EDIT_LINES, 0)), source.line_start(line + _EDIT_LINES + 1))
+
+
+def _lines(document: Snapshot, start: int, end: int) -> ContextNote:
+    """Without the line breaks at the end."""
+    return ContextNote(document, start, start + len(document.source[start:end].rstrip("\r\n")))
 
 
 def _line_feeds(text: str) -> str:

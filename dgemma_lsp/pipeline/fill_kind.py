@@ -48,6 +48,12 @@ def fill_kind(
     return FillKind.BLOCK if kind is CursorKind.CODE and syntax.block_expected(tree, offset) else FillKind.LINE
 
 
+def ends_with_line(tree: SyntaxTree | None, text: Readable, offset: int) -> bool:
+    """Whether a fill at `offset` that was asked for ends with its line; also where `fill_kind` fills nothing."""
+    kind = fill_kind(tree, text, offset, comments=True, strings=True)
+    return kind is not FillKind.BLOCK
+
+
 def _rest_of_line(text: Readable, offset: int) -> str:
     """As much of it as matters."""
     return text[offset : offset + 1000].replace("\r", "\n").partition("\n")[0]

@@ -7,53 +7,22 @@ every one of them can therefore be inserted as it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
-from typing import Protocol
 
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot, Suggestion
-from dgemma_lsp.pipeline import cleanup, context, insertion
+from dgemma_lsp.pipeline import cleanup, insertion
 from dgemma_lsp.pipeline.checks import _objections
 from dgemma_lsp.pipeline.fill_kind import fill_kind
+from dgemma_lsp.pipeline.infiller import InfillerLike
+from dgemma_lsp.pipeline.request_for import request_for
 from dgemma_lsp.settings import Settings
-from dgemma_model.request import Draft, FillRequest
-from dgemma_model.source.excerpt import ExcerptBudget
+from dgemma_model.request import Draft
 
 _SHORTER = 2
 """How many times an unfinished draft that does not parse is cut shorter."""
-
-
-class InfillerLike(Protocol):
-    """What the pipeline needs of `dgemma_model.infill.Infiller`: a model on some device."""
-
-    @property
-    def name(self) -> str:
-        """The checkpoint, for people."""
-
-    @property
-    def device(self) -> str:
-        """Where it runs, as torch writes it."""
-
-    @property
-    def languages(self) -> frozenset[str] | None:
-        """Language identifiers that the checkpoint was trained on; None for all."""
-
-    @property
-    def threshold(self) -> float:
-        """The `Draft.score`, in nats, under which nothing is shown unasked."""
-
-    @property
-    def prompt_tokens(self) -> int:
-        """How many tokens of context it reads."""
-
-    @property
-    def uses_project_text(self) -> bool:
-        """Whether it makes use of `FillRequest.project_text`."""
-
-    def fill(self, request: FillRequest) -> Iterator[Draft]:
-        """A draft after each denoising step; the last one is `done`."""
 
 
 def suggest(
@@ -86,11 +55,7 @@ def suggest(
         yield kind
         return
     place = insertion.place_at(snapshot.source, snapshot.offset, one_line=kind.one_line, deleted=snapshot.deleted)
-    budget = ExcerptBudget.within(infiller.prompt_tokens)
-    verify = False if variant else None  # a verified fill is the same, whatever its seed
-    excerpt = context.excerpt(snapshot, budget=budget)
-    elsewhere = context.elsewhere(snapshot, excerpt) if infiller.uses_project_text else ()
-    request = FillRequest(excerpt, elsewhere, one_line=place.one_line, verify=verify, seed=variant)
+    request = request_for(snapshot, infiller, one_line=place.one_line, variant=variant)
     objection = _objections(snapshot, names=names, invoked=invoked)
     watch.lap("context_ms")
 

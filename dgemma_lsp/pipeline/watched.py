@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from dgemma_lsp.documents.edits import Snapshot
-from dgemma_lsp.pipeline.suggest import InfillerLike
+from dgemma_lsp.pipeline.infiller import InfillerLike
 from dgemma_model.request import Draft, DraftToken, FillRequest
 
 

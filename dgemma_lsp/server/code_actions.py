@@ -17,7 +17,8 @@ from dgemma_lsp.documents.documents import Position
 from dgemma_lsp.documents.edits import NoSuggestion, Rewrite, Snapshot
 from dgemma_lsp.pipeline import actions
 from dgemma_lsp.pipeline.actions import ActionKind, Problem
-from dgemma_lsp.pipeline.suggest import InfillerLike, why_disabled
+from dgemma_lsp.pipeline.infiller import InfillerLike
+from dgemma_lsp.pipeline.suggest import why_disabled
 from dgemma_lsp.server import from_client, to_client
 from dgemma_lsp.server.session import DgemmaServer
 from dgemma_lsp.server.worker import Lane, Steps

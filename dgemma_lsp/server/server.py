@@ -17,7 +17,7 @@ from dgemma_lsp.documents.documents import Documents
 from dgemma_lsp.documents.exclusions import Exclusions
 from dgemma_lsp.documents.workspace import Workspace
 from dgemma_lsp.pipeline.actions import ActionKind
-from dgemma_lsp.pipeline.suggest import InfillerLike
+from dgemma_lsp.pipeline.infiller import InfillerLike
 from dgemma_lsp.server import code_actions, completions, from_client, to_client, transport
 from dgemma_lsp.server.session import DgemmaServer, LoadInfiller
 from dgemma_lsp.settings import Settings

@@ -21,8 +21,9 @@ from dgemma_lsp.documents.exclusions import Exclusions, size_rule
 from dgemma_lsp.documents.notebooks import Notebooks
 from dgemma_lsp.documents.workspace import Workspace
 from dgemma_lsp.pipeline.cleanup import is_undoing
+from dgemma_lsp.pipeline.infiller import InfillerLike
 from dgemma_lsp.pipeline.next_edit import Renames
-from dgemma_lsp.pipeline.suggest import InfillerLike, candidates, suggest, why_disabled
+from dgemma_lsp.pipeline.suggest import candidates, suggest, why_disabled
 from dgemma_lsp.pipeline.watched import Frame, Frames, Watched, before_cursor
 from dgemma_lsp.server import from_client, to_client, transport
 from dgemma_lsp.server.memory import Memory, Rhythm, Statistics

@@ -9,12 +9,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import Result
-from model_fixtures import SOURCE, tiny_checkpoint, write_checkpoint
+from model_fixtures import SOURCE, changed_json, tiny_checkpoint, write_checkpoint
 from typer.testing import CliRunner
 
 from dgemma_lsp.command import check, cli, fill
@@ -357,6 +358,78 @@ def test_a_batch_has_one_line_for_each_task_in_order(tmp_path: Path) -> None:
     result = invoke("fill", "--batch", tasks, "--checkpoint", tiny_checkpoint())
     assert result.exit_code == 0
     assert_answers(result.stdout.splitlines(), TASKS)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[FillRequest]:
+    """What the model is asked in a test."""
+    requests: list[FillRequest] = []
+    fill = Infiller.fill
+
+    def recorded(self: Infiller, request: FillRequest) -> Iterator[Draft]:
+        requests.append(request)
+        return fill(self, request)
+
+    monkeypatch.setattr(Infiller, "fill", recorded)
+    return requests
+
+
+def batch(tmp_path: Path, tasks: list[dict[str, str]], *options: object, checkpoint: Path | None = None) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    done = invoke("fill", "--batch", path, "--checkpoint", checkpoint or tiny_checkpoint(), *options)
+    assert done.exit_code == 0, done.stderr
+    assert "error" not in done.stdout
+
+
+PLACES = [
+    ("def f(x):\n    return ", "\n", True),
+    ("print(", ")\n", True),
+    ("class A:\n    def f(self):\n        ", "\n\n    def g(self):\n        pass\n", False),
+    ("x = 1\r\ny = ", "\r\nz = 3\r\n", True),
+]
+
+
+@pytest.mark.parametrize(("prefix", "suffix", "ends"), PLACES)
+def test_a_task_is_asked_as_a_cursor_there_would_be(
+    prefix: str, suffix: str, ends: bool, tmp_path: Path, asked: list[FillRequest]
+) -> None:
+    (tmp_path / "case.py").write_bytes((prefix + suffix).encode())
+    line, column = prefix.count("\n") + 1, len(prefix) - prefix.rfind("\n")
+    assert invoke("fill", f"{tmp_path}/case.py:{line}:{column}", "--checkpoint", tiny_checkpoint()).exit_code == 0
+    batch(tmp_path, [{"prefix": prefix, "suffix": suffix}])
+    at_cursor, of_task = asked
+    assert of_task.one_line is ends
+    assert replace(of_task, max_tokens=at_cursor.max_tokens) == at_cursor
+
+
+@pytest.mark.parametrize(("option", "one_line"), [("--one-line", True), ("--no-one-line", False)])
+def test_whether_tasks_end_with_their_line_can_be_told(
+    option: str, one_line: bool, tmp_path: Path, asked: list[FillRequest]
+) -> None:
+    batch(tmp_path, [{"prefix": prefix, "suffix": suffix} for prefix, suffix, _ in PLACES], option)
+    assert [request.one_line for request in asked] == [one_line] * len(PLACES)
+
+
+def test_only_a_batch_can_be_told() -> None:
+    assert_says(invoke("fill", "a.py:1:1", "--one-line"), "--one-line and --no-one-line are about --batch")
+
+
+def test_a_batch_sees_as_much_as_its_checkpoint_reads(tmp_path: Path, asked: list[FillRequest]) -> None:
+    long = {"prefix": SOURCE * 8, "suffix": SOURCE * 8}
+    directory = write_checkpoint(tmp_path / "reads more")
+    changed_json(directory / "config.json", lambda config: config["text_config"].update(max_position_embeddings=4096))
+    changed_json(directory / "dgemma.json", lambda policy: policy.update(prompt_tokens=2048))
+    batch(tmp_path, [long])
+    batch(tmp_path, [long], checkpoint=directory)
+    few, more = ((len(request.excerpt.prefix), len(request.excerpt.suffix)) for request in asked)
+    assert few[0] < 1300 < more[0] and few[1] < 330 < more[1]
+
+
+def test_the_language_of_a_task_says_how_it_ends(tmp_path: Path, asked: list[FillRequest]) -> None:
+    task = {"prefix": "func f() {\n\t", "suffix": "\n}\n"}
+    batch(tmp_path, [task | {"language": "go"}, task | {"language": "plaintext"}])
+    assert [(request.excerpt.language, request.one_line) for request in asked] == [("go", False), ("plaintext", True)]
 
 
 def test_bytes_that_are_no_text_are_a_bad_line(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from dgemma_lsp.command.eval_fill import OneWayInfiller, fill_case, snapshot_of
 from dgemma_lsp.command.eval_run import DIALS, OTHER_WAYS, WAYS, drawn
 from dgemma_model.evaluation.baselines import BASELINES
 from dgemma_model.evaluation.cases import Task
-from dgemma_model.evaluation.held_out import Case, case_of_task
+from dgemma_model.evaluation.held_out import Case, case_of_outside_task
 from dgemma_model.request import FillRequest
 from dgemma_model.source.excerpt import Excerpt
 
@@ -122,8 +122,29 @@ def test_at_a_quiet_cursor_only_the_server_is_asked() -> None:
 @pytest.mark.parametrize(("middle", "passed"), [("2 * x", True), ("x", False), ("", False)])
 def test_tests_judge_a_task(middle: str, passed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BASELINES, "else:", lambda before, after, elsewhere: middle)
-    case = case_of_task(Task(**{**TESTED, "id": "t"}), outside=True)
+    case = case_of_outside_task(Task(**{**TESTED, "id": "t"}), one_line=True, max_tokens=8)
     assert fill_case(case, "else:", None, tiny_infiller()).passed is passed
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "language", "ends"),
+    [
+        ("def double(x):\n    return ", "\n", "python", True),
+        ("def double(x):\n    y = x ", " + 1\n", "python", True),
+        ("def double(x):\n    ", "\n\ny = 1\n", "python", False),
+        ("func double(x int) int {\n\t", "\n}\n", "go", False),
+        ("func double(x int) int {\n\t", "\n}\n", "plaintext", True),
+    ],
+)
+def test_an_outside_task_ends_with_its_line_where_the_syntax_says_so(
+    prefix: str, suffix: str, language: str, ends: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(json.dumps({"id": 1, "prefix": prefix, "suffix": suffix, "language": language, "middle": "m"}))
+    (case,) = eval_run.read_cases(path)
+    assert (case.one_line, case.language) == (ends, language)
+    for one_line in (True, False):
+        assert eval_run.read_cases(path, one_line)[0].one_line is one_line
 
 
 # -------------------------------------------------------------------- samples
@@ -194,6 +215,7 @@ def test_quiet_cursors_alone_are_a_table_of_their_own() -> None:
         (["--output", "/nowhere/at/all.csv"], "no folder /nowhere/at"),
         (["--tasks", "/nowhere/tasks.jsonl"], "/nowhere/tasks.jsonl: No such file"),
         (["--tasks", "."], "is a folder"),
+        (["--no-one-line"], "--one-line and --no-one-line are about outside --tasks"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments: list[str], words: str) -> None:

@@ -66,7 +66,10 @@ def test_tasks_of_a_file_of_json_lines(tmp_path: Path) -> None:
     assert (task.id, task.prefix, task.middle) == ("7", "x = ", "")
     path.write_text(json.dumps({"id": "a", "prefix": "", "suffix": "", "middle": "x"}))
     (task,) = read_tasks(path)
-    assert (task.middle, task.test) == ("x", "")
+    assert (task.middle, task.test, task.language) == ("x", "", "python")
+    path.write_text(json.dumps({"id": "a", "prefix": "", "suffix": "", "middle": "x", "language": "go"}))
+    (task,) = read_tasks(path)
+    assert task.language == "go"
 
 
 ROW = {"id": 7, "prefix": "x = ", "suffix": "\n", "test": "assert x == 1", "entry_point": "x"}
@@ -85,6 +88,8 @@ ROW = {"id": 7, "prefix": "x = ", "suffix": "\n", "test": "assert x == 1", "entr
         (json.dumps(ROW | {"suffix": 3}), "'suffix' must be a string"),
         (json.dumps(ROW | {"id": 8, "test": ""}), "nothing judges"),
         (json.dumps(ROW | {"id": 8, "entry_point": ""}), "'test' needs an 'entry_point'"),
+        (json.dumps(ROW | {"id": 8, "language": "go"}), "'test' can be run for python only, not for 'go'"),
+        (json.dumps(ROW | {"id": 8, "language": ["go"]}), "'language' must be a string"),
         (json.dumps(ROW), "'7' was there before"),
     ],
 )

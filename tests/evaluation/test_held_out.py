@@ -21,6 +21,7 @@ from dgemma_model.evaluation.held_out import (
     Case,
     HeldOutHole,
     case_of,
+    case_of_outside_task,
     case_of_several,
     case_of_task,
     corrupted,
@@ -98,21 +99,21 @@ def test_cut_kinds_are_the_same_every_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "outside", "expected", "one_line", "whole"),
-    [
-        ("line", False, "tests_line", True, True),
-        ("block", False, "tests_block", False, True),
-        ("line", True, "line", True, False),
-        ("", True, "task", False, False),
-    ],
+    ("kind", "expected", "one_line"), [("line", "tests_line", True), ("block", "tests_block", False)]
 )
-def test_a_task_is_filled_as_far_as_its_kind_says(
-    kind: str, outside: bool, expected: str, one_line: bool, whole: bool
-) -> None:
-    case = case_of_task(Task("t", "a", "b", "assert a", "a", kind), outside=outside)
-    assert (case.kind, case.one_line, case.is_whole) == (expected, one_line, whole)
+def test_a_task_is_filled_as_far_as_its_kind_says(kind: str, expected: str, one_line: bool) -> None:
+    case = case_of_task(Task("t", "a", "b", "assert a", "a", kind))
+    assert (case.kind, case.one_line, case.is_whole) == (expected, one_line, True)
     assert case.task is not None and case.middles is None
-    assert case_of_task(Task("t", "a", "b", middle="m"), outside=True).task is None
+
+
+@pytest.mark.parametrize("one_line", [True, False])
+def test_an_outside_task_is_filled_as_far_as_it_is_told(one_line: bool) -> None:
+    task = Task("t", "a", "b", middle="m", kind="line", language="go")
+    case = case_of_outside_task(task, one_line=one_line, max_tokens=7)
+    assert (case.kind, case.one_line, case.max_tokens, case.is_whole) == ("line", one_line, 7, False)
+    assert (case.language, case.middles, case.task) == ("go", ("m",), None)
+    assert case_of_outside_task(Task("t", "a", "b", middle="m"), one_line=one_line, max_tokens=7).kind == "task"
 
 
 # ------------------------------------------------------------ what is committed

@@ -64,6 +64,19 @@ def test_a_fill_parses_if_it_adds_no_errors(text: str, parses: bool) -> None:
     assert fill(f"def f(x):\n    x = 2\n    {MARK}\n    return x\n", "x += 1", text).parses is parses
 
 
+@pytest.mark.parametrize(("language", "parses"), [("go", True), ("python", False), ("klingon", True)])
+def test_a_fill_parses_or_not_in_its_own_language(language: str, parses: bool) -> None:
+    made = fill(f"package a\n\nfunc f() {{\n\t{MARK}\n}}\n", "return", "return // nothing")
+    made = replace(made, case=replace(made.case, language=language, middles=None))
+    assert made.parses is parses
+
+
+def test_a_tree_is_that_of_its_own_language() -> None:
+    made = fill(f"package a\n\nvar x = {MARK}\n", "f(1)", "f( 1 )")
+    assert replace(made, case=replace(made.case, language="go")).has_same_tree
+    assert not replace(made, case=replace(made.case, language="klingon")).has_same_tree
+
+
 def test_errors_that_were_there_before_do_not_count() -> None:
     assert fill(f"x = (((\ndef f(x):\n    {MARK}\n", "return x", "return y").parses
 

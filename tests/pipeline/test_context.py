@@ -37,7 +37,7 @@ def rate_of(item):
 
 def excerpt_of(marked: str, language: str = "python") -> Excerpt:
     offset = marked.index("▮")
-    return context.excerpt(parsed(Snapshot("file:///a", 1, language, marked.replace("▮", ""), offset)))
+    return context.view(parsed(Snapshot("file:///a", 1, language, marked.replace("▮", ""), offset))).excerpt
 
 
 def test_a_small_file_is_seen_whole() -> None:
@@ -47,22 +47,17 @@ def test_a_small_file_is_seen_whole() -> None:
 LONG = "".join(f"line_{n} = {n}\n" for n in range(2000))
 
 
-def elsewhere_of(snapshot: Snapshot) -> tuple[tuple[str, ...], Excerpt]:
-    seen = context.excerpt(snapshot)
-    return context.elsewhere(snapshot, seen), seen
-
-
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_elsewhere_is_the_rest_of_the_document_but_for_the_line_itself(share: float) -> None:
+def test_project_text_is_the_rest_of_the_document_but_for_the_line_itself(share: float) -> None:
     at = LONG.rfind("\n", 0, int(share * len(LONG))) + 1
     marked = f"{LONG[:at]}here = {LONG[at:]}"
-    texts, seen = elsewhere_of(Snapshot("file:///a.py", 1, "python", marked, at + 7))
-    whole = "".join(sorted(texts, key=marked.index))
-    assert whole == marked[: at + 7 - len(seen.prefix)] + marked[at + 7 + len(seen.suffix) :]
+    seen = context.view(Snapshot("file:///a.py", 1, "python", marked, at + 7))
+    whole = "".join(sorted(seen.project_text, key=marked.index))
+    assert whole == marked[: at + 7 - len(seen.excerpt.prefix)] + marked[at + 7 + len(seen.excerpt.suffix) :]
     assert "here" not in whole
 
 
-def test_typing_leaves_the_strings_elsewhere_as_they_are() -> None:
+def test_typing_leaves_the_strings_of_the_project_text_as_they_are() -> None:
     documents, end = Documents("utf-16"), LONG.count("\n") // 2
     documents.open("file:///a.py", "python", 1, LONG)
     known: set[int] = set()
@@ -72,18 +67,18 @@ def test_typing_leaves_the_strings_elsewhere_as_they_are() -> None:
         documents.change("file:///a.py", column + 2, [TextChange(char if column else f"{char}\n", (at, at))])
         snapshot = documents.snapshot("file:///a.py", Position(end, column + 1))
         assert snapshot is not None
-        texts = {hash(text) for text in elsewhere_of(snapshot)[0]}
+        texts = {hash(text) for text in context.view(snapshot).project_text}
         fresh += len(texts - known) if known else 0
         known |= texts
     assert fresh <= 6, "what was read once is read again at an edge only"
 
 
-def test_the_nearest_text_elsewhere_is_the_last() -> None:
+def test_the_nearest_project_text_is_the_last() -> None:
     near = Snapshot("file:///b.py", 1, "python", "b = 1\r\n", 0)
     far = Snapshot("file:///c.py", 1, "python", "c = 1\n", 0)
     at = len(LONG) // 2
     snapshot = Snapshot("file:///a.py", 1, "python", LONG, at, others=(near, far), nearby=("d = 1\n",))
-    texts, _ = elsewhere_of(snapshot)
+    texts = context.view(snapshot).project_text
     assert texts[:3] == ("d = 1\n", "c = 1\n", "b = 1\n")
     places = [LONG.index(text) for text in texts[3:]]
     before = sum(place < at for place in places)
@@ -93,7 +88,7 @@ def test_the_nearest_text_elsewhere_is_the_last() -> None:
 
 def test_a_very_long_document_is_copied_from_around_the_cursor() -> None:
     text = LONG * 30
-    texts, _ = elsewhere_of(Snapshot("file:///a.py", 1, "python", text, len(text) // 2))
+    texts = context.view(Snapshot("file:///a.py", 1, "python", text, len(text) // 2)).project_text
     assert 100_000 < sum(map(len, texts)) < 140_000
 
 
@@ -128,22 +123,24 @@ def test_of_several_holes_the_first_ones_function_is_kept_whole() -> None:
     text = before + body + "    return \n\ndef other():\n    return \n"
     first, second = text.index("return ") + 7, len(text) - 1
     snapshot = parsed(Snapshot("file:///a", 1, "python", text, second))
-    assert context.excerpt(snapshot, [(first, first), (second, second)]).prefix == body + "    return "
+    assert context.view(snapshot, [(first, first), (second, second)]).excerpt.prefix == body + "    return "
 
 
 def test_several_holes() -> None:
     text = "a = \nb = \nc = 3\n"
     snapshot = parsed(Snapshot("file:///a", 1, "python", text, 0))
-    assert context.excerpt(snapshot, [(4, 4), (9, 9)]) == Excerpt("a = ", "\nc = 3\n", ("\nb = ",), "python", "a")
-    assert context.excerpt(snapshot, [(0, 3)]).suffix == " \nb = \nc = 3\n"
+    seen = context.view(snapshot, [(4, 4), (9, 9)])
+    assert seen.excerpt == Excerpt("a = ", "\nc = 3\n", ("\nb = ",), "python", "a")
+    assert seen.shown == ((0, 4), (4, 9), (9, 16))
+    assert context.view(snapshot, [(0, 3)]).excerpt.suffix == " \nb = \nc = 3\n"
 
 
 def further(marked: str, budget: ExcerptBudget = MORE) -> str:
     """What stands before the text next to the cursor."""
     offset = marked.index("▮")
     snapshot = parsed(Snapshot("file:///a", 1, "python", marked.replace("▮", ""), offset))
-    with_more = context.excerpt(snapshot, budget=budget).prefix
-    plain = context.excerpt(snapshot, budget=ExcerptBudget(budget.prefix_chars, budget.suffix_chars)).prefix
+    with_more = context.view(snapshot, budget=budget).excerpt.prefix
+    plain = context.view(snapshot, budget=ExcerptBudget(budget.prefix_chars, budget.suffix_chars)).excerpt.prefix
     assert with_more.endswith(plain)
     return with_more.removesuffix(plain)
 
@@ -177,7 +174,7 @@ def test_other_open_files_say_what_is_used_and_where_the_user_was_busy() -> None
     documents.change("file:///a.py", 2, [TextChange("1", (Position(3, 4), Position(3, 4)))])
     snapshot = documents.snapshot("file:///a.py", Position(3, 5))
     assert snapshot is not None
-    prefix = context.excerpt(parsed(snapshot), budget=MORE).prefix
+    prefix = context.view(parsed(snapshot), budget=MORE).excerpt.prefix
     assert "busy = 1\nlast = 1\n" in prefix
     assert "func" not in prefix
 

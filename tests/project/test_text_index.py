@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -94,3 +97,24 @@ def test_a_checkpoint_that_does_not_copy_takes_no_notice() -> None:
         for said in ((), SAID)
     ]
     assert texts[0] == texts[1]
+
+
+def test_of_lines_that_are_equally_alike_every_process_takes_the_same() -> None:
+    names = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
+    text = "".join(f"{name}\nafter_{name} = 1\n" for name in names)
+    program = (
+        "import sys; from dgemma_model.project.text_index import IndexedText\n"
+        "print(list(IndexedText(sys.argv[1], []).lines_between(sys.argv[2], '')))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program, text, " ".join(names)],
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for seed in range(4)
+    }
+    assert len(found) == 1

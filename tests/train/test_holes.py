@@ -188,7 +188,7 @@ def test_serving_sees_what_training_saw(kind: HoleKind, seed: int, text: str) ->
     hole = cutter.cut(kind, random.Random(seed))
     if hole is None:
         return
-    trained, served = cutter.excerpt(hole, ExcerptBudget()), context.excerpt(opened(text, hole))
+    trained, served = cutter.excerpt(hole, ExcerptBudget()), context.view(opened(text, hole)).excerpt
     assert trained.suffix == served.suffix
     assert trained.prefix.endswith(served.prefix) or served.prefix.endswith(trained.prefix)
     snapshot = opened(text, hole)
@@ -204,6 +204,6 @@ def test_the_law_above_is_seldom_excused() -> None:
         hole = cutter.cut(draw_kind(rng), rng)
         if hole is not None:
             all_of_them += 1
-            served = replace(context.excerpt(opened(LONG, hole)), file_name="")  # which its prompts do not have
+            served = replace(context.view(opened(LONG, hole)).excerpt, file_name="")  # which its prompts do not have
             same += cutter.excerpt(hole, ExcerptBudget()) == served
     assert same / all_of_them > 0.9

@@ -20,19 +20,22 @@ _CURSOR = re.compile(r"⟦(?P<reason>[a-z]+)⟧")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A hole in a Python program; a fill is right when the tests pass."""
+    """A hole in a program; a fill is right when the tests pass, or when it is what was there."""
 
     id: str
     prefix: str
     suffix: str
     test: str = ""
-    """Python that fails when the program is wrong: assertions, or a function `check(candidate)`."""
+    """Python that fails when the program, then Python as well, is wrong: assertions, or a function
+    `check(candidate)`."""
     entry_point: str = ""
     """The function or class under test."""
     kind: str = ""
     """`line`: one whole line after its indentation; `block`: 2 to 6 of them."""
     middle: str = ""
     """What was there."""
+    language: str = "python"
+    """Its identifier, as LSP clients send it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ class QuietCase:
 def read_tasks(path: Path = TASKS_FOLDER) -> list[Task]:
     """The tasks of a folder of marked programs (eval/README.md), or of a file of JSON lines with the fields of `Task`.
 
-    Each line has `id`, `prefix`, `suffix`, and what judges a fill: `middle`, or `test` with `entry_point`, or both.
+    Each line has `id`, `prefix`, `suffix`, perhaps `language`, and what judges a fill: `middle`, or `test` with
+    `entry_point`, or both.
 
     Raises:
         OSError: the file cannot be read.
@@ -92,6 +96,8 @@ def _task_of(found: object) -> Task:
         raise ValueError("nothing judges a fill: neither 'middle' nor 'test' says anything")
     if task.test and not task.entry_point:
         raise ValueError("'test' needs an 'entry_point'")
+    if task.test and task.language != "python":
+        raise ValueError(f"'test' can be run for python only, not for {task.language!r}: judge it by its 'middle'")
     return task
 
 

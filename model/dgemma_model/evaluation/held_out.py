@@ -118,6 +118,9 @@ class Case:
     """What judges a fill by tests."""
     language: str = "python"
     one_line: bool = False
+    """A fill ends with its line."""
+    max_tokens: int = 160
+    """Most tokens of a fill of several lines; no committed hole has as many."""
     is_whole: bool = False
     """The text is a whole file, so that every name in it is defined in it."""
     path: str = ""
@@ -195,15 +198,26 @@ def case_of_several(holes: SeveralHoles) -> Case:
     )
 
 
-def case_of_task(task: Task, *, outside: bool = False) -> Case:
-    """A task as a case; one from `outside` may be filled with several lines, unless it is of the kind `line`."""
-    if outside:
-        kind, one_line = task.kind or "task", task.kind == "line"
-    else:
-        kind, one_line = f"tests_{task.kind}", task.kind == "line"
-    middles = (task.middle,) if task.middle else None
-    judged = task if task.test else None
-    return Case(task.id, kind, task.prefix, task.suffix, middles, task=judged, one_line=one_line, is_whole=not outside)
+def case_of_task(task: Task) -> Case:
+    """A task of the committed programs as a case."""
+    return replace(_case_of_task(task), kind=f"tests_{task.kind}", one_line=task.kind == "line", is_whole=True)
+
+
+def case_of_outside_task(task: Task, *, one_line: bool, max_tokens: int) -> Case:
+    """A task of anybody's as a case; of its file, it may be just a piece."""
+    return replace(_case_of_task(task), one_line=one_line, max_tokens=max_tokens)
+
+
+def _case_of_task(task: Task) -> Case:
+    return Case(
+        task.id,
+        task.kind or "task",
+        task.prefix,
+        task.suffix,
+        (task.middle,) if task.middle else None,
+        task=task if task.test else None,
+        language=task.language,
+    )
 
 
 def case_of_quiet(quiet: QuietCase) -> Case:

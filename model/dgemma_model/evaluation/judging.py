@@ -61,8 +61,7 @@ class Fill:
         if self.case.middles is None:
             return None
         original = self.case.filled(self.case.middles)
-        language = self.case.language
-        filled = self.case.filled(self.texts)
+        language, filled = self.case.language, self.case.filled(self.texts)
         return bool(self.is_exact) or _tree_digest(language, filled) == _tree_digest(language, original)
 
     @cached_property
@@ -98,9 +97,9 @@ def similarity(text: str, original: str) -> float:
 
 @lru_cache(maxsize=8192)
 def _errors(language: str, text: str) -> int:
+    """Places that do not parse; none in a language without a grammar."""
     tree = syntax.parse(language, text)
-    assert tree is not None
-    return syntax.error_count(tree)
+    return 0 if tree is None else syntax.error_count(tree)
 
 
 @lru_cache(maxsize=8192)
@@ -110,9 +109,9 @@ def _compiles(text: str) -> bool:
 
 @lru_cache(maxsize=8192)
 def _tree_digest(language: str, text: str) -> int:
+    """Of the syntax tree; of the text itself in a language without a grammar."""
     tree = syntax.parse(language, text)
-    assert tree is not None
-    return hash(tuple(structure.structure(tree)))
+    return hash(text) if tree is None else hash(tuple(structure.structure(tree)))
 
 
 def _parses(case: Case, text: str) -> bool:

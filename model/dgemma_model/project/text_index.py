@@ -56,11 +56,14 @@ class IndexedText:
         return found if len(found) <= PLACES else found[-PLACES:]
 
     def shared_words(self, above: str, below: str) -> Counter[int]:
-        """How many words the lines above and below a line, by its number, share with those given."""
+        """How many words the lines above and below a line, by its number, share with those given.
+
+        In an order that is the same in every process, for ties are settled by it.
+        """
         shared = Counter[int]()
-        for word in words(above):
+        for word in sorted(words(above)):
             shared.update(at + 1 for at in self._lines_with.get(word, ()))
-        for word in words(below):
+        for word in sorted(words(below)):
             shared.update(at - 1 for at in self._lines_with.get(word, ()))
         return shared
 
