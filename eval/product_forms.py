@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from torch import Tensor, nn
 
-from dgemma_model.checkpoint.gguf_file import GgufFile
+from dgemma_model.checkpoint.gguf.file import GgufFile
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.int8 import Int8Product, quantised_rows
 from dgemma_model.network.kernels import Product

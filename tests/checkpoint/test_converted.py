@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dgemma_model.checkpoint.converted import CONFIG, ORIGIN, TOKENIZER, WEIGHTS, ConvertedError, convert, load, sha256
-from dgemma_model.checkpoint.gguf_header import GgufError
+from dgemma_model.checkpoint.gguf.header import GgufError
 from dgemma_model.network.cache import Cache
 
 

@@ -16,8 +16,8 @@ from model_fixtures import worst
 from qwen2_fixtures import VARIANTS, parameters, plain_network, stored_tensors, their_model, write_gguf
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from dgemma_model.checkpoint.gguf_file import GgufFile
-from dgemma_model.checkpoint.gguf_header import GgufError, read_header
+from dgemma_model.checkpoint.gguf.file import GgufFile
+from dgemma_model.checkpoint.gguf.header import GgufError, read_header
 from dgemma_model.network.qwen2 import Qwen2Network
 
 Kind = gguf.GGMLQuantizationType

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qwen2_fixtures import MARKERS, byte_level_tokenizer, vocabulary
 from transformers import GPT2Tokenizer, Qwen2Tokenizer
 
-from dgemma_model.checkpoint.gguf_tokenizer import tokenizer_json
+from dgemma_model.checkpoint.gguf.tokenizer import tokenizer_json
 
 CODE = "class A:\n    def f(self, x1: int = 12_345) -> None:\n\n\t\treturn self.f(x1)  # it's é 漢字 👍\r\n"
 

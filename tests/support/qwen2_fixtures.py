@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 from transformers import Qwen2Config as TheirQwen2Config
 
-from dgemma_model.checkpoint.gguf_tokenizer import PIECES
+from dgemma_model.checkpoint.gguf.tokenizer import PIECES
 from dgemma_model.network.qwen2 import Qwen2Network
 from dgemma_model.network.qwen2_config import Qwen2Config
 

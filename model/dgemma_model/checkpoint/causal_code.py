@@ -13,7 +13,7 @@ from dgemma_model.checkpoint import converted, store
 from dgemma_model.checkpoint.config import Policy, read_json
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
 from dgemma_model.checkpoint.errors import CheckpointError
-from dgemma_model.checkpoint.gguf_header import GgufError
+from dgemma_model.checkpoint.gguf.header import GgufError
 from dgemma_model.network.contract import CodeNetwork
 from dgemma_model.prompt.fim import Fim, LeftOnly, has_markers
 from dgemma_model.prompt.format import PromptFormat

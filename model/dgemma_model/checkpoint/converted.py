@@ -23,8 +23,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dgemma_model.checkpoint.gguf_file import GgufFile
-from dgemma_model.checkpoint.gguf_header import GgufError
+from dgemma_model.checkpoint.gguf.file import GgufFile
+from dgemma_model.checkpoint.gguf.header import GgufError
 from dgemma_model.network.config import ConfigError
 from dgemma_model.network.int8 import fastest_products
 from dgemma_model.network.qwen2_config import Qwen2Config

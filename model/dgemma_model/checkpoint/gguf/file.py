@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dgemma_model.checkpoint.gguf_header import GgufError, StoredTensor, read_header
-from dgemma_model.checkpoint.gguf_tokenizer import tokenizer_json
+from dgemma_model.checkpoint.gguf.header import GgufError, StoredTensor, read_header
+from dgemma_model.checkpoint.gguf.tokenizer import tokenizer_json
 from dgemma_model.network.config import ConfigError
 from dgemma_model.network.qwen2 import parameter_shapes
 from dgemma_model.network.qwen2_config import MODEL_TYPES, Qwen2Config
