@@ -38,7 +38,7 @@ class FillEnd:
         if self.one_line:
             line_break = text.find("\n")
             return line_break if line_break >= 0 else None
-        return self._cut_before_next_line(text, line_start)
+        return self._cut_before_next_line(text)
 
     def _cut_before_rest(self, text: str, start: int) -> int | None:
         """Before the rest of the line, written again: all of it at the end of `text`, or a bracket of it that the text
@@ -52,16 +52,18 @@ class FillEnd:
             return start + len(line[:at].rstrip())
         return None
 
-    def _cut_before_next_line(self, text: str, line_start: int) -> int | None:
-        """Before the last whole line, where that is the first one below the hole, or indented less than it."""
-        if not self.next_line or not line_start:
+    def _cut_before_next_line(self, text: str) -> int | None:
+        """Before the first whole line that is the first one below the hole, or indented less than it. A token may hold
+        several line breaks, so all lines but the hole's own are looked at."""
+        if not self.next_line:
             return None
-        start = text.rfind("\n", 0, line_start - 1) + 1
-        line = text[start : line_start - 1].rstrip()
-        if not line or not start:  # blank, or the rest of the line that the hole begins in
-            return None
-        is_next = line == self.next_line
-        return start - 1 if is_next or _indent(line) < _indent(self.next_line) else None
+        at = text.find("\n")
+        while at >= 0 and (end := text.find("\n", at + 1)) >= 0:
+            line = text[at + 1 : end].rstrip()
+            if line and (line == self.next_line or _indent(line) < _indent(self.next_line)):
+                return at
+            at = end
+        return None
 
 
 def _indent(line: str) -> int:
