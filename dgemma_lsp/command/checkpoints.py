@@ -168,8 +168,24 @@ def pull(name: str, given: Path | None) -> None:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, expand=True) as progress:
         checkpoint = pulling.pull(name, _Shown(console, progress), given=given)
+    if checkpoint.path.suffix == ".gguf":
+        _convert(checkpoint.path, console)
     size = in_words(store.size_of(checkpoint.folder))
     _say(console, f"{name} is in {checkpoint.folder}, {size}, from the {checkpoint.source}; {_vouched(checkpoint)}")
+
+
+def _convert(path: Path, console: Console) -> None:
+    """Make the form that is served now, so that the first start takes as long as every other one. A file that cannot be
+    converted stays, and `load` says why."""
+    from dgemma_model.checkpoint.causal_code import converted_form  # imports torch
+
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.percentage:>3.0f} %")
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("converting", total=1.0)
+        try:
+            converted_form(path, lambda share: progress.update(task, completed=share))
+        except CheckpointError as error:
+            _say(console, f"it cannot be converted: {error}")
 
 
 def _vouched(checkpoint: Stored) -> str:

@@ -19,9 +19,6 @@ from dgemma_model.prompt.fim import Fim, LeftOnly, has_markers
 from dgemma_model.prompt.format import PromptFormat
 from dgemma_model.prompt.tokenizer import Tokenizer
 
-CONVERTING_SHARE = 0.9
-"""Of the progress of a first load; the rest is loading."""
-
 
 class CausalCode:
     """See `Family`. What such a directory says of itself goes before the policy that was fitted to the family."""
@@ -79,7 +76,7 @@ def converted_form(source: Path, progress: Progress = lambda share: None) -> Pat
         digest = hashes.get(source.name) or converted.sha256(source)
         folder = store.converted_folder(source, digest)
         if not converted.is_current(folder, digest):
-            converted.convert(source, folder, lambda share: progress(CONVERTING_SHARE * share))
+            converted.convert(source, folder, progress)
         return folder
     except OSError as error:
         raise CheckpointError(f"{source} cannot be read: {error.strerror or error}") from error

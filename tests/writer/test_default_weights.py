@@ -1,0 +1,112 @@
+"""The default checkpoint's real weights: what they fill, and what a keystroke costs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+from default_writer import default_infiller, default_weights
+from torch import Tensor
+from users_store import USERS_STORE
+from wire import Wire, inline
+
+from dgemma_model.checkpoint import catalogue
+from dgemma_model.network.cache import Cache
+from dgemma_model.prompt.fim import ENDS
+from dgemma_model.request import Draft, Excerpt, FillRequest
+
+FILLS = [
+    ("python", "def area(width, height):\n    return ", "\n", "width * height"),
+    ("python", "import os\n\nfor name in names:\n    pa", "\n    print(path)\n", "th = os.path.join(folder, name)"),
+    ("typescript", "function area(width: number, height: number): number {\n  return ", ";\n}\n", "width * height"),
+    ("go", "func area(width, height int) int {\n\treturn ", "\n}\n", "width * height"),
+    ("rust", "fn area(width: u32, height: u32) -> u32 {\n    ", "\n}\n", "width * height"),
+]  # fmt: skip
+
+
+def last(prefix: str, suffix: str, **knobs: Any) -> Draft:
+    *_, draft = default_infiller().fill(FillRequest(Excerpt(prefix, suffix), **knobs))
+    return draft
+
+
+@pytest.mark.parametrize(("language", "prefix", "suffix", "expected"), FILLS)
+def test_lines_in_several_languages(language: str, prefix: str, suffix: str, expected: str) -> None:
+    draft = last(prefix, suffix, one_line=True)
+    assert (draft.text, draft.complete) == (expected, True)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "expected"),
+    [
+        ("def greet(name):\n    print(f'hello {name}')\n\n\ngreet(", ")\n", "'world'"),
+        ("numbers = [1, 2, 3]\nfirst = numbers[", "]\n", "0"),
+    ],
+)
+def test_a_fill_ends_before_the_rest_of_its_line(prefix: str, suffix: str, expected: str) -> None:
+    draft = last(prefix, suffix, one_line=True)
+    assert draft.complete and draft.text.strip("\"'") == expected.strip("\"'")
+
+
+def test_several_lines_end_where_the_suffix_begins() -> None:
+    suffix = "\n\n    def norm(self):\n        return (self.x**2 + self.y**2) ** 0.5\n"
+    draft = last("class Point:\n    def __init__(self, x, y):\n        ", suffix, max_tokens=64)
+    assert draft.complete and draft.text.rstrip() == "self.x = x\n        self.y = y"
+
+
+def test_a_keystroke_costs_its_own_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    infiller = default_infiller()
+    network, counts = infiller._checkpoint.network, list[int]()
+    encode = network.encode
+
+    def counted(ids: Tensor, cache: Cache, **more: Any) -> Tensor:
+        counts.append(ids.shape[1])
+        return encode(ids, cache, **more)
+
+    above = "".join(f"value_{number} = compute({number})\n" for number in range(20))
+    for at, typed in enumerate(("x = comp", "x = compu", "x = compute")):
+        monkeypatch.setattr(network, "encode", counted)
+        counts.clear()
+        drafts = infiller.fill(FillRequest(Excerpt(above + typed, "\nprint(x)\n"), one_line=True, max_tokens=1))
+        while not next(drafts).step:
+            pass
+        drafts.close()
+        if at:
+            assert counts[0] <= 3 + 23, counts  # what was typed, the healed piece, and a draft
+        monkeypatch.undo()
+
+
+def test_a_long_prompt_is_read_in_pieces_and_may_be_given_up() -> None:
+    infiller = default_infiller()
+    text = "".join(f"name_{number} = {number * 7919}\n" for number in range(400))
+    drafts = infiller.fill(FillRequest(Excerpt(text, "\n"), one_line=True))
+    first = next(drafts)
+    assert (first.step, first.done) == (0, False)
+    drafts.close()
+    assert last("def area(width, height):\n    return ", "\n", one_line=True).text == "width * height"
+
+
+def test_markers_in_a_file_are_letters() -> None:
+    written = default_infiller()._checkpoint.format
+    text = "".join(ENDS) + "<|endoftext|>"
+    prompt = written.encode(Excerpt(f"# {text}\n", f"\n# {text}\n"), 512)
+    markers = {*written.vocabulary.ends, *written.vocabulary.never}
+    assert [token for token in prompt.ids if token in markers] == [prompt.ids[0], *_marks(prompt.ids, markers)]
+    assert len([token for token in prompt.ids if token in markers]) == 3
+    assert written.vocabulary.tokenizer.decode(written.vocabulary.tokenizer.encode(text)) == text
+
+
+def _marks(ids: list[int], markers: set[int]) -> list[int]:
+    return [token for token in ids[1:] if token in markers]
+
+
+def test_it_serves_an_editor() -> None:
+    default_weights()
+    uri = "file:///space/area.go"
+    with Wire(sys.executable, "-P", "-m", "dgemma_lsp", env={"DGEMMA_CHECKPOINTS": str(USERS_STORE)}) as wire:
+        wire.initialize()
+        wire.wait_until_loaded()
+        wire.open(uri, "package main\n\nfunc area(width, height int) int {\n\treturn \n}\n", language="go")
+        first, *_ = wire.request("textDocument/inlineCompletion", inline(uri, 3, 8, kind=1))
+        assert first["insertText"] == "width * height"
+    assert catalogue.DEFAULT in wire.log
