@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from dgemma_lsp.documents.edits import Snapshot
 from dgemma_lsp.documents.text import Text
-from dgemma_model.source import syntax
+from dgemma_model.source import bounded, syntax
 from dgemma_model.source.syntax import LastTree, SyntaxTree
 
 logger = logging.getLogger(__name__)
@@ -174,21 +174,35 @@ class Documents:
 def parsed(snapshot: Snapshot) -> Snapshot:
     """The snapshot with its syntax tree, made from the document's last one where there is one.
 
-    The first one takes about 0.2 ms per 1,000 characters: not for the event loop.
+    The first one takes about 0.2 ms per 1,000 characters: not for the event loop. There is none where it takes too
+    long (`bounded.PARSE_S`).
     """
-    start, end = _stretch(snapshot.source, snapshot.offset)
-    tree = snapshot.last_tree.update(snapshot.language, snapshot.source[start:end], start)
+    start: int | None
+    source, last = snapshot.source, snapshot.last_tree
+    start, end = _stretch(source, snapshot.offset)
+    if start:
+        start = last.start_outside_strings(snapshot.language, source, start)
+    tree = None if start is None else last.update(snapshot.language, source[start:end], start)
     return replace(snapshot, tree=tree)
 
 
-def parsed_whole(snapshot: Snapshot, like: SyntaxTree | None = None) -> Snapshot:
-    """The snapshot with the tree of all its text, for what must not overlook anything; none of a very long one.
+def parsed_whole(
+    snapshot: Snapshot, like: SyntaxTree | None = None, *, limit_s: float = bounded.PARSE_S
+) -> Snapshot:
+    """The snapshot with the tree of all its text, for what must not overlook anything; none of a very long one, and
+    none where it takes more than `limit_s` of CPU time.
 
     `like` is an earlier tree of the document: then this one takes the time of what has changed.
     """
     if len(snapshot.source) > MAX_PARSED_CHARS:
         return replace(snapshot, tree=None)
-    return replace(snapshot, tree=syntax.parse(snapshot.language, snapshot.text, like=like))
+    tree = syntax.parse(snapshot.language, snapshot.text, like=like, limit_s=limit_s)
+    return replace(snapshot, tree=tree)
+
+
+def is_too_complex(snapshot: Snapshot) -> bool:
+    """Whether a parsed snapshot has no tree because it would have taken too long to parse."""
+    return snapshot.tree is None and syntax.has_grammar_for(snapshot.language)
 
 
 def _stretch(source: Text, offset: int) -> tuple[int, int]:
@@ -247,6 +261,8 @@ _KEPT = 16
 
 _AT_ONCE_CHARS = 20_000
 """A text up to this long is parsed in a few milliseconds; a longer one elsewhere, while the loop goes on."""
+_AT_ONCE_S = 0.05
+"""CPU time that the loop spends on a parse; one that takes longer is done elsewhere, too."""
 
 
 class Trees:
@@ -254,23 +270,32 @@ class Trees:
 
     def __init__(self) -> None:
         self._latest: OrderedDict[str, SyntaxTree | None] = OrderedDict()
+        self._too_long: dict[str, int] = {}
+        """Lengths of texts that took too long; none is tried again until it has become shorter."""
 
     def __len__(self) -> int:
         return len(self._latest)
 
     async def parsed(self, snapshot: Snapshot) -> Snapshot:
-        """The snapshot with the syntax tree of all its text; without one where that is very long."""
-        latest = self._latest.get(snapshot.uri)
-        if latest is not None or len(snapshot.source) <= _AT_ONCE_CHARS:
-            done = parsed_whole(snapshot, latest)
-        else:
+        """The snapshot with the syntax tree of all its text; without one where that is very long, or takes very long
+        to parse."""
+        latest, length = self._latest.get(snapshot.uri), len(snapshot.source)
+        if length >= self._too_long.get(snapshot.uri, length + 1):
+            return replace(snapshot, tree=None)
+        done = replace(snapshot, tree=None)
+        if latest is not None or length <= _AT_ONCE_CHARS:
+            done = parsed_whole(snapshot, latest, limit_s=_AT_ONCE_S)
+        if is_too_complex(done):
             done = await asyncio.to_thread(parsed_whole, snapshot)
+        self.forget(snapshot.uri)
         self._latest[snapshot.uri] = done.tree
-        self._latest.move_to_end(snapshot.uri)
+        if is_too_complex(done):
+            self._too_long[snapshot.uri] = length
         while len(self._latest) > _KEPT:
-            self._latest.popitem(last=False)
+            self.forget(next(iter(self._latest)))
         return done
 
     def forget(self, uri: str) -> None:
         """Drop a document's tree."""
         self._latest.pop(uri, None)
+        self._too_long.pop(uri, None)

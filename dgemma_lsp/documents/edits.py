@@ -138,6 +138,7 @@ class NoSuggestion(Enum):
     EMPTY = "the model had nothing to add"
     REPEATS = "the text around already says it"
     UNDOES = "it is what was just deleted"
+    TOO_COMPLEX = "the document takes too long to parse, so that it is plain text, in which nothing is shown unasked"
     UNPARSEABLE = "the result would not parse"
     UNRESOLVED = "it uses a name that is defined nowhere"
     LOW_CONFIDENCE = "the model was not sure enough"

@@ -8,7 +8,7 @@ from enum import Enum
 from itertools import islice
 from operator import lt
 
-from dgemma_lsp.documents.documents import parsed_whole
+from dgemma_lsp.documents.documents import is_too_complex, parsed_whole
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Rewrite, Snapshot, apply_all
 from dgemma_lsp.documents.text import Text
 from dgemma_lsp.pipeline import cleanup, insertion
@@ -110,7 +110,7 @@ def rewrite(
     snapshot = parsed_whole(snapshot)
     candidates = list(_candidates(kind, snapshot, end))
     if not candidates:
-        yield NoSuggestion.NOTHING_HERE
+        yield NoSuggestion.TOO_COMPLEX if is_too_complex(snapshot) else NoSuggestion.NOTHING_HERE
         return
     tree = snapshot.tree
     errors = syntax.error_count(tree) if tree is not None else 0
@@ -175,7 +175,7 @@ def _placeholder_at(snapshot: Snapshot, start: int, end: int) -> tuple[str, Site
     assert tree is not None
     if start == end and (site := templates.empty_arguments(tree, start)) is not None:
         return "arguments", site
-    first, last = text.count("\n", 0, start), text.count("\n", 0, end)
+    first, last = snapshot.source.line_at(start), snapshot.source.line_at(end)
     found = next(placeholders.placeholders(tree, first, last), None)
     if found is not None:
         return found.label, found.site
@@ -322,9 +322,9 @@ def _parseable(fill: str, snapshot: Snapshot, hole: int) -> str:
     tree = snapshot.tree
     if tree is None:
         return fill
-    tolerated = syntax.error_count(syntax.spliced(tree, hole, hole, tree.row.stand_in))
+    tolerated = syntax.error_count_after(tree, hole, hole, tree.row.stand_in)
     lines = fill.split("\n")
-    while lines and syntax.error_count(syntax.spliced(tree, hole, hole, "\n".join(lines))) > tolerated:
+    while lines and syntax.error_count_after(tree, hole, hole, "\n".join(lines)) > tolerated:
         lines.pop()
     return "\n".join(lines).rstrip()
 

@@ -1,4 +1,4 @@
-"""What speaks against an edit: syntax in place, Python's own parser, names that are defined nowhere."""
+"""What speaks against an edit: syntax in place, Python's own compiler, names that are defined nowhere."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[
     if snapshot.tree is None:
         return lambda edit: None
     tree = syntax.nearby(snapshot.tree, snapshot.offset)
-    tolerated = syntax.error_count(tree)
+    tolerated: float = syntax.error_count(tree)
     if tolerated:
-        named = syntax.spliced(tree, snapshot.offset, snapshot.offset, tree.row.stand_in)
-        tolerated = min(tolerated, syntax.error_count(named))
+        tolerated = min(
+            tolerated, syntax.error_count_after(tree, snapshot.offset, snapshot.offset, tree.row.stand_in)
+        )
     code = not invoked and syntax.kind_at(tree, snapshot.offset) is CursorKind.CODE
     whole_lines = code and snapshot.language == "python"  # elsewhere half a file is often no file
     names = names and not invoked and len(snapshot.source) <= _NAMES_CHARS
@@ -38,6 +39,8 @@ def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[
 
     def objection(edit: Edit) -> NoSuggestion | None:
         edited = syntax.spliced(tree, edit.start, edit.end, edit.new_text)
+        if edited is None:
+            return NoSuggestion.UNPARSEABLE
         errors = syntax.error_count(edited)
         if errors > tolerated:
             return NoSuggestion.UNPARSEABLE

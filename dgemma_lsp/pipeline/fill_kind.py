@@ -7,6 +7,7 @@ from enum import Enum
 from dgemma_lsp.documents.edits import NoSuggestion
 from dgemma_model.request import Readable
 from dgemma_model.source import syntax
+from dgemma_model.source.blocks import block_expected
 from dgemma_model.source.syntax import CursorKind, SyntaxTree
 
 
@@ -45,7 +46,7 @@ def fill_kind(
         return NoSuggestion.IN_WORD
     if rest.strip():
         return FillKind.EXPRESSION
-    return FillKind.BLOCK if kind is CursorKind.CODE and syntax.block_expected(tree, offset) else FillKind.LINE
+    return FillKind.BLOCK if kind is CursorKind.CODE and block_expected(tree, offset) else FillKind.LINE
 
 
 def ends_with_line(tree: SyntaxTree | None, text: Readable, offset: int) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 
+from dgemma_lsp.documents.documents import is_too_complex
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.pipeline import cleanup, insertion
 from dgemma_lsp.pipeline.checks import _objections
@@ -42,6 +43,9 @@ def suggest(
     """
     if (reason := why_disabled(snapshot, infiller.languages, settings)) is not None:
         yield reason
+        return
+    if not invoked and is_too_complex(snapshot):
+        yield NoSuggestion.TOO_COMPLEX
         return
     watch = _Stopwatch()
     kind = fill_kind(

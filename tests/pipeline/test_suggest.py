@@ -9,6 +9,8 @@ import pytest
 
 from dgemma_lsp.documents.documents import parsed
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.documents.text import Text
+from dgemma_lsp.pipeline.fill_kind import FillKind, fill_kind
 from dgemma_lsp.pipeline.suggest import candidates, suggest
 from dgemma_lsp.settings import Settings
 from dgemma_model.request import Draft, DraftToken, FillRequest
@@ -296,3 +298,59 @@ def test_a_setting_may_name_languages_that_the_checkpoint_does_not_know() -> Non
     python, go = frozenset({"python"}), Settings(languages=frozenset({"go"}))
     assert shown(answers("x = ▮", done("f(a)"), languages=python, language="go", settings=go)[-1]) == "x = f(a)▮"
     assert answers("x = ▮", done("f(a)"), languages=python, settings=go) == [NoSuggestion.LANGUAGE]
+
+
+LONG = "".join(f"def f{number}(request):\n    return request.path\n\n" for number in range(600))
+"""Longer than what is parsed around a cursor before it, and than what follows it."""
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing", "language"),
+    [
+        ('SOURCE = """\n', '"""\n', "python"),
+        ("SOURCE = r\'\'\'\n", "\'\'\'\n", "python"),
+        ('class A:\n    text = f"""{a}\n', '{b}"""\n', "python"),
+        ('SOURCE = """\n', "", "python"),
+        ("let source = `\n", "`\n", "javascript"),
+        ("const source = `\n", "`\n", "go"),
+    ],
+)
+def test_a_cursor_far_inside_a_string_is_in_it(opening: str, closing: str, language: str) -> None:
+    marked = f"{opening}{LONG}def g():\n    result = request.▮\n{LONG}{closing}"
+    check(marked, "path", "IN_STRING", language=language)
+    assert asked("x = 1\n" + marked, language).one_line
+
+
+def test_a_cursor_far_inside_a_comment_is_in_it() -> None:
+    check(f"/*\n{LONG}x = ▮\n{LONG}*/\n", "path", "IN_COMMENT", language="c")
+
+
+def test_a_cursor_far_below_a_string_is_in_code() -> None:
+    check(f'TEXT = """\n"""\n{LONG}x = ▮\n{LONG}', "f1(1)", f'TEXT = """\n"""\n{LONG}x = f1(1)▮\n{LONG}')
+
+
+def test_a_string_that_is_closed_later_is_one_no_more() -> None:
+    text = f"{LONG}x = "
+    at = parsed(Snapshot("file:///case.py", 1, "python", f'"""\n{text}', len(text) + 4))
+    closed = parsed(replace(at, source=Text(f'"""\n"""{text}'), offset=len(text) + 7, tree=None))
+    kinds = [fill_kind(each.tree, each.source, each.offset) for each in (at, closed)]
+    assert kinds == [NoSuggestion.IN_STRING, FillKind.LINE]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("marked", "model", "expected"),
+    [
+        ("def f(x):\n    return ▮\n\n\ndef g():\n    pass\n", "x + 1", None),
+        ("def f(x):\n    ▮\n", "y = x\n    return y", None),
+        ("def f(x):\n    for y ▮\n    return x\n", "in x:", None),
+        ("import os\n# a comment\nx = ▮\n", "os.sep", None),
+        ("def f(x):\n    return ▮\n", "x x", "UNPARSEABLE"),
+        ("def f(x):\n    y = x\n    ▮\n        z = y\n", "y = 1", "UNPARSEABLE"),
+        ("import os\n# a comment▮\nx = 1\n", " that goes on", "IN_COMMENT"),
+        ("import os\nx = ▮\n", "nowhere(1)", "UNRESOLVED"),
+    ],
+)
+def test_line_ends_make_no_difference(marked: str, model: str, expected: str | None, newline: str) -> None:
+    whole = marked.replace("▮", model + "▮")
+    check(marked.replace("\n", newline), model, expected or whole.replace("\n", newline))

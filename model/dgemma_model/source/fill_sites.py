@@ -58,7 +58,7 @@ def unit_around(tree: SyntaxTree, start: int, end: int) -> tuple[int, int]:
     indentation."""
     data = tree.data
     first, last = trimmed(data, byte_at(tree, start), byte_at(tree, end))
-    for node in upwards(tree.tree.root_node.named_descendant_for_byte_range(first, last)):
+    for node in syntax.upwards(tree, tree.tree.root_node.named_descendant_for_byte_range(first, last)):
         if node.type in ("block", "module", "ERROR") or node.type.endswith(("_definition", "_clause", "body")):
             break
         lines = node.end_point[0] - node.start_point[0]
@@ -87,7 +87,8 @@ def selected_unit(tree: SyntaxTree, start: int, end: int) -> tuple[int, int] | N
 
 def errors_within(tree: SyntaxTree, start: int, end: int) -> bool:
     """Whether something between the two offsets does not parse."""
-    return _is_damaged(tree.tree.root_node, byte_at(tree, start), byte_at(tree, end))
+    first, last = byte_at(tree, start), byte_at(tree, end)
+    return any(node.start_byte <= last and node.end_byte >= first for node, _ in syntax.damage(tree))
 
 
 def does_nothing(language: str, text: str) -> bool:
@@ -140,7 +141,7 @@ def definition_at(tree: SyntaxTree, offset: int) -> Node | None:
     """The function or class in whose header the cursor is: from its first line to its colon."""
     byte = byte_at(tree, offset)
     at = line_start(tree.data, byte) + len(indentation(tree.data, byte).encode())
-    for node in upwards(node_at(tree, max(byte, at))):
+    for node in syntax.upwards(tree, node_at(tree, max(byte, at))):
         if node.type in _DEFINITIONS:
             colon = colon_of(node)
             inside = colon is not None and byte <= line_end(tree.data, colon.end_byte)
@@ -154,7 +155,7 @@ def colon_of(definition: Node) -> Node | None:
 
 def statements_in(tree: SyntaxTree, first: int, last: int) -> list[Node]:
     """The whole statements of one block that a span of bytes touches."""
-    for node in upwards(tree.tree.root_node.descendant_for_byte_range(first, last)):
+    for node in syntax.upwards(tree, tree.tree.root_node.descendant_for_byte_range(first, last)):
         if node.type in ("block", "module"):
             return [child for child in node.named_children if child.start_byte < last and child.end_byte > first]
     return []
@@ -171,11 +172,13 @@ def undecorated(node: Node) -> Node:
 
 def enclosing(node: Node, kind: str) -> Node | None:
     """What `node` is a direct member of, if it is of that kind."""
-    for around in upwards(node.parent):
+    around = node.parent
+    while around is not None:
         if around.type == kind:
             return around
         if around.type in _DEFINITIONS:
             return None
+        around = around.parent
     return None
 
 
@@ -205,12 +208,6 @@ def site_between(
     tree: SyntaxTree, start: int, end: int, pieces: tuple[str, ...], holes: tuple[HoleContent, ...]
 ) -> Site:
     return Site(code_points(tree, start), code_points(tree, end), pieces, holes)
-
-
-def upwards(node: Node | None) -> Iterator[Node]:
-    while node is not None:
-        yield node
-        node = node.parent
 
 
 def node_at(tree: SyntaxTree, byte: int) -> Node | None:
@@ -283,14 +280,6 @@ def byte_at(tree: SyntaxTree, offset: int) -> int:
 
 def code_points(tree: SyntaxTree, byte: int) -> int:
     return byte if tree.data.isascii() else len(tree.data[:byte].decode("utf-8", "surrogatepass"))
-
-
-def _is_damaged(node: Node, first: int, last: int) -> bool:
-    """Whether an error, or something that is missing, touches a span of bytes."""
-    if not node.has_error or node.end_byte < first or node.start_byte > last:
-        return False
-    inner = [child for child in node.children if child.has_error]
-    return node.is_error or not inner or any(_is_damaged(child, first, last) for child in inner)
 
 
 def colon_line(header: Node, block: Node) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tree_sitter import Node
 
 from dgemma_model.source import syntax
+from dgemma_model.source.blocks import block_expected
 from dgemma_model.source.fill_sites import (
     VALUE_PARENTS,
     HoleContent,
@@ -26,7 +27,6 @@ from dgemma_model.source.fill_sites import (
     next_line,
     node_at,
     site_between,
-    upwards,
 )
 from dgemma_model.source.syntax import SyntaxTree
 
@@ -76,7 +76,7 @@ def _placeholder(tree: SyntaxTree, found: re.Match[bytes]) -> Placeholder | None
         return None
     if found[0] == b":":
         return _empty_body(tree, node)
-    statement = next((around for around in upwards(node) if around.type.endswith("_statement")), None)
+    statement = next((around for around in syntax.upwards(tree, node) if around.type.endswith("_statement")), None)
     if found[0] == b"..." and (node.parent is None or node.parent.type in VALUE_PARENTS):
         site = site_between(tree, node.start_byte, node.end_byte, ("", ""), (HoleContent.EXPRESSION,))
         lines = node.start_point[0]
@@ -122,7 +122,7 @@ def _empty_body(tree: SyntaxTree, colon: Node) -> Placeholder | None:
         if blank:
             break
         start = end
-    if colon.type != ":" or not syntax.block_expected(tree, code_points(tree, end)):
+    if colon.type != ":" or not block_expected(tree, code_points(tree, end)):
         return None
     site = site_between(tree, start, end, (f"\n{indent}", ""), (HoleContent.BLOCK,))
     return Placeholder(site, "empty body", first_row, last_row, unfinished=True)

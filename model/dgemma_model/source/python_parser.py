@@ -38,8 +38,9 @@ def python_rejects(source: Readable, start: int, end: int, new: str, *, may_be_n
     user is about to write it. `may_be_newer` says that another parser finds nothing wrong: the code may be of a newer
     Python than this.
     """
-    above = source[max(0, start - _REACH) : start].split("\n")
-    below = source[end : end + _REACH].split("\n")
+    new = _line_feeds(new)
+    above = _line_feeds(source[max(0, start - _REACH) : start]).split("\n")
+    below = _line_feeds(source[end : end + _REACH]).split("\n")
     following = _next_code(below, 1) or len(below)
     is_cut = start > _REACH, len(source) > end + _REACH
     around = next(_statements_around(above, below, following, *is_cut), None)
@@ -70,6 +71,10 @@ def python_rejects(source: Readable, start: int, end: int, new: str, *, may_be_n
     if (error.lineno or 0) < first:
         return False
     return (was_near and isinstance(before, IndentationError)) or any(word in error.msg for word in _CLOSED_LATER)
+
+
+def _line_feeds(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _ends_function(opener: str, following: list[str]) -> bool:

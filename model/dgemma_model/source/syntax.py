@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -16,7 +17,7 @@ from functools import cache
 import tree_sitter
 
 from dgemma_model.request import Readable
-from dgemma_model.source import languages
+from dgemma_model.source import bounded, languages
 from dgemma_model.source.language_row import Language
 
 logger = logging.getLogger(__name__)
@@ -25,14 +26,15 @@ _LONG_STRINGS = (b'"""', b"'''", b"`")
 """Quotes of strings that run over line breaks."""
 _COMMENT_ENDS = (b"*/", b"-->", b"]]", b"\n=end", b"\n")
 """What closes a comment; any other runs to the end of its line."""
-_CLOSERS = frozenset({"end", "}", ")", "]"})
 _CONTINUATION = bytes(range(0x80, 0xC0))
+_LONE_RETURN = re.compile(rb"\r(?!\n)")
 
 
 @dataclass(frozen=True, slots=True)
 class SyntaxTree:
     """The tree of a document, or of a stretch of it, and that text's bytes (UTF-8; lone surrogates as
-    `surrogatepass` writes them)."""
+    `surrogatepass` writes them). A carriage return that ends a line alone is a line feed in them: to tree-sitter it
+    would end none."""
 
     row: Language
     data: bytes
@@ -64,8 +66,11 @@ def has_grammar(row: Language) -> bool:
     return grammar_of(row) is not None
 
 
-def parse(language: str, text: str, start: int = 0, *, like: SyntaxTree | None = None) -> SyntaxTree | None:
-    """The tree of `text`, which begins `start` code points into its document; None for a language without a grammar.
+def parse(
+    language: str, text: str, start: int = 0, *, like: SyntaxTree | None = None, limit_s: float = bounded.PARSE_S
+) -> SyntaxTree | None:
+    """The tree of `text`, which begins `start` code points into its document; None for a language without a grammar,
+    and for a text that takes more than `limit_s` of CPU time to parse.
 
     `like` is the tree of a similar text: what the two have in common at both ends is not parsed again.
     """
@@ -73,14 +78,21 @@ def parse(language: str, text: str, start: int = 0, *, like: SyntaxTree | None =
     grammar = grammar_of(row) if row else None
     if row is None or grammar is None:
         return None
-    data = text.encode("utf-8", "surrogatepass")
-    if like is None or like.row is not row:
-        return SyntaxTree(row, data, tree_sitter.Parser(grammar).parse(data), start)
-    if like.data == data and like.start == start:
-        return like
-    head = _common_length(like.data, data)
-    tail = _common_length(like.data[head:][::-1], data[head:][::-1])
-    return _reparsed(like, head, len(like.data) - tail, data, len(data) - tail, start)
+    data = _encoded(text)
+    if like is not None and like.row is row:
+        if like.data == data and like.start == start:
+            return like
+        head = _common_length(like.data, data)
+        tail = _common_length(like.data[head:][::-1], data[head:][::-1])
+        return _reparsed(like, head, len(like.data) - tail, data, len(data) - tail, start, limit_s)
+    tree = bounded.parse(grammar, data, limit_s=limit_s)
+    return None if tree is None else SyntaxTree(row, data, tree, start)
+
+
+def has_grammar_for(language: str) -> bool:
+    """Whether texts in the language have trees, unless they take too long to parse. Loads the grammar."""
+    row = languages.row_of(language)
+    return row is not None and has_grammar(row)
 
 
 class LastTree:
@@ -89,20 +101,46 @@ class LastTree:
 
     def __init__(self) -> None:
         self._tree: SyntaxTree | None = None
+        self._too_long: int | None = None
+        self._before: str | None = None
+        self._start: int | None = None
 
     def update(self, language: str, text: str, start: int) -> SyntaxTree | None:
-        """As `parse`."""
+        """As `parse`; a text that took too long is not tried again until it has become shorter."""
+        if self._too_long is not None and len(text) >= self._too_long:
+            return None
         last = self._tree if self._tree is not None and self._tree.start == start else None
         self._tree = parse(language, text, start, like=last)
+        self._too_long = len(text) if self._tree is None and has_grammar_for(language) else None
         return self._tree
 
 
-def spliced(tree: SyntaxTree, start: int, end: int, new_text: str) -> SyntaxTree:
-    """The tree after the document's `[start:end]` has become `new_text`; reuses what the edit does not touch."""
+    def start_outside_strings(self, language: str, text: Readable, start: int) -> int | None:
+        """`start`, or where the line begins that opens the string or comment around it: from there a part of `text`
+        parses as in the whole. None where the whole takes too long to parse.
+
+        Asks the tree of the whole text, and again only when the text before `start` has changed.
+        """
+        before = text[:start]
+        if before != self._before:
+            whole = parse(language, text[:])
+            self._before, self._start = before, whole and _outside_strings(whole, start)
+        return self._start
+
+
+def spliced(tree: SyntaxTree, start: int, end: int, new_text: str) -> SyntaxTree | None:
+    """The tree after the document's `[start:end]` has become `new_text`; reuses what the edit does not touch. None
+    where that takes too long to parse."""
     first, last = byte_offset(tree, start), byte_offset(tree, end)
     new = new_text.encode("utf-8", "surrogatepass")
-    data = tree.data[:first] + new + tree.data[last:]
+    data = _with_line_feeds(tree.data[:first] + new + tree.data[last:])
     return _reparsed(tree, first, last, data, first + len(new), tree.start)
+
+
+def error_count_after(tree: SyntaxTree, start: int, end: int, new_text: str) -> float:
+    """`error_count` of `spliced`; infinity where that takes too long to parse."""
+    after = spliced(tree, start, end, new_text)
+    return float("inf") if after is None else error_count(after)
 
 
 def nearby(tree: SyntaxTree, offset: int, reach: int = 1024) -> SyntaxTree:
@@ -120,7 +158,8 @@ def nearby(tree: SyntaxTree, offset: int, reach: int = 1024) -> SyntaxTree:
     kept = zip([0, *(end for _, end in left_out)], [*(start for start, _ in left_out), len(tree.data)], strict=True)
     data = b"".join(tree.data[start:end] for start, end in kept)
     start = tree.start + sum(code_point(tree, b) - code_point(tree, a) for a, b in left_out if b <= byte)
-    smaller = SyntaxTree(tree.row, data, tree_sitter.Parser(grammar).parse(data), start)
+    found = bounded.parse(grammar, data)
+    smaller = SyntaxTree(tree.row, data, found, start) if found is not None else tree
     return tree if error_count(smaller) > error_count(tree) else smaller
 
 
@@ -135,21 +174,30 @@ def _far_scopes(tree: SyntaxTree, first: int, last: int) -> Iterator[tuple[int, 
                 if start < first or end > last:
                     around.append(node)
             elif node.type in kinds and not node.has_error:
-                line, line_end = _line_start(tree.data, start), _line_end(tree.data, end)
-                if not tree.data[line:start].strip() and not tree.data[end:line_end].strip():
+                line, after = line_start(tree.data, start), line_end(tree.data, end)
+                if not tree.data[line:start].strip() and not tree.data[end:after].strip():
                     yield start, end
 
 
-def _reparsed(old: SyntaxTree, first: int, last: int, data: bytes, new_last: int, start: int) -> SyntaxTree:
+def _reparsed(
+    old: SyntaxTree, first: int, last: int, data: bytes, new_last: int, start: int, limit_s: float = bounded.PARSE_S
+) -> SyntaxTree | None:
     """The tree of `data`, which has the bytes `[first:new_last]` where the old one's text has `[first:last]`."""
     grammar = grammar_of(old.row)
     assert grammar is not None  # there is a tree
-    edited = old.tree.copy()
-    edited.edit(
-        first, last, new_last,
-        _point(old.data, first), _point(old.data, last), _point(data, new_last),
-    )  # fmt: skip
-    return SyntaxTree(old.row, data, tree_sitter.Parser(grammar).parse(data, edited), start)
+    tree = bounded.parse(
+        grammar, data, bounded.edited(old.tree, old.data, data, first, last, new_last), limit_s=limit_s
+    )
+    return None if tree is None else SyntaxTree(old.row, data, tree, start)
+
+
+def _encoded(text: str) -> bytes:
+    return _with_line_feeds(text.encode("utf-8", "surrogatepass"))
+
+
+def _with_line_feeds(data: bytes) -> bytes:
+    """With a line feed for each carriage return that ends a line alone."""
+    return _LONE_RETURN.sub(b"\n", data) if data.count(b"\r") != data.count(b"\r\n") else data
 
 
 def _common_length(a: bytes, b: bytes) -> int:
@@ -168,36 +216,44 @@ def _common_length(a: bytes, b: bytes) -> int:
 
 def error_count(tree: SyntaxTree) -> int:
     """Number of places that do not parse: what tree-sitter calls errors, and what it misses."""
-    return sum(1 for _ in _damage(tree))
+    return sum(1 for _ in damage(tree))
 
 
 def is_damaged_from(tree: SyntaxTree, start: int, end: int) -> bool:
     """Whether something does not parse that begins on the lines of the two offsets, or on the line behind them: not
     what has been broken since an earlier line, such as a bracket that is still to be closed."""
     data = tree.data
-    first, last = _line_start(data, byte_offset(tree, start)), _line_end(data, byte_offset(tree, end))
-    last = _line_end(data, min(last + 1, len(data)))
-    for node in _damage(tree):
-        at = node
-        if node.is_missing and node.parent is not None:
-            at = node.parent
-        if first <= at.start_byte <= last:
-            return True
-    return False
+    first, last = line_start(data, byte_offset(tree, start)), line_end(data, byte_offset(tree, end))
+    last = line_end(data, min(last + 1, len(data)))
+    return any(
+        first <= (parent if node.is_missing and parent is not None else node).start_byte <= last
+        for node, parent in damage(tree)
+    )
 
 
 def kind_at(tree: SyntaxTree, offset: int) -> CursorKind:
     """What the cursor at `offset` stands in; code inside an f-string is code."""
     row = tree.row
     byte = byte_offset(tree, offset)
-    for node in _upwards(_node_before(tree, byte)):
+    for node in upwards(tree, _node_before(tree, byte)):
         if node.type in row.comments and node.start_byte < byte and not _is_over(node, byte):
             return CursorKind.COMMENT
         if node.type in row.interpolations and byte < node.end_byte:
             return CursorKind.CODE
         if node.type in row.strings and _between_quotes(node, byte):
             return CursorKind.STRING
-    return CursorKind.STRING if _after_unclosed_quote(tree, byte) else CursorKind.CODE
+    return CursorKind.CODE if _unclosed_quote(tree, byte) is None else CursorKind.STRING
+
+
+def _outside_strings(tree: SyntaxTree, offset: int) -> int:
+    """`offset`, or the start of the line on which the outermost string or comment around it begins."""
+    byte = byte_offset(tree, offset)
+    around = list(upwards(tree, tree.tree.root_node.descendant_for_byte_range(byte, byte)))
+    for node in reversed(around):
+        if node.type in tree.row.strings | tree.row.comments and node.start_byte < byte < node.end_byte:
+            return code_point(tree, line_start(tree.data, node.start_byte))
+    quote = _unclosed_quote(tree, byte)
+    return offset if quote is None else code_point(tree, line_start(tree.data, quote))
 
 
 def inside_identifier(tree: SyntaxTree, offset: int) -> bool:
@@ -221,88 +277,48 @@ def scope_starts(tree: SyntaxTree, offset: int) -> list[int]:
     """
     data = tree.data
     byte = byte_offset(tree, offset)
-    line = _line_start(data, byte)
-    column = min(_indent(data, line), byte - line)
+    line = line_start(data, byte)
+    column = min(indent_at(data, line), byte - line)
     around: list[tuple[int, int, bool]] = []  # indentation, line start, whether the tree is certain
-    for node in reversed(list(_upwards(_code_before(tree, byte)))):
+    for node in reversed(list(upwards(tree, code_before(tree, byte)))):
         for opener in _scope_openers(node, byte, tree.row):
-            start = _line_start(data, opener.start_byte)
-            indent, holds = _indent(data, start), opener.end_byte > byte or tree.row.is_flat
+            start = line_start(data, opener.start_byte)
+            indent, holds = indent_at(data, start), opener.end_byte > byte or tree.row.is_flat
             if start < line and (indent < column or holds) and start not in (known for _, known, _ in around):
                 around = [outer for outer in around if outer[0] < indent or outer[2]]
                 around.append((indent, start, holds))
     return [code_point(tree, start) for _, start, _ in around]
 
 
-def block_expected(tree: SyntaxTree, offset: int) -> bool:
-    """Whether a block is due at `offset`: its header stands before, with nothing but a docstring between.
-
-    False where something follows on the line, and where the block has lines already.
-    """
-    data = tree.data
-    byte = byte_offset(tree, offset)
-    if data[byte : _line_end(data, byte)].strip():
-        return False
-    opener = _code_before(tree, byte)
-    string = opener.parent if opener is not None and tree.row.docstrings else None
-    if string is not None and string.type in tree.row.strings:
-        opener = _code_before(tree, string.start_byte)  # what stands before a docstring
-    if opener is None or opener.parent is None:
-        return False
-    if _code_before(tree, _line_end(data, opener.end_byte)) != opener:
-        return False
-    header = _header_start(tree, opener)
-    return header is not None and _next_indent(data, byte) <= _indent(data, _line_start(data, header))
-
-
-def _header_start(tree: SyntaxTree, last: tree_sitter.Node) -> int | None:
-    """Where the header begins that ends in the token `last`, in bytes; None if that ends no header."""
-    row, parent = tree.row, last.parent
-    assert parent is not None
-    if row.block_openers:
-        if last.type not in row.block_openers:
-            return None
-    elif last.type in _CLOSERS and parent.type not in row.blocks and not parent.type.endswith("parameters"):
-        return None
-    if parent.type in row.blocks:
-        return (parent.parent or parent).start_byte
-    line = _line_start(tree.data, last.start_byte)
-    line += _indent(tree.data, line)
-    header = parent.start_byte if row.block_openers and not parent.is_error else line
-    for start in (header, line):
-        keyword = tree.tree.root_node.descendant_for_byte_range(start, start)
-        if keyword is not None and keyword.type in row.block_keywords:
-            return start
-    if parent.is_error and last.type == "{" and tree.data[line : last.start_byte].rstrip().endswith((b")", b"=>")):
-        return line
-    return None
-
-
-def _damage(tree: SyntaxTree) -> Iterator[tree_sitter.Node]:
-    """Every ERROR and MISSING node, in the order of the text; steps over what is sound.
+def damage(tree: SyntaxTree) -> Iterator[tuple[tree_sitter.Node, tree_sitter.Node | None]]:
+    """Every ERROR and MISSING node with its parent, in the order of the text; steps over what is sound.
 
     A token that is missing may have no node (a line break in Python): then it is the node that lacks it.
     """
     cursor = tree.tree.walk()
+    around: list[tree_sitter.Node] = []  # to ask a node for its parent takes a walk from the root
     while True:
         node = cursor.node
         broken = node is not None and node.has_error
         if node is not None and broken and (node.is_error or not any(child.has_error for child in node.children)):
-            yield node
-        if (broken and cursor.goto_first_child()) or cursor.goto_next_sibling():
+            yield node, around[-1] if around else None
+        if node is not None and broken and cursor.goto_first_child():
+            around.append(node)
             continue
-        while True:
+        while not cursor.goto_next_sibling():
             if not cursor.goto_parent():
                 return
-            if cursor.goto_next_sibling():
-                break
+            around.pop()
 
 
-def _upwards(node: tree_sitter.Node | None) -> Iterator[tree_sitter.Node]:
-    """`node` and all that it stands in, innermost first."""
-    while node is not None:
-        yield node
-        node = node.parent
+def upwards(tree: SyntaxTree, node: tree_sitter.Node | None) -> Iterator[tree_sitter.Node]:
+    """`node` and all that it is in, innermost first."""
+    path: list[tree_sitter.Node] = []
+    at = tree.tree.root_node if node is not None else None
+    while node is not None and at is not None:
+        path.append(at)
+        at = at.child_with_descendant(node) if at != node else None
+    return reversed(path)
 
 
 def _node_before(tree: SyntaxTree, byte: int) -> tree_sitter.Node | None:
@@ -310,7 +326,7 @@ def _node_before(tree: SyntaxTree, byte: int) -> tree_sitter.Node | None:
     return tree.tree.root_node.descendant_for_byte_range(max(byte - 1, 0), byte)
 
 
-def _code_before(tree: SyntaxTree, byte: int) -> tree_sitter.Node | None:
+def code_before(tree: SyntaxTree, byte: int) -> tree_sitter.Node | None:
     """The last token before `byte` that is no comment, or None at the beginning of the text."""
     while byte := len(tree.data[:byte].rstrip()):
         node = _node_before(tree, byte)
@@ -331,17 +347,17 @@ def _is_over(comment: tree_sitter.Node, byte: int) -> bool:
     return byte >= comment.end_byte and (comment.text or b"").endswith(_COMMENT_ENDS)
 
 
-def _after_unclosed_quote(tree: SyntaxTree, byte: int) -> bool:
-    """Whether a string was opened before `byte` and never closed: its text parses as code, or not at all."""
-    for error in _damage(tree):
+def _unclosed_quote(tree: SyntaxTree, byte: int) -> int | None:
+    """The byte at which a string was opened before `byte` and never closed: its text parses as code, or not at all."""
+    for error, _ in damage(tree):
         if error.start_byte >= byte:
             break
         for quote in error.children:
             is_open = quote.type in tree.row.string_starts and quote.end_byte <= byte
             goes_on = (quote.text or b"").endswith(_LONG_STRINGS) or b"\n" not in tree.data[quote.end_byte : byte]
             if is_open and goes_on:
-                return True
-    return False
+                return quote.start_byte
+    return None
 
 
 def _scope_openers(node: tree_sitter.Node, byte: int, row: Language) -> Iterator[tree_sitter.Node]:
@@ -373,27 +389,15 @@ def code_point(tree: SyntaxTree, byte: int) -> int:
     return tree.start + count
 
 
-def _point(data: bytes, byte: int) -> tuple[int, int]:
-    """tree-sitter's row and byte column; its rows end at line feeds only."""
-    return data.count(b"\n", 0, byte), byte - (data.rfind(b"\n", 0, byte) + 1)
-
-
-def _line_start(data: bytes, byte: int) -> int:
+def line_start(data: bytes, byte: int) -> int:
     return max(data.rfind(b"\n", 0, byte), data.rfind(b"\r", 0, byte)) + 1
 
 
-def _line_end(data: bytes, byte: int) -> int:
+def line_end(data: bytes, byte: int) -> int:
     return min((at for at in (data.find(b"\n", byte), data.find(b"\r", byte)) if at >= 0), default=len(data))
 
 
-def _indent(data: bytes, line_start: int) -> int:
-    """Blank bytes at the beginning of a line."""
-    line = data[line_start : _line_end(data, line_start)]
+def indent_at(data: bytes, start: int) -> int:
+    """Blank bytes at the beginning of the line that starts at `start`."""
+    line = data[start : line_end(data, start)]
     return len(line) - len(line.lstrip())
-
-
-def _next_indent(data: bytes, byte: int) -> int:
-    """Indentation of the first line after the one of `byte` that is not blank; -1 if there is none."""
-    rest = data[_line_end(data, byte) :]
-    text_at = len(rest) - len(rest.lstrip())
-    return text_at - _line_start(rest, text_at) if text_at < len(rest) else -1

@@ -7,6 +7,7 @@ import re
 from tree_sitter import Node
 
 from dgemma_model.source import syntax
+from dgemma_model.source.blocks import block_expected
 from dgemma_model.source.fill_sites import (
     HoleContent,
     Site,
@@ -28,7 +29,6 @@ from dgemma_model.source.fill_sites import (
     text_of,
     trimmed,
     undecorated,
-    upwards,
 )
 from dgemma_model.source.syntax import SyntaxTree
 
@@ -38,10 +38,10 @@ def due_block(tree: SyntaxTree, offset: int) -> Site | None:
     data = tree.data
     start = line_start(data, byte_at(tree, offset))
     end = line_end(data, start)
-    if data[start:end].strip() or not syntax.block_expected(tree, code_points(tree, end)):
+    if data[start:end].strip() or not block_expected(tree, code_points(tree, end)):
         return None
     last = len(data[:start].rstrip()) - 1
-    docstring = next((node for node in upwards(node_at(tree, last)) if is_string(node)), None)
+    docstring = next((node for node in syntax.upwards(tree, node_at(tree, last)) if is_string(node)), None)
     if docstring is None:
         return None
     return site_between(tree, start, end, (indentation(data, docstring.start_byte), ""), (HoleContent.BLOCK,))
@@ -101,7 +101,7 @@ def missing_annotations(tree: SyntaxTree, offset: int) -> tuple[Site, ...]:
 
 def missing_arguments(tree: SyntaxTree, offset: int) -> Site | None:
     """A hole for each argument that the call at the cursor lacks, where the file defines what is called once."""
-    call = next((node for node in upwards(node_at(tree, byte_at(tree, offset))) if node.type == "call"), None)
+    call = next((node for node in syntax.upwards(tree, node_at(tree, byte_at(tree, offset))) if node.type == "call"), None)
     called = call and call.child_by_field_name("function")
     arguments = call and call.child_by_field_name("arguments")
     if called is None or arguments is None or arguments.type != "argument_list" or arguments.has_error:
@@ -178,6 +178,10 @@ def _required_parameters(tree: SyntaxTree, called: Node) -> list[str]:
 
 
 def _spans_lines_in_string(node: Node) -> bool:
-    if node.type == "string":
-        return node.start_point[0] != node.end_point[0]
-    return any(map(_spans_lines_in_string, node.children))
+    around = [node]
+    while around:
+        part = around.pop()
+        if part.type == "string" and part.start_point[0] != part.end_point[0]:
+            return True
+        around += part.children
+    return False

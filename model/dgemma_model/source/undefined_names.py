@@ -77,6 +77,7 @@ def unresolved(tree: SyntaxTree, start: int, end: int, pieces: Iterable[str]) ->
 @lru_cache(maxsize=128)
 def _signs(piece: str) -> tuple[bool, bool]:
     """Whether names may come from nowhere in a piece of a file, and whether the file is no fragment."""
+    piece = piece.replace("\r", "\n")
     return _FROM_NOWHERE.search(piece) is not None, _WHOLE_FILE.search(piece) is not None
 
 

@@ -1,0 +1,53 @@
+"""tree-sitter's parser with a time limit: some short texts take it minutes, and the parser can be stopped. No torch."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import tree_sitter
+
+logger = logging.getLogger(__name__)
+
+PARSE_S = 0.5
+"""CPU time that a parse may take, in seconds: one of 1,000,000 characters of ordinary code takes a third of it."""
+_READ_BYTES = 4096
+"""Bytes that the parser reads at a time; it can only be stopped while it reads a text in parts."""
+
+
+def parse(
+    grammar: tree_sitter.Language,
+    data: bytes,
+    old: tree_sitter.Tree | None = None,
+    *,
+    limit_s: float = PARSE_S,
+) -> tree_sitter.Tree | None:
+    """The tree of `data` (UTF-8); None, and a line in the log, where that takes more than `limit_s` of CPU time.
+
+    `old` is an edited tree (`edited`), of which the new one keeps what has not changed.
+    """
+    end = time.thread_time() + limit_s
+    try:
+        return tree_sitter.Parser(grammar).parse(
+            lambda offset, point: data[offset : offset + _READ_BYTES],
+            *([] if old is None else [old]),
+            progress_callback=lambda offset, has_error: time.thread_time() > end,
+        )
+    except ValueError:  # so the parser says that it was stopped
+        logger.warning("no syntax tree: parsing %d bytes takes more than %g s", len(data), limit_s)
+        return None
+
+
+def edited(
+    tree: tree_sitter.Tree, before: bytes, after: bytes, start: int, old_end: int, new_end: int
+) -> tree_sitter.Tree:
+    """A copy of the tree of `before`, told that `before[start:old_end]` has become `after[start:new_end]`."""
+    copy = tree.copy()
+    points = _point(before, start), _point(before, old_end), _point(after, new_end)
+    copy.edit(start, old_end, new_end, *points)
+    return copy
+
+
+def _point(data: bytes, byte: int) -> tuple[int, int]:
+    """tree-sitter's row and byte column."""
+    return data.count(b"\n", 0, byte), byte - (data.rfind(b"\n", 0, byte) + 1)
