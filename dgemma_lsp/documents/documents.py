@@ -177,18 +177,16 @@ def parsed(snapshot: Snapshot) -> Snapshot:
     The first one takes about 0.2 ms per 1,000 characters: not for the event loop. There is none where it takes too
     long (`bounded.PARSE_S`).
     """
-    start: int | None
     source, last = snapshot.source, snapshot.last_tree
     start, end = _stretch(source, snapshot.offset)
-    if start:
-        start = last.start_outside_strings(snapshot.language, source, start)
-    tree = None if start is None else last.update(snapshot.language, source[start:end], start)
+    part: tuple[int, int] | None = (start, end)
+    if (start, end) != (0, len(source)):
+        part = last.part_outside_strings(snapshot.language, source, start, end)
+    tree = last.update(snapshot.language, source[part[0] : part[1]], part[0]) if part else None
     return replace(snapshot, tree=tree)
 
 
-def parsed_whole(
-    snapshot: Snapshot, like: SyntaxTree | None = None, *, limit_s: float = bounded.PARSE_S
-) -> Snapshot:
+def parsed_whole(snapshot: Snapshot, like: SyntaxTree | None = None, *, limit_s: float = bounded.PARSE_S) -> Snapshot:
     """The snapshot with the tree of all its text, for what must not overlook anything; none of a very long one, and
     none where it takes more than `limit_s` of CPU time.
 

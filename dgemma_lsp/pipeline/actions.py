@@ -171,7 +171,7 @@ def _candidates(kind: ActionKind, snapshot: Snapshot, end: int) -> Iterator[Sequ
 
 def _placeholder_at(snapshot: Snapshot, start: int, end: int) -> tuple[str, Site] | None:
     """What stands for code that is yet to be written, on the lines between two offsets, and its label."""
-    tree, text = snapshot.tree, snapshot.text
+    tree = snapshot.tree
     assert tree is not None
     if start == end and (site := templates.empty_arguments(tree, start)) is not None:
         return "arguments", site
@@ -294,7 +294,7 @@ def _fitted(text: str, kind: HoleContent, snapshot: Snapshot, hole: int, *, comp
     cleaned = cleanup.clean(text, place, complete=complete or place.one_line, automatic=False)
     if isinstance(cleaned, NoSuggestion):
         return None
-    fill = cleaned.new_text.replace("\r\n", "\n").replace("\r", "\n")
+    fill = _line_feeds(cleaned.new_text)
     covered = snapshot.text[cleaned.start : cleaned.end]
     if covered:
         if not fill.endswith(covered):
@@ -337,7 +337,7 @@ def _edit(site: Site, fills: Sequence[str | None], text: str) -> Edit | None:
     for fill, piece in zip(fills, site.pieces[1:], strict=True):
         parts += [fill or "", piece]
     new_text = "".join(parts)
-    if new_text == text[site.start : site.end].replace("\r\n", "\n").replace("\r", "\n"):
+    if new_text == _line_feeds(text[site.start : site.end]):
         return None
     newline = insertion.place_at(text, site.start, one_line=False).newline
     return Edit(site.start, site.end, new_text.replace("\n", newline))
@@ -349,17 +349,21 @@ def _parses(language: str, text: str, tolerated: int) -> bool:
 
 
 def _is_refused(snapshot: Snapshot, after: str, edits: Sequence[Edit]) -> bool:
-    """Whether Python itself finds fault with what was edited; tree-sitter forgives a good deal.
+    """Whether Python itself refuses what was edited; tree-sitter forgives a good deal.
 
-    A fault elsewhere, or a text that this Python is too old or too small for, is no reason.
+    A fault that was there before, one elsewhere, or a text that this Python is too old or too small for, is no reason.
     """
     if snapshot.language != "python":
         return False
-    first = snapshot.text.count("\n", 0, edits[0].start) + 1
-    last = after.count("\n", 0, len(after) - (len(snapshot.text) - edits[-1].end)) + 1
-    return finds_fault(after, first, last)
+    first, changed = snapshot.source.line_at(edits[0].start), Text(after)
+    last = changed.line_at(len(after) - (len(snapshot.source) - edits[-1].end))
+    return finds_fault(_line_feeds(after), first + 1, last + 1, _line_feeds(snapshot.text))
 
 
 def _shortened(title: str) -> str:
     title = " ".join(title.split())
     return title if len(title) <= _MAX_TITLE_CHARS else title[: _MAX_TITLE_CHARS - 1] + "…"
+
+
+def _line_feeds(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")

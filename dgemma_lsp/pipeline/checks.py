@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot
 from dgemma_model.source import python_parser, syntax
+from dgemma_model.source.nearby import nearby
 from dgemma_model.source.syntax import CursorKind
 from dgemma_model.source.undefined_names import unresolved
 
@@ -26,16 +27,14 @@ def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[
     """
     if snapshot.tree is None:
         return lambda edit: None
-    tree = syntax.nearby(snapshot.tree, snapshot.offset)
+    tree = nearby(snapshot.tree, snapshot.offset)
     tolerated: float = syntax.error_count(tree)
     if tolerated:
-        tolerated = min(
-            tolerated, syntax.error_count_after(tree, snapshot.offset, snapshot.offset, tree.row.stand_in)
-        )
-    code = not invoked and syntax.kind_at(tree, snapshot.offset) is CursorKind.CODE
-    whole_lines = code and snapshot.language == "python"  # elsewhere half a file is often no file
-    names = names and not invoked and len(snapshot.source) <= _NAMES_CHARS
-    names = names and not snapshot.uri.startswith(_NOTEBOOK_CELL)
+        tolerated = min(tolerated, syntax.error_count_after(tree, snapshot.offset, snapshot.offset, tree.row.stand_in))
+    python = snapshot.language == "python" and syntax.kind_at(tree, snapshot.offset) is CursorKind.CODE
+    whole_lines = python and not invoked  # elsewhere half a file is often no file
+    in_notebook = snapshot.uri.startswith(_NOTEBOOK_CELL)
+    names = names and not invoked and not in_notebook and len(snapshot.source) <= _NAMES_CHARS
 
     def objection(edit: Edit) -> NoSuggestion | None:
         edited = syntax.spliced(tree, edit.start, edit.end, edit.new_text)
@@ -47,8 +46,11 @@ def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[
         end = edit.start + len(edit.new_text)
         if whole_lines and errors and (_opens(edit.new_text) or syntax.is_damaged_from(edited, edit.start, end)):
             return NoSuggestion.UNPARSEABLE
-        if whole_lines and python_parser.python_rejects(
-            snapshot.source, edit.start, edit.end, edit.new_text, may_be_newer=not errors
+        if python and python_parser.python_rejects(
+            *(snapshot.source, edit.start, edit.end, edit.new_text),
+            may_be_newer=not errors,
+            may_be_half=invoked,
+            in_notebook=in_notebook,
         ):
             return NoSuggestion.UNPARSEABLE
         if names and unresolved(edited, edit.start, end, snapshot.source.pieces()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import random
 from pathlib import Path
 
@@ -117,3 +118,130 @@ def test_no_line_that_someone_wrote_is_objected_to() -> None:
                     assert not python_rejects(without, start + at, start + at, line[at:]), (path.name, number + 1, at)
                     judged += 1
     assert judged > 300
+
+
+REFUSED = [
+    ("▮\n", "return x"),
+    ("x = 1\n▮\n", "await x"),
+    ("▮\n", "yield x"),
+    ("▮\n", "break"),
+    ("if a:\n    ▮\n", "continue"),
+    ("class A:\n    ▮\n", "return 1"),
+    ("class A:\n    ▮\n", "yield 1"),
+    ("def f():\n    ▮\n", "await g()"),
+    ("def f():\n    ▮\n", "async with a: pass"),
+    ("def f():\n    return ▮\n", "[x async for x in y]"),
+    ("for x in y:\n    def f():\n        ▮\n", "break"),
+    ("for x in y:\n    pass\n▮\n", "continue"),
+    ("async def f():\n    yield 1\n    ▮\n", "return 2"),
+    ("def f(a, ▮):\n    return a\n", "b, a"),
+    ("f = lambda a, ▮: a\n", "a"),
+    ("def f(a▮\n    return a\n", ", a):"),
+    ("f(a=1, ▮)\n", "a=2"),
+    ("class A(metaclass=B, ▮): pass\n", "metaclass=C"),
+    ("▮\n", "None = 1"),
+    ("▮\n", "f() = 1"),
+    ("▮\n", "__debug__ = 1"),
+    ("def f(▮): pass\n", "__debug__"),
+    ("x.▮\n", "__debug__ = 1"),
+    ("▮\n", "*a = b"),
+    ("▮ = c\n", "*a, *b"),
+    ("x = ▮\n", "*a"),
+    ("▮\n", "del f()"),
+    ("def f():\n    x = 1\n    ▮\n", "global x"),
+    ("def f(x):\n    ▮\n", "global x"),
+    ("def f():\n    ▮\n", "nonlocal x"),
+    ("▮\n", "nonlocal x"),
+    ("def f(x):\n    ▮\n", "nonlocal x"),
+    ("def f():\n    ▮\n", "from a import *"),
+    ("import a\n▮\n", "from __future__ import annotations"),
+    ("▮\nfrom __future__ import annotations\n", "import a"),
+    ("import a\n\n\ndef f():\n    ▮\n", "from __future__ import annotations"),
+    ("▮\n", "from __future__ import nothing_like_it"),
+    ("match x:\n    case ▮:\n        pass\n    case 1:\n        pass\n", "a"),
+    ("match x:\n    case ▮:\n        pass\n", "[a, a]"),
+    ("match x:\n    case (▮):\n        pass\n", "a | b"),
+    ("x = [▮ for a in b]\n", "(a := 1)"),
+    ("try:\n    pass\n▮\n    pass\nexcept E:\n    pass\n", "except:"),
+    ("a: int = 1\n▮\n", "(b, c): int"),
+]
+"""What parses, and is refused all the same: by the compiler's second stage, or by the second half of its first."""
+
+
+@pytest.mark.parametrize(("marked", "new"), REFUSED)
+def test_what_python_refuses_to_compile(marked: str, new: str) -> None:
+    assert objected(marked, new)
+
+
+@pytest.mark.parametrize(
+    ("marked", "new"),
+    [
+        ("return ▮\n", "x"),
+        ("if a:\n    return 1\n    ▮\n", "return 2"),
+        ("x = 1\nawait ▮\n", "f(x)"),
+        ("def f(a, a):\n    return ▮\n", "a"),
+        ("def f():\n    nonlocal x\n    ▮\n", "x = 1"),
+        ("import a\nfrom __future__ import annotations\n▮\n", "x = 1"),
+        ("import a\n▮\nfrom __future__ import annotations\n", "import b"),
+    ],
+)
+def test_what_was_refused_before_is_no_reason(marked: str, new: str) -> None:
+    assert not objected(marked, new)
+
+
+@pytest.mark.parametrize(
+    ("marked", "new"),
+    [
+        ('"""Text."""\n▮\n', "from __future__ import annotations"),
+        ("# text\n▮\nfrom __future__ import annotations\n", '"""Text."""'),
+        ("from __future__ import annotations\n▮\n", "from __future__ import division"),
+        ("from __future__ import (\n    ▮\n)\nimport a\n", "annotations,"),
+        ("def f():\n    for x in y:\n        ▮\n", "return x"),
+        ("async def f():\n    return ▮\n", "[x async for x in y]"),
+        ("def f():\n    x = 1\n    def g():\n        ▮\n", "nonlocal x"),
+        ("class A:\n    def f(self):\n        ▮\n", "yield super().f()"),
+    ],
+)
+def test_what_python_compiles(marked: str, new: str) -> None:
+    assert not objected(marked, new)
+
+
+@pytest.mark.parametrize(("marked", "new"), REFUSED)
+def test_half_a_line_may_not_parse_but_must_compile(marked: str, new: str) -> None:
+    before, after = marked.split("▮")
+    text = before + after
+    assert not python_rejects(text, len(before), len(before), "f(a b", may_be_half=True)
+    try:
+        ast.parse(before + new + after)
+    except SyntaxError:
+        return
+    assert python_rejects(text, len(before), len(before), new, may_be_half=True)
+
+
+def test_a_cell_of_a_notebook_may_await() -> None:
+    assert not python_rejects("x = ", 4, 4, "await f()", in_notebook=True)
+    assert python_rejects("", 0, 0, "return 1", in_notebook=True)
+
+
+def test_a_fault_of_the_second_stage_is_new_or_none() -> None:
+    assert finds_fault("x = 1\nreturn x\n", 2, 2, before="x = 1\n\n")
+    assert not finds_fault("x = 1\nreturn x\n", 2, 2)
+    assert not finds_fault("return 1\nx = 1\n", 2, 2, before="return 1\nx = \n")
+    assert not finds_fault("return 1\nx = 1\n", 2, 2, before="return 1\n\n")
+    assert finds_fault("return 1\ndef f(a, a): pass\n", 2, 2, before="return 1\n\n")
+    assert finds_fault("try:\n    pass\nexcept E:\n    pass\nfrom __future__ import division\n", 1, 4, before='"a"\n')
+
+
+def test_nothing_is_executed_or_folded_without_end(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    assert not objected("▮\n", f"open({str(made)!r}, 'w')")
+    assert not made.exists()
+    assert not objected("x = ▮\n", "'a' * 10**12 + 'b' * (1 << 10**9)")
+
+
+def test_no_nesting_takes_python_for_ever() -> None:
+    lines = [f"{' ' * depth}try:\n{' ' * depth} x\n{' ' * depth}finally:\n" for depth in range(1, 19)]
+    nested = f"def f():\n{''.join(lines)}{' ' * 19}"
+    assert not objected(f"{nested}▮\n", "y = 1")
+    assert objected(f"{nested}▮\n", "y = = 1")
+    assert not finds_fault(f"{nested}y = 1\n", 57, 57, before=f"{nested}pass\n")

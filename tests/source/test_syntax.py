@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from dgemma_model.source import structure, syntax
 from dgemma_model.source.blocks import block_expected
+from dgemma_model.source.nearby import nearby
 from dgemma_model.source.syntax import CursorKind, SyntaxTree
 
 NESTED = "class A:\n    def f(self):\n        x = foo(\n\n    def g(self):\n        return 1\n"
@@ -272,7 +272,8 @@ def test_splicing_any_text(text: str, new: str, data: st.DataObject) -> None:
     start, end = sorted((data.draw(st.integers(0, len(text))), data.draw(st.integers(0, len(text)))))
     tree = syntax.spliced(tree_of(text), start, end, new)
     assert tree is not None
-    assert tree.data.decode("utf-8", "surrogatepass") == re.sub("\r(?!\n)", "\n", text[:start] + new + text[end:])
+    data = tree.data.decode("utf-8", "surrogatepass")
+    assert data.replace("\r", "\n") == (text[:start] + new + text[end:]).replace("\r", "\n")
     assert (syntax.error_count(tree) > 0) == tree.tree.root_node.has_error
 
 
@@ -311,7 +312,7 @@ def test_an_edit_is_judged_nearby_as_in_the_whole(language: str, place: float, b
     at = start + len(before)
     whole = syntax.parse(language, text)
     assert whole is not None
-    near = syntax.nearby(whole, at)
+    near = nearby(whole, at)
     assert len(near.data) < 0.6 * len(whole.data)
     errors = [
         (syntax.error_count(tree), syntax.error_count(syntax.spliced(tree, at, at, edit))) for tree in (whole, near)
@@ -320,6 +321,6 @@ def test_an_edit_is_judged_nearby_as_in_the_whole(language: str, place: float, b
 
 
 def test_nothing_is_left_out_of_what_is_short_or_broken_all_over() -> None:
-    assert syntax.nearby(short := tree_of(NESTED), 30) is short
+    assert nearby(short := tree_of(NESTED), 30) is short
     broken = tree_of("def f(:\n    return (\n\n" * 400)
-    assert syntax.nearby(broken, 5000) is broken
+    assert nearby(broken, 5000) is broken

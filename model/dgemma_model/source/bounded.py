@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 
 import tree_sitter
 
@@ -28,11 +29,12 @@ def parse(
     """
     end = time.thread_time() + limit_s
     try:
-        return tree_sitter.Parser(grammar).parse(
+        parsed = partial(
+            tree_sitter.Parser(grammar).parse,
             lambda offset, point: data[offset : offset + _READ_BYTES],
-            *([] if old is None else [old]),
             progress_callback=lambda offset, has_error: time.thread_time() > end,
         )
+        return parsed() if old is None else parsed(old)  # to give it None is an error
     except ValueError:  # so the parser says that it was stopped
         logger.warning("no syntax tree: parsing %d bytes takes more than %g s", len(data), limit_s)
         return None

@@ -1,11 +1,18 @@
-"""What Python's own parser says of an edit: tree-sitter forgives a good deal, wrong indentation above all. No torch."""
+"""What Python's own compiler says of an edit: tree-sitter forgives a good deal, wrong indentation above all, and does
+not know what may stand where. Nothing is executed. No torch.
+
+The compiler refuses a text in one of two stages. What does not parse is refused in the first. `return` outside a
+function, a parameter that is there twice, `from __future__` below other code and the like are refused in the second.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+import symtable
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from dgemma_model.request import Readable
 
@@ -20,24 +27,71 @@ _DEFINES = re.compile(r"\s*(?:@|(?:async +def|def|class)\b)")
 _CLOSED_LATER = ("unmatched", "does not match")
 """Faults that lines further down have for want of something before them."""
 _STAND_IN = "_"
+_FINALLY = re.compile(r"^([ \t]*)finally\b", re.MULTILINE)
+_FINALLY_DEPTH = 5
+_FUTURE = re.compile(r"^[ \t]*from[ \t]+__future__[ \t]+import[ \t]*(?:\([^)]*\)|[^\n]*)", re.MULTILINE)
 
 
-def finds_fault(text: str, first: int, last: int) -> bool:
-    """Whether Python cannot parse the lines `[first:last]`, counted from 1, or the line of code behind them.
+class _Verdict(NamedTuple):
+    """What the compiler says of a text."""
 
+    error: SyntaxError | None
+    is_near: bool
+    """Whether it is about the edit, or the line of code behind it."""
+    parses: bool
+
+
+def finds_fault(text: str, first: int, last: int, before: str | None = None) -> bool:
+    """Whether Python cannot parse the lines `[first:last]` of `text`, counted from 1, or the line of code behind them.
+
+    With `before`, the text as it was, also whether Python refuses to compile them although it did not refuse before.
     A fault elsewhere, or a text that this Python is too old or too small for, is none.
     """
     error = _error(text) if len(text) <= MOST_CHARS else None
-    return error is not None and _is_near(error, text, first, last)
+    if error is None:
+        return False
+    if not _parses(text):
+        return _is_near(error, text, first, last)
+    if before is None:
+        return False
+    was = _error(before)
+    if was is None:
+        return True
+    if was.msg != error.msg:
+        return _is_near(error, text, first, last)
+    had = _own_faults(before)
+    return any(fault not in had for fault in _own_faults(text, first, last))
 
 
-def python_rejects(source: Readable, start: int, end: int, new: str, *, may_be_newer: bool = False) -> bool:
-    """Whether Python rejects `new` in the place of `source[start:end]`, whatever is wrong without it.
+def _own_faults(text: str, first: int = 1, last: int | None = None) -> list[str]:
+    """What the compiler has against each outermost statement on its own that touches the lines; empty for a text that
+    does not parse."""
+    if not _parses(text) or _takes_exponential_time(text):
+        return []
+    statements = ast.parse(text).body
+    near = [each for each in statements if (each.end_lineno or 0) >= first and (last is None or each.lineno <= last)]
+    return [error.msg for each in near if (error := _error(ast.Module([each], []))) is not None]
+
+
+def python_rejects(
+    source: Readable,
+    start: int,
+    end: int,
+    new: str,
+    *,
+    may_be_newer: bool = False,
+    may_be_half: bool = False,
+    in_notebook: bool = False,
+) -> bool:
+    """Whether Python refuses to compile `new` in the place of `source[start:end]`, whatever is wrong without it.
 
     What opens a block is sound without one where its line was begun already, or where its function ends: then the
     user is about to write it. `may_be_newer` says that another parser finds nothing wrong: the code may be of a newer
-    Python than this.
+    Python than this. With `may_be_half`, what does not parse is not refused. A cell of a notebook may `await` outside
+    functions.
     """
+    if _misplaces_future(source, start, end, new):
+        return True
     new = _line_feeds(new)
     above = _line_feeds(source[max(0, start - _REACH) : start]).split("\n")
     below = _line_feeds(source[end : end + _REACH]).split("\n")
@@ -51,26 +105,51 @@ def python_rejects(source: Readable, start: int, end: int, new: str, *, may_be_n
     head, tail = "\n".join(["if 1:"] * bool(margin) + above[top:]), below[1:bottom]
     first = head.count("\n") + 1
 
-    def parsed(middle: str, body: Sequence[str] = ()) -> tuple[SyntaxError | None, bool]:
-        text = "\n".join([head + middle + below[0], *body, *tail])
-        error = _error(text)
-        return error, error is not None and _is_near(error, text, first, first + middle.count("\n"))
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if in_notebook else 0
 
-    error, is_near = parsed(new)
+    def judged(middle: str, body: Sequence[str] = ()) -> _Verdict:
+        text = "\n".join([head + middle + below[0], *body, *tail])
+        error = _error(text, flags)
+        is_near = error is not None and _is_near(error, text, first, first + middle.count("\n"))
+        return _Verdict(error, is_near, error is None or _parses(text))
+
+    after = judged(new)
     line = f"{above[-1]}{new}{below[0]}".rpartition("\n")[2].rstrip()
-    if error is not None and line.endswith(":") and (above[-1].strip() or _ends_function(line, below[following - 1 :])):
-        error, is_near = parsed(new, _body_of(line))
-    if error is None:
+    is_begun = bool(above[-1].strip()) or _ends_function(line, below[following - 1 :])
+    if not after.parses and line.endswith(":") and is_begun:
+        after = judged(new, _body_of(line))
+    error, is_near, parses = after
+    if error is None or (may_be_half and not parses):
         return False
-    if parsed("")[0] is None:
+    without, named = judged(""), judged(_STAND_IN)
+    if without.error is None:
         return True
-    before, was_near = parsed(_STAND_IN)
+    if parses:
+        is_known = any(was.error is not None and was.error.msg == error.msg for was in (without, named))
+        return not is_known if without.parses or named.parses else is_near or error.lineno is None
+    before, was_near, _ = named
     if is_near:
         is_own = first <= (error.lineno or 0) <= first + new.count("\n")
         return (is_own and not may_be_newer) or isinstance(error, IndentationError) or not was_near
     if (error.lineno or 0) < first:
         return False
     return (was_near and isinstance(before, IndentationError)) or any(word in error.msg for word in _CLOSED_LATER)
+
+
+def _misplaces_future(source: Readable, start: int, end: int, new: str) -> bool:
+    """Whether an edit brings an import from `__future__` below other code, or other code above one."""
+    after = new + source[end : end + _REACH]
+    if "__future__" not in after or start > MOST_CHARS:
+        return False
+    before = source[:start]
+
+    def is_misplaced(rest: str) -> bool:
+        text = _line_feeds(before + rest)
+        ends = [found.end() for found in _FUTURE.finditer(text) if found.end() > len(before)]
+        error = _error(text[: ends[-1]]) if ends else None
+        return error is not None and "__future__" in error.msg
+
+    return is_misplaced(after) and not is_misplaced(source[end : end + _REACH])
 
 
 def _line_feeds(text: str) -> str:
@@ -139,13 +218,26 @@ def _next_code(lines: list[str], line: int) -> int | None:
     return None
 
 
-def _error(text: str) -> SyntaxError | None:
+def _error(code: str | ast.Module, flags: int = 0) -> SyntaxError | None:
+    """Why Python refuses to compile something; None also for what it is too old or too small to judge."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ast.parse(text)
+            if isinstance(code, str) and _takes_exponential_time(code):
+                symtable.symtable(code, "<text>", "exec")  # all that comes before code is made
+            else:
+                compile(code, "<text>", "exec", flags, dont_inherit=True, optimize=0)
     except SyntaxError as error:
         return error
-    except (ValueError, RecursionError, MemoryError):
+    except (ValueError, OverflowError, RecursionError, MemoryError):
         return None
     return None
+
+
+def _takes_exponential_time(text: str) -> bool:
+    """Whether `finally` may be nested deeply: each level doubles the code that is made, at least."""
+    return len(set(_FINALLY.findall(text))) > _FINALLY_DEPTH
+
+
+def _parses(text: str) -> bool:
+    return _error(text, ast.PyCF_ONLY_AST) is None

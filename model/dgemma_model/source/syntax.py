@@ -102,8 +102,9 @@ class LastTree:
     def __init__(self) -> None:
         self._tree: SyntaxTree | None = None
         self._too_long: int | None = None
-        self._before: str | None = None
-        self._start: int | None = None
+        self._outside: tuple[str, str] | None = None
+        self._grown: tuple[int, int] | None = None
+        """What part grew to, as far as from both ends of the text."""
 
     def update(self, language: str, text: str, start: int) -> SyntaxTree | None:
         """As `parse`; a text that took too long is not tried again until it has become shorter."""
@@ -114,18 +115,20 @@ class LastTree:
         self._too_long = len(text) if self._tree is None and has_grammar_for(language) else None
         return self._tree
 
+    def part_outside_strings(self, language: str, text: Readable, start: int, end: int) -> tuple[int, int] | None:
+        """`[start:end]`, grown to whole strings and comments: such a part of `text` parses as in the whole. None where
+        the whole takes too long to parse.
 
-    def start_outside_strings(self, language: str, text: Readable, start: int) -> int | None:
-        """`start`, or where the line begins that opens the string or comment around it: from there a part of `text`
-        parses as in the whole. None where the whole takes too long to parse.
-
-        Asks the tree of the whole text, and again only when the text before `start` has changed.
+        Asks the tree of the whole text, and again only when the text outside the part has changed.
         """
-        before = text[:start]
-        if before != self._before:
-            whole = parse(language, text[:])
-            self._before, self._start = before, whole and _outside_strings(whole, start)
-        return self._start
+        outside = text[:start], text[end:]
+        if outside != self._outside:
+            whole = parse(language, text[:]) if any(outside) else None
+            self._outside, self._grown = outside, None
+            if whole is not None:
+                left, right = _around_string(whole, start), _around_string(whole, end)
+                self._grown = left[0] if left else start, len(text) - (right[1] if right else end)
+        return (self._grown[0], len(text) - self._grown[1]) if self._grown else None
 
 
 def spliced(tree: SyntaxTree, start: int, end: int, new_text: str) -> SyntaxTree | None:
@@ -141,42 +144,6 @@ def error_count_after(tree: SyntaxTree, start: int, end: int, new_text: str) -> 
     """`error_count` of `spliced`; infinity where that takes too long to parse."""
     after = spliced(tree, start, end, new_text)
     return float("inf") if after is None else error_count(after)
-
-
-def nearby(tree: SyntaxTree, offset: int, reach: int = 1024) -> SyntaxTree:
-    """A smaller tree, in which edits near `offset` can be judged as in the whole one: without the functions and classes
-    that are sound and more than `reach` bytes away.
-
-    What an edit costs in a large tree depends on the text: in many a Python file next to nothing can be reused.
-    Offsets within `reach` mean the same in both trees.
-    """
-    byte = byte_offset(tree, offset)
-    grammar = grammar_of(tree.row)
-    left_out = sorted(_far_scopes(tree, byte - reach, byte + reach)) if len(tree.data) > 4 * reach else []
-    if not left_out or grammar is None:
-        return tree
-    kept = zip([0, *(end for _, end in left_out)], [*(start for start, _ in left_out), len(tree.data)], strict=True)
-    data = b"".join(tree.data[start:end] for start, end in kept)
-    start = tree.start + sum(code_point(tree, b) - code_point(tree, a) for a, b in left_out if b <= byte)
-    found = bounded.parse(grammar, data)
-    smaller = SyntaxTree(tree.row, data, found, start) if found is not None else tree
-    return tree if error_count(smaller) > error_count(tree) else smaller
-
-
-def _far_scopes(tree: SyntaxTree, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """The bytes of sound scopes that begin and end with lines and lie outside `[first:last]`; none inside another."""
-    kinds = tree.row.scopes | tree.row.scope_wrappers
-    around = [tree.tree.root_node]
-    while around:
-        for node in around.pop().children:
-            start, end = node.start_byte, node.end_byte
-            if end >= first and start <= last:
-                if start < first or end > last:
-                    around.append(node)
-            elif node.type in kinds and not node.has_error:
-                line, after = line_start(tree.data, start), line_end(tree.data, end)
-                if not tree.data[line:start].strip() and not tree.data[end:after].strip():
-                    yield start, end
 
 
 def _reparsed(
@@ -245,15 +212,16 @@ def kind_at(tree: SyntaxTree, offset: int) -> CursorKind:
     return CursorKind.CODE if _unclosed_quote(tree, byte) is None else CursorKind.STRING
 
 
-def _outside_strings(tree: SyntaxTree, offset: int) -> int:
-    """`offset`, or the start of the line on which the outermost string or comment around it begins."""
-    byte = byte_offset(tree, offset)
+def _around_string(tree: SyntaxTree, offset: int) -> tuple[int, int] | None:
+    """Start and end of the lines of the outermost string or comment around `offset`; to the end of the text for a
+    string that is never closed."""
+    byte, data = byte_offset(tree, offset), tree.data
     around = list(upwards(tree, tree.tree.root_node.descendant_for_byte_range(byte, byte)))
     for node in reversed(around):
         if node.type in tree.row.strings | tree.row.comments and node.start_byte < byte < node.end_byte:
-            return code_point(tree, line_start(tree.data, node.start_byte))
+            return code_point(tree, line_start(data, node.start_byte)), code_point(tree, line_end(data, node.end_byte))
     quote = _unclosed_quote(tree, byte)
-    return offset if quote is None else code_point(tree, line_start(tree.data, quote))
+    return None if quote is None else (code_point(tree, line_start(data, quote)), code_point(tree, len(data)))
 
 
 def inside_identifier(tree: SyntaxTree, offset: int) -> bool:

@@ -101,7 +101,8 @@ def missing_annotations(tree: SyntaxTree, offset: int) -> tuple[Site, ...]:
 
 def missing_arguments(tree: SyntaxTree, offset: int) -> Site | None:
     """A hole for each argument that the call at the cursor lacks, where the file defines what is called once."""
-    call = next((node for node in syntax.upwards(tree, node_at(tree, byte_at(tree, offset))) if node.type == "call"), None)
+    around = syntax.upwards(tree, node_at(tree, byte_at(tree, offset)))
+    call = next((node for node in around if node.type == "call"), None)
     called = call and call.child_by_field_name("function")
     arguments = call and call.child_by_field_name("arguments")
     if called is None or arguments is None or arguments.type != "argument_list" or arguments.has_error:
@@ -129,6 +130,8 @@ def try_except(tree: SyntaxTree, start: int, end: int) -> Site | None:
     statements = statements_in(tree, first, last)
     if not statements or any(node.has_error or _spans_lines_in_string(node) for node in statements):
         return None
+    if any(node.type == "future_import_statement" for node in statements):
+        return None  # nothing but a docstring may be above it
     begin, finish = statements[0].start_byte, statements[-1].end_byte
     line = line_start(tree.data, begin)
     if tree.data[line:begin].strip() or tree.data[finish : line_end(tree.data, finish)].strip():
