@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot
+from dgemma_lsp.documents.text import Text
 from dgemma_model.source import python_parser, syntax
 from dgemma_model.source.nearby import nearby
-from dgemma_model.source.syntax import CursorKind
+from dgemma_model.source.syntax import CursorKind, SyntaxTree
 from dgemma_model.source.undefined_names import unresolved
 
 _NAMES_CHARS = 100_000
@@ -16,6 +17,12 @@ _NAMES_CHARS = 100_000
 
 _NOTEBOOK_CELL = "vscode-notebook-cell:"
 """Names in such a document come from other cells, which the client need not have shown."""
+
+
+_NEIGHBOUR_LINES = 4
+"""How far away the nearest line with code may be,"""
+_NEIGHBOUR_CHARS = 400
+"""and how long."""
 
 
 def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[Edit], NoSuggestion | None]:
@@ -28,10 +35,14 @@ def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[
     if snapshot.tree is None:
         return lambda edit: None
     tree = nearby(snapshot.tree, snapshot.offset)
+    source, offset = snapshot.source, snapshot.offset
     tolerated: float = syntax.error_count(tree)
+    if tolerated and snapshot.language == "python":
+        tree, source = _without_broken_neighbours(tree, source, offset)
+        tolerated = syntax.error_count(tree)
     if tolerated:
-        tolerated = min(tolerated, syntax.error_count_after(tree, snapshot.offset, snapshot.offset, tree.row.stand_in))
-    python = snapshot.language == "python" and syntax.kind_at(tree, snapshot.offset) is CursorKind.CODE
+        tolerated = min(tolerated, syntax.error_count_after(tree, offset, offset, tree.row.stand_in))
+    python = snapshot.language == "python" and syntax.kind_at(tree, offset) is CursorKind.CODE
     whole_lines = python and not invoked  # elsewhere half a file is often no file
     in_notebook = snapshot.uri.startswith(_NOTEBOOK_CELL)
     names = names and not invoked and not in_notebook and len(snapshot.source) <= _NAMES_CHARS
@@ -47,7 +58,7 @@ def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[
         if whole_lines and errors and (_opens(edit.new_text) or syntax.is_damaged_from(edited, edit.start, end)):
             return NoSuggestion.UNPARSEABLE
         if python and python_parser.python_rejects(
-            *(snapshot.source, edit.start, edit.end, edit.new_text),
+            *(source, edit.start, edit.end, edit.new_text),
             may_be_newer=not errors,
             may_be_half=invoked,
             in_notebook=in_notebook,
@@ -58,6 +69,38 @@ def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[
         return None
 
     return objection
+
+
+def _without_broken_neighbours(tree: SyntaxTree, source: Text, offset: int) -> tuple[SyntaxTree, Text]:
+    """The same with the nearest lines of Python above and below as comments, where they do not parse whatever the
+    cursor's line says: their faults are not the suggestion's. Offsets stay the same."""
+    line = source.line_at(offset)
+    start, end = _content(source, line)
+    column = (start if start < end else offset) - source.line_start(line)
+    neutral = syntax.spliced(tree, start, end, "_".ljust(end - start)) if start < end else tree
+    for step in (-1, 1):
+        near = (_content(source, line + step * distance) for distance in range(1, _NEIGHBOUR_LINES + 1))
+        first, last = next(((first, last) for first, last in near if first < last), (0, 0))
+        is_far = max(abs(first - offset), last - first) > _NEIGHBOUR_CHARS
+        is_begun = step < 0 and _opens(source[first:last])  # the cursor's line goes on with it
+        is_outside = step > 0 and first - source.line_start(source.line_at(first)) < column
+        if first == last or neutral is None or is_far or is_begun or is_outside:
+            continue
+        comment = "#".ljust(last - first)
+        without = syntax.spliced(neutral, first, last, comment)
+        commented = syntax.spliced(tree, first, last, comment)
+        if without is not None and commented and syntax.error_count(without) < syntax.error_count(neutral):
+            neutral, tree, source = without, commented, source.replaced(first, last, comment)
+    return tree, source
+
+
+def _content(source: Text, line: int) -> tuple[int, int]:
+    """Where the visible part of a line begins and ends; of no length where there is none, or only a comment."""
+    start, end = (source.line_start(line), source.line_start(line + 1)) if line >= 0 else (0, 0)
+    text = source[start:end]
+    content = text.strip()
+    start += len(text) - len(text.lstrip()) if content else 0
+    return start, start if content.startswith("#") else start + len(content)
 
 
 def _opens(text: str) -> bool:

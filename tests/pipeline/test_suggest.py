@@ -308,7 +308,7 @@ LONG = "".join(f"def f{number}(request):\n    return request.path\n\n" for numbe
     ("opening", "closing", "language"),
     [
         ('SOURCE = """\n', '"""\n', "python"),
-        ("SOURCE = r\'\'\'\n", "\'\'\'\n", "python"),
+        ("SOURCE = r'''\n", "'''\n", "python"),
         ('class A:\n    text = f"""{a}\n', '{b}"""\n', "python"),
         ('SOURCE = """\n', "", "python"),
         ("let source = `\n", "`\n", "javascript"),
@@ -354,3 +354,35 @@ def test_a_string_that_is_closed_later_is_one_no_more() -> None:
 def test_line_ends_make_no_difference(marked: str, model: str, expected: str | None, newline: str) -> None:
     whole = marked.replace("▮", model + "▮")
     check(marked.replace("\n", newline), model, expected or whole.replace("\n", newline))
+
+
+BROKEN = [
+    *("y = 2 2", "y = = 2", "y = (", "y = )", "y = ]", "def", "a b c", "else:", "elif x:", "if", "return return"),
+    *("x = [1,", "class:", "@", "y = f(a b)", "$ 1", "for x", "print 'x'", "y = {1: 2, 3}", 'y = "abc'),
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize(
+    ("line", "model"),
+    [
+        ("    result = request.▮", "path"),
+        ("    result = ▮", "x + 1"),
+        ("    return f(▮", "x)"),
+        ("    return f(▮)", "request"),
+        ("    ▮", "y = 3"),
+    ],
+)
+def test_a_broken_line_above_or_below_is_no_reason(line: str, model: str, broken: str) -> None:
+    start, end = "def f(request, x):\n    z = 1\n", "    return x\n\n\ndef g():\n    return 1\n"
+    above = [] if broken.endswith(("(", ",")) else [f"    {broken}\n{line}\n"]  # what may go on is no broken line
+    for lines in (f"{line}\n    {broken}\n", f"{line}\n\n    # text\n    {broken}\n", *above):
+        marked = start + lines + end
+        check(marked, model, marked.replace("▮", f"{model}▮"))
+        check(marked, f"{model} {model}", "UNPARSEABLE")
+
+
+@pytest.mark.parametrize("below", ["      y = 1", "  y = 1"])
+def test_wrong_indentation_below_is_no_reason(below: str) -> None:
+    marked = f"def f(x):\n    z = 1\n    y = x.▮\n{below}\n    return y\n"
+    check(marked, "path", marked.replace("▮", "path▮"))

@@ -130,7 +130,10 @@ def python_rejects(
     before, was_near, _ = named
     if is_near:
         is_own = first <= (error.lineno or 0) <= first + new.count("\n")
-        return (is_own and not may_be_newer) or isinstance(error, IndentationError) or not was_near
+        is_indentation = isinstance(error, IndentationError)
+        if is_indentation and above[-1].strip() and before is not None and before.msg == error.msg:
+            return False  # the lines around were wrong already
+        return (is_own and not may_be_newer) or is_indentation or not was_near
     if (error.lineno or 0) < first:
         return False
     return (was_near and isinstance(before, IndentationError)) or any(word in error.msg for word in _CLOSED_LATER)
