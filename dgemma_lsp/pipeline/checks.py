@@ -8,6 +8,7 @@ from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot
 from dgemma_lsp.documents.text import Text
 from dgemma_model.source import python_parser, syntax
 from dgemma_model.source.nearby import nearby
+from dgemma_model.source.repeated_arguments import repeats_argument
 from dgemma_model.source.syntax import CursorKind, SyntaxTree
 from dgemma_model.source.undefined_names import unresolved
 
@@ -63,6 +64,8 @@ def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[
             may_be_half=invoked,
             in_notebook=in_notebook,
         ):
+            return NoSuggestion.UNPARSEABLE
+        if repeats_argument(edited, edit.start, end):
             return NoSuggestion.UNPARSEABLE
         if names and unresolved(edited, edit.start, end, snapshot.source.pieces()):
             return NoSuggestion.UNRESOLVED

@@ -7,13 +7,19 @@ which its text does not fit its place, and leaves everything else alone.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 from dgemma_lsp.documents.edits import Edit, NoSuggestion
 from dgemma_lsp.pipeline.insertion import Place, leading_blanks
 from dgemma_lsp.pipeline.retyped import CLOSERS, QUOTES, RETYPED, overlap_length, retyped_length
 
-_LOOP = re.compile(r"(.{3,}?)\1{5,}|(.{10,}?)\2{3,}")
+_LOOP = re.compile(r"(.{3,}?)\1{5,}|(.{10,}?)\2{3,}|(.{20,}?)\3{2,}(?=.)")
+"""Six times the same, four times if it is longer, or three times and the beginning of a fourth if it is long."""
+_UNSEEN = frozenset({"Cf", "Cc", "Zl", "Zp", "Co"})
+_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u2800\u3164\uffa0"
+"""Letters and marks, to Unicode, that have no shape."""
 _EXPRESSION_END = re.compile(r"""[\w)\]}"'](?=[\s,;:)\]}]|$)""")
 _LOOP_LINES = 4
 """The longest run of lines whose repetition is looked for, and"""
@@ -28,6 +34,8 @@ def clean(text: str, place: Place, *, complete: bool, automatic: bool) -> Edit |
     for a suggestion worth an interruption; when the user has asked, anything visible will do.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not invisible(text) <= invisible(place.before + place.after):
+        return NoSuggestion.INVISIBLE
     if not complete:
         text = drop_ragged_end(text)
     for rule in FITTING:
@@ -47,6 +55,20 @@ def clean(text: str, place: Place, *, complete: bool, automatic: bool) -> Edit |
     if automatic and is_undoing(text, place.deleted):
         return NoSuggestion.UNDOES
     return Edit(place.offset, place.offset + covered, text.replace("\n", place.newline))
+
+
+def invisible(text: str) -> frozenset[str]:
+    """The characters in `text` that cannot be seen, so that it may say something else than it seems to: controls of
+    the direction of writing, characters of no width, fillers, variation selectors after anything but a symbol."""
+    if text.isascii() and text.isprintable():
+        return frozenset()
+    found = set[str]()
+    for before, char in pairwise(" " + text):
+        category = unicodedata.category(char)
+        is_selector = "\ufe00" <= char <= "\ufe0f" and unicodedata.category(before) != "So"
+        if (category in _UNSEEN and char not in "\t\n\f") or is_selector or char in _FILLERS or char >= "\U000e0000":
+            found.add(char)
+    return frozenset(found)
 
 
 def is_line_above(text: str, place: Place) -> bool:
@@ -135,7 +157,7 @@ def drop_loop(text: str, place: Place) -> str:
                 return "\n".join(lines[: start + size])[len(_blank_before(place)) :]
     last = text[text.rfind("\n") + 1 :]
     for found in _LOOP.finditer(last):
-        unit_text = found[1] or found[2]
+        unit_text = found[1] or found[2] or found[3]
         if re.search(r"\w", unit_text) and unit_text.startswith(last[found.end() :]):
             return text[: len(text) - len(last) + found.start() + len(unit_text)]
     return text

@@ -152,3 +152,33 @@ def test_every_line_break_is_the_files(model: str, newline: str) -> None:
     edit = cleaned(f"def f():{newline}    ▮{newline}", model, block=True, automatic=False)
     if isinstance(edit, Edit):
         assert set(re.findall(r"\r\n|\n|\r", edit.new_text)) <= {newline}
+
+
+UNSEEN = [
+    *map(chr, range(0x200B, 0x2010)),
+    *map(chr, range(0x202A, 0x202F)),
+    *map(chr, range(0x2060, 0x2065)),
+    *map(chr, range(0x2066, 0x206A)),
+    *"\ufeff\u00ad\u061c\u180e\u3164\u115f\uffa0\u2800\u034f\u2028\u2029\ue000\x00\x1b\x7f\x85",
+    *"\U000e0041\U000e0101\U0001d173",
+]
+"""What cannot be seen: directions of writing, no width, fillers, controls, tags."""
+
+
+@pytest.mark.parametrize("char", UNSEEN, ids=ascii)
+@pytest.mark.parametrize("automatic", [False, True])
+def test_what_cannot_be_seen_is_not_suggested(char: str, *, automatic: bool) -> None:
+    for model in (f'is_{char}admin("user")', f'is_admin("user{char}")', f"{char}is_admin", f"first\n    sec{char}ond"):
+        assert cleaned("x = ▮\n", model, automatic=automatic, block=True) is NoSuggestion.INVISIBLE
+    for file in (f'x = "{char}" + ▮\n', f'x = ▮ + "{char}"\n'):
+        edit = cleaned(file, f'is_admin("user{char}")', automatic=automatic)
+        assert isinstance(edit, Edit) and char in edit.new_text
+        other = "\u202e" if char != "\u202e" else "\u2066"
+        assert cleaned(file, f"is_{other}admin()", automatic=automatic) is NoSuggestion.INVISIBLE
+    assert cleaned(f'y = "{char}"\nx = ▮\n', f"is_{char}admin", automatic=automatic) is NoSuggestion.INVISIBLE
+
+
+@pytest.mark.parametrize("text", ['"\u2764\ufe0f"', "größe", '"日本語"', "x\u0301", "naïve(a)", '"→ ✓ 😀"', "a\tb"])
+def test_what_can_be_seen_is_suggested(text: str) -> None:
+    edit = cleaned("x = ▮\n", text)
+    assert isinstance(edit, Edit) and edit.new_text == text

@@ -386,3 +386,15 @@ def test_a_broken_line_above_or_below_is_no_reason(line: str, model: str, broken
 def test_wrong_indentation_below_is_no_reason(below: str) -> None:
     marked = f"def f(x):\n    z = 1\n    y = x.▮\n{below}\n    return y\n"
     check(marked, "path", marked.replace("▮", "path▮"))
+
+
+@pytest.mark.parametrize("invoked", [False, True])
+def test_an_argument_by_name_is_not_given_twice(*, invoked: bool) -> None:
+    check("open(path, encoding=x, ▮)\n", "encoding=y", "UNPARSEABLE", invoked=invoked)
+    check("open(path, encoding=x, ▮)\n", "errors=path", "open(path, encoding=x, errors=path▮)\n", invoked=invoked)
+    check("<?php\nf(a: 1, ▮);\n", "a: 2", "UNPARSEABLE", invoked=invoked, language="php")
+
+
+def test_what_python_refuses_is_not_shown_to_who_asks_either() -> None:
+    check("class A:\n    ▮\n", "return 1", "UNPARSEABLE", invoked=True)
+    check("▮\n", "await f()", "UNPARSEABLE", invoked=True)

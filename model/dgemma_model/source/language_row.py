@@ -45,6 +45,8 @@ class Language:
     """Nodes in which such a token opens a block, whatever the header looks like."""
     block_keywords: frozenset[str] = frozenset()
     """First tokens of headers."""
+    named_arguments: frozenset[str] = frozenset()
+    """What has a name that may be there only once among its neighbours: arguments, fields, attributes."""
     stand_in: str = "_"
     """An expression wherever one may stand, to see what parses around the cursor."""
     is_flat: bool = False

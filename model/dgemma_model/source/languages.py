@@ -32,6 +32,7 @@ PYTHON = Language(
     block_openers=kinds(":"),
     block_keywords=kinds("async case class def elif else except finally for if match try while with"),
     docstrings=True,
+    named_arguments=kinds("keyword_argument"),
 )
 JAVASCRIPT = Language(
     name="javascript",
@@ -55,6 +56,7 @@ JAVASCRIPT = Language(
     block_openers=_BRACES,
     blocks=kinds("statement_block class_body switch_body"),
     block_keywords=kinds("function class if else for while do switch try catch finally async export"),
+    named_arguments=kinds("jsx_attribute"),
 )
 TYPESCRIPT = replace(
     JAVASCRIPT,
@@ -105,6 +107,7 @@ RUST = Language(
     block_openers=_BRACES,
     blocks=kinds("block declaration_list match_block field_declaration_list enum_variant_list"),
     block_keywords=kinds("fn pub impl trait struct enum mod if else for while loop match unsafe async"),
+    named_arguments=kinds("field_initializer"),
 )
 JAVA = Language(
     name="java",
@@ -126,6 +129,7 @@ JAVA = Language(
     block_openers=_BRACES,
     blocks=kinds("block class_body interface_body enum_body constructor_body switch_block"),
     block_keywords=kinds("class interface enum record public private protected static if else for while do switch try"),
+    named_arguments=kinds("element_value_pair"),
 )
 C = Language(
     name="c",
@@ -184,6 +188,7 @@ CSHARP = Language(
         "class struct record interface enum namespace public private protected internal static if else for foreach "
         "while do switch try catch finally using lock"
     ),
+    named_arguments=kinds("argument"),
 )
 RUBY = Language(
     name="ruby",
@@ -198,6 +203,7 @@ RUBY = Language(
     scope_keywords=kinds("def class module"),
     blocks=kinds("do_block block block_parameters"),
     block_keywords=kinds("def class module if unless while until case when begin else elsif ensure rescue for in"),
+    named_arguments=kinds("pair"),
 )
 PHP = Language(
     name="php",
@@ -221,6 +227,7 @@ PHP = Language(
         "function class interface trait enum abstract final public private protected static if else elseif for "
         "foreach while do switch try catch finally"
     ),
+    named_arguments=kinds("argument"),
 )
 LUA = Language(
     name="lua",
@@ -261,6 +268,7 @@ HTML = Language(
     string_starts=frozenset({'"', "'"}),
     identifiers=kinds("tag_name attribute_name"),
     scopes=kinds("element script_element style_element"),
+    named_arguments=kinds("attribute"),
 )
 CSS = Language(
     name="css",
