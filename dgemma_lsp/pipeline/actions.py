@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import islice
 from operator import lt
+from urllib.parse import urlsplit
 
 from dgemma_lsp.documents.documents import is_too_complex, parsed_whole
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Rewrite, Snapshot, apply_all
@@ -27,6 +28,7 @@ REPAIR_NOISE = (0.1, 0.3, None)
 _MAX_REVISED_CHARS = 120
 """A longer span is written anew: it would not fit into a canvas."""
 
+_STUBS = (".pyi", ".d.ts", ".d.mts", ".d.cts")
 _MAX_TITLE_CHARS = 72
 _GROUP_CHARS = 600
 """Holes that are further apart than this are not filled in one canvas: all between them would be in it."""
@@ -80,8 +82,7 @@ def offered(snapshot: Snapshot, end: int, problems: Sequence[Problem] = ()) -> l
     placeholder = _placeholder_at(snapshot, start, end)
     if placeholder is not None:
         actions.append(Action(ActionKind.FILL, f"Fill this hole ({placeholder[0]})", start, end))
-    unfinished = (found for found in placeholders.placeholders(tree) if found.unfinished)
-    if len(list(islice(unfinished, 2))) == 2:
+    if len(list(islice(_unfinished(snapshot), 2))) == 2:
         actions.append(Action(ActionKind.FILL_ALL, "Fill all holes in this file", start, end))
     if start < end and fill_sites.selected_unit(tree, start, end) is not None:
         actions.append(Action(ActionKind.REWRITE, "Rewrite selection", start, end))
@@ -142,14 +143,15 @@ def _candidates(kind: ActionKind, snapshot: Snapshot, end: int) -> Iterator[Sequ
             if (placeholder := _placeholder_at(snapshot, start, end)) is not None:
                 yield [placeholder[1]]
         case ActionKind.FILL_ALL:
-            if sites := [found.site for found in placeholders.placeholders(tree) if found.unfinished]:
+            if sites := [found.site for found in _unfinished(snapshot)]:
                 yield sites
         case ActionKind.REWRITE:
             if (unit := fill_sites.selected_unit(tree, start, end)) is not None:
                 yield [_in_place_of(snapshot.text, *unit)]
         case ActionKind.REPAIR:
             first, last = fill_sites.unit_around(tree, start, end)
-            if first < last and fill_sites.errors_within(tree, first, last):
+            in_comment = syntax.kind_at(tree, last) is syntax.CursorKind.COMMENT
+            if first < last and not in_comment and fill_sites.errors_within(tree, first, last):
                 yield [
                     Site(last, last, ("", ""), (HoleContent.LINE,))
                 ]  # what is missing is most often missing at the end
@@ -173,6 +175,8 @@ def _placeholder_at(snapshot: Snapshot, start: int, end: int) -> tuple[str, Site
     """What stands for code that is yet to be written, on the lines between two offsets, and its label."""
     tree = snapshot.tree
     assert tree is not None
+    if _is_stub(snapshot):
+        return None
     if start == end and (site := templates.empty_arguments(tree, start)) is not None:
         return "arguments", site
     first, last = snapshot.source.line_at(start), snapshot.source.line_at(end)
@@ -181,6 +185,17 @@ def _placeholder_at(snapshot: Snapshot, start: int, end: int) -> tuple[str, Site
         return found.label, found.site
     due = templates.due_block(tree, start) if start == end and snapshot.language == "python" else None
     return ("empty body", due) if due is not None else None
+
+
+def _unfinished(snapshot: Snapshot) -> Iterator[placeholders.Placeholder]:
+    """The placeholders that nobody leaves like that."""
+    tree = None if _is_stub(snapshot) else snapshot.tree
+    return (found for found in placeholders.placeholders(tree) if found.unfinished) if tree is not None else iter(())
+
+
+def _is_stub(snapshot: Snapshot) -> bool:
+    """Whether the document only declares what is written elsewhere, so that no code belongs into it."""
+    return urlsplit(snapshot.uri).path.lower().endswith(_STUBS)
 
 
 def _in_place_of(text: str, start: int, end: int) -> Site:

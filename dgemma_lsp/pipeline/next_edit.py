@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 
 from dgemma_lsp.documents.edits import Edit, Snapshot, common_start
 from dgemma_lsp.documents.text import Text
-from dgemma_model.source import rename_sites
+from dgemma_model.source import rename_sites, syntax
 
 _KEPT = 16
 """Documents whose latest rename is remembered."""
 _WORD = re.compile(r"\w+")
 _MAX_WORD_CHARS = 80
+_PARSE_S = 0.1
+"""CPU time that parsing the text from before a rename may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +56,20 @@ class Renames:
             self._of.popitem(last=False)
 
     def next_edit(self, snapshot: Snapshot) -> Edit | None:
-        """The next place to change in a parsed document: the first one after the cursor, else the first of all."""
+        """The next place to change in a parsed document: the first one after the cursor, else the first of all. None
+        where the new name had a meaning there before: then there is no telling what stands for what."""
         rename = self._of.get(snapshot.uri)
         if rename is None or not rename.new or rename.latest != snapshot.source:
             return None
         if snapshot.tree is None or snapshot.language != "python":
             return None
         places = rename_sites.left_behind(snapshot.tree, rename.old, rename.new)
-        following = [place for place in places if place[0] >= snapshot.offset]
         if not places:
             return None
+        before = syntax.parse(snapshot.language, str(rename.before), like=snapshot.tree, limit_s=_PARSE_S)
+        if before is None or rename_sites.collides(before, rename.old, rename.new):
+            return None
+        following = [place for place in places if place[0] >= snapshot.offset]
         start, end = (following or places)[0]
         return Edit(start, end, rename.new)
 

@@ -217,3 +217,17 @@ def test_whatever_is_offered_can_be_done_to_no_harm(text: str, said: tuple[str, 
             assert answer.apply() != text
             assert syntax.error_count(after) <= syntax.error_count(snapshot.tree)
             assert all(a.end <= b.start for a, b in pairwise(answer.edits))
+
+
+STUB = "def f(a: int) -> int: ...\n\n\nclass A:\n    def g(self) -> str:\n        ...\n\n    def h(self): pass\n"
+
+
+@pytest.mark.parametrize("name", ["a.pyi", "A.PYI"])
+def test_no_code_goes_into_stubs(name: str) -> None:
+    for offset in range(len(STUB)):
+        at = parsed(Snapshot(f"file:///project/{name}", 7, "python", STUB, offset))
+        assert {ActionKind.FILL, ActionKind.FILL_ALL}.isdisjoint(action.kind for action in offered(at, offset))
+        for kind in (ActionKind.FILL, ActionKind.FILL_ALL):
+            assert list(rewrite(kind, at, offset, FakeInfiller(("return 1",)))) == [NoSuggestion.NOTHING_HERE]
+    at = parsed(Snapshot("file:///project/a.d.ts", 7, "typescript", "// TODO: declare f\n", 4))
+    assert ActionKind.FILL not in [action.kind for action in offered(at, 4)]

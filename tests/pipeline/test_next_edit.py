@@ -87,7 +87,7 @@ def test_a_word_that_is_typed_anew_letter_by_letter() -> None:
 
 
 def test_a_word_far_down_in_a_long_file() -> None:
-    before, renames = Text("# a line\n" * 5_000 + START + "# a line\n" * 5_000), Renames()
+    before, renames = Text("line = 1\n" * 5_000 + START + "line = 1\n" * 5_000), Renames()
     at = 9 * 5_000 + START.index("count")
     for end, letter in ((at + 5, ""), *((at + number, letter) for number, letter in enumerate("total"))):
         after = before.replaced(at if not letter else end, end, letter)
@@ -139,6 +139,32 @@ def test_an_edit_never_touches_what_was_just_typed(texts: list[str], data: st.Da
     if edit is not None:
         assert edit.apply(last) not in texts
         assert last[edit.start : edit.end] != edit.new_text
+
+
+@pytest.mark.parametrize(
+    ("before", "changed"),
+    [
+        ("def f(a, b):\n    return a + b\n", "def f(b, b):\n    return a + b\n"),
+        ("def f(a, *b):\n    return a + b\n", "def f(b, *b):\n    return a + b\n"),
+        ("def f(a):\n    b = 1\n    return a + b\n", "def f(b):\n    b = 1\n    return a + b\n"),
+        ("def f(a):\n    return a + b\n", "def f(b):\n    return a + b\n"),
+        ("a = 1\nb = 2\nprint(a, b)\n", "b = 1\nb = 2\nprint(a, b)\n"),
+        ("f = lambda a, b: a + b\n", "f = lambda b, b: a + b\n"),
+        ("def a(): pass\ndef b(): pass\na()\n", "def b(): pass\ndef b(): pass\na()\n"),
+        (
+            "class A:\n    def a(self): pass\n    def b(self): pass\n    def c(self): self.a()\n",
+            "class A:\n    def b(self): pass\n    def b(self): pass\n    def c(self): self.a()\n",
+        ),
+    ],
+)
+def test_two_names_never_become_one(before: str, changed: str) -> None:
+    assert after_next(typed(before, changed), changed) is None
+
+
+def test_the_name_may_mean_something_elsewhere() -> None:
+    before = "def g():\n    return x.b + b\n\n\ndef f(a):\n    return a + x.b + h(b=1)\n"
+    changed = before.replace("(a)", "(b)")
+    assert after_next(typed(before, changed), changed) == changed.replace("return a", "return b")
 
 
 @pytest.fixture(scope="module")

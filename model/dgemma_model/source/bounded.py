@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 PARSE_S = 0.5
 """CPU time that a parse may take, in seconds: one of 1,000,000 characters of ordinary code takes a third of it."""
-_READ_BYTES = 4096
+_READ_BYTES = 65_536
 """Bytes that the parser reads at a time; it can only be stopped while it reads a text in parts."""
 
 
@@ -25,18 +25,28 @@ def parse(
 ) -> tree_sitter.Tree | None:
     """The tree of `data` (UTF-8); None, and a line in the log, where that takes more than `limit_s` of CPU time.
 
-    `old` is an edited tree (`edited`), of which the new one keeps what has not changed.
+    `old` is an edited tree (`edited`), of which the new one keeps what has not changed. Where that takes long in
+    itself, as it does between thousands of comments, the text is parsed anew.
     """
+    tree = _stopped_after(grammar, data, old, limit_s / 4) if old is not None else None
+    tree = tree or _stopped_after(grammar, data, None, limit_s)
+    if tree is None:
+        logger.warning("no syntax tree: parsing %d bytes takes more than %g s", len(data), limit_s)
+    return tree
+
+
+def _stopped_after(
+    grammar: tree_sitter.Language, data: bytes, old: tree_sitter.Tree | None, limit_s: float
+) -> tree_sitter.Tree | None:
     end = time.thread_time() + limit_s
+    parsed = partial(
+        tree_sitter.Parser(grammar).parse,
+        lambda offset, point: data[offset : offset + _READ_BYTES],
+        progress_callback=lambda offset, has_error: time.thread_time() > end,
+    )
     try:
-        parsed = partial(
-            tree_sitter.Parser(grammar).parse,
-            lambda offset, point: data[offset : offset + _READ_BYTES],
-            progress_callback=lambda offset, has_error: time.thread_time() > end,
-        )
         return parsed() if old is None else parsed(old)  # to give it None is an error
     except ValueError:  # so the parser says that it was stopped
-        logger.warning("no syntax tree: parsing %d bytes takes more than %g s", len(data), limit_s)
         return None
 
 

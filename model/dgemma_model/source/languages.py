@@ -72,8 +72,16 @@ TYPESCRIPT = replace(
     signatures=JAVASCRIPT.signatures | kinds("type_alias_declaration enum_declaration function_signature"),
     blocks=JAVASCRIPT.blocks | kinds("interface_body enum_body"),
     block_keywords=JAVASCRIPT.block_keywords | kinds("interface enum namespace abstract declare"),
+    named_arguments=frozenset(),
 )
-TSX = replace(TYPESCRIPT, name="tsx", function="language_tsx", other_ids=("typescriptreact",), extensions=(".tsx",))
+TSX = replace(
+    TYPESCRIPT,
+    name="tsx",
+    function="language_tsx",
+    other_ids=("typescriptreact",),
+    extensions=(".tsx",),
+    named_arguments=JAVASCRIPT.named_arguments,
+)
 GO = Language(
     name="go",
     module="tree_sitter_go",

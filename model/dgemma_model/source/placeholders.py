@@ -50,7 +50,8 @@ _CANDIDATE = re.compile(
 )
 
 
-_NOT_TO_FILL = re.compile(rb"abstractmethod|overload")
+_DECLARES = re.compile(rb"abstractmethod|overload")
+_OVERLOADS = re.compile(rb"\boverload\b")
 
 
 def placeholders(tree: SyntaxTree, first_line: int = 0, last_line: int | None = None) -> Iterator[Placeholder]:
@@ -96,6 +97,8 @@ def _idle_body(tree: SyntaxTree, statement: Node, label: str) -> Placeholder | N
         return None
     header = block.parent
     assert header is not None  # a block is never a root
+    if _has_decorator(tree, header, _OVERLOADS):
+        return None
     start, pieces = statement.start_byte, ("", "")
     if header.start_point[0] == statement.start_point[0] or colon_line(header, block) == statement.start_point[0]:
         indent = deeper(tree.data, header.start_byte)
@@ -124,6 +127,8 @@ def _empty_body(tree: SyntaxTree, colon: Node) -> Placeholder | None:
         start = end
     if colon.type != ":" or not block_expected(tree, code_points(tree, end)):
         return None
+    if colon.parent is not None and _has_decorator(tree, colon.parent, _OVERLOADS):
+        return None
     site = site_between(tree, start, end, (f"\n{indent}", ""), (HoleContent.BLOCK,))
     return Placeholder(site, "empty body", first_row, last_row, unfinished=True)
 
@@ -151,11 +156,26 @@ def _todo(tree: SyntaxTree, comment: Node) -> Placeholder | None:
 
 
 def _is_declaration(tree: SyntaxTree, function: Node) -> bool:
-    """Whether a function is meant to have no body: abstract, overloaded, or in a protocol."""
-    wrapper = function.parent
-    decorated = wrapper is not None and wrapper.type == "decorated_definition"
-    if decorated and wrapper and _NOT_TO_FILL.search(tree.data, wrapper.start_byte, function.start_byte):
+    """Whether a function is meant to have no body: abstract, overloaded, in a protocol, or for type checkers."""
+    if _has_decorator(tree, function, _DECLARES) or _is_for_checkers(function):
         return True
     around = enclosing(function, "class_definition")
     bases = around and around.child_by_field_name("superclasses")
     return bool(bases and b"Protocol" in (bases.text or b""))
+
+
+def _has_decorator(tree: SyntaxTree, function: Node, pattern: re.Pattern[bytes]) -> bool:
+    wrapper = function.parent
+    decorated = wrapper is not None and wrapper.type == "decorated_definition"
+    return bool(decorated and wrapper and pattern.search(tree.data, wrapper.start_byte, function.start_byte))
+
+
+def _is_for_checkers(function: Node) -> bool:
+    """Whether a definition is under `if TYPE_CHECKING:`."""
+    around = function.parent
+    while around is not None:
+        condition = around.child_by_field_name("condition") if around.type == "if_statement" else None
+        if condition is not None and (condition.text or b"").endswith(b"TYPE_CHECKING"):
+            return True
+        around = around.parent
+    return False

@@ -30,6 +30,8 @@ def left_behind(tree: SyntaxTree, old: str, new: str) -> list[tuple[int, int]]:
     if len(scopes) != 1:
         return []
     scope = scopes.pop()
+    if sum(map(_is_parameter, definitions)) > 1:
+        return []
     old_nodes = [node for node in _occurrences(tree, old) if _is_inside(node, scope)]
     if any(is_bound(node) for node in old_nodes):
         return []
@@ -40,6 +42,21 @@ def left_behind(tree: SyntaxTree, old: str, new: str) -> list[tuple[int, int]]:
     if any(_is_parameter(node) for node in definitions):
         sites += [node for node in _occurrences(tree, old) if _is_keyword(node) and _called(node) == _name(scope)]
     return sorted((_code_points(tree, node.start_byte), _code_points(tree, node.end_byte)) for node in sites)
+
+
+def collides(tree: SyntaxTree, old: str, new: str) -> bool:
+    """Whether `new` means something already where `old` is defined, before anything is renamed: then the two would
+    become one."""
+    if not old.isidentifier() or not new.isidentifier():
+        return False
+    scopes = {_scope(node) for node in _occurrences(tree, old) if is_bound(node)}
+    names = [node for node in _occurrences(tree, new) if not _is_keyword(node)]
+    return any(
+        _is_inside(node, scope) and (_is_own_attribute(node) if _is_attribute(node) else True)
+        for node in names
+        for scope in scopes
+        if scope.type == "class_definition" or not _is_attribute(node)
+    )
 
 
 def _occurrences(tree: SyntaxTree, name: str) -> Iterator[Node]:

@@ -116,12 +116,12 @@ def missing_arguments(tree: SyntaxTree, offset: int) -> Site | None:
     missing = [name for name in required[positional:] if name.encode() not in names]
     if not missing:
         return None
-    closing = arguments.children[-1]
-    inside = tree.data[arguments.start_byte + 1 : closing.start_byte].rstrip()
-    joint = "" if not inside else " " if inside.endswith(b",") else ", "
+    *before, closing = arguments.children
+    last = next(child for child in reversed(before) if child.type != "comment")
+    joint = {"(": "", ",": " "}.get(last.type, ", ")
     pieces = [f"{joint}{missing[0]}=", *(f", {name}=" for name in missing[1:]), ""]
-    at = arguments.start_byte + 1 + len(inside)
-    return site_between(tree, at, closing.start_byte, tuple(pieces), (HoleContent.EXPRESSION,) * len(missing))
+    end = last.end_byte if before[-1].type == "comment" else closing.start_byte
+    return site_between(tree, last.end_byte, end, tuple(pieces), (HoleContent.EXPRESSION,) * len(missing))
 
 
 def try_except(tree: SyntaxTree, start: int, end: int) -> Site | None:
