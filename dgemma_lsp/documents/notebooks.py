@@ -1,62 +1,73 @@
 """Notebooks: the cells of one notebook, in one language, are one text to the model and documents of their own to the
-editor."""
+editor, and to Python: each runs alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from dgemma_lsp.documents.documents import Documents
-from dgemma_lsp.documents.edits import Edit, Snapshot
+from dgemma_lsp.documents.edits import Snapshot
 from dgemma_lsp.documents.text import Text
+from dgemma_model.source.syntax import LastTree
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A snapshot as the model is to see it, and how its edits become edits of the document that was asked about."""
+class Cell(NamedTuple):
+    """One cell of a notebook: the uri of its document, and whether it is code rather than prose."""
 
-    snapshot: Snapshot
-    shift: int = 0
-    """Where the document begins in what is seen."""
+    uri: str
+    is_code: bool
 
-    def edit_of(self, document: Snapshot, edit: Edit) -> Edit | None:
-        """The edit in terms of the document, or None where it reaches beyond it."""
-        start, end = edit.start - self.shift, edit.end - self.shift
-        return replace(edit, start=start, end=end) if 0 <= start <= end <= len(document.source) else None
+
+@dataclass
+class _Notebook:
+    cells: list[Cell]
+    last_tree: LastTree = field(default_factory=LastTree)
+    """Of the cells as one text."""
 
 
 class Notebooks:
-    """Which code cells, in their order, each open notebook has."""
+    """Which cells, in their order, each open notebook has."""
 
     def __init__(self) -> None:
-        self._cells: dict[str, list[str]] = {}
+        self._open: dict[str, _Notebook] = {}
 
-    def open(self, notebook: str, cells: Sequence[str]) -> None:
-        """Take a notebook in, with the uris of its cells."""
-        self._cells[notebook] = list(cells)
+    def open(self, notebook: str, cells: Sequence[Cell]) -> None:
+        """Take a notebook in, with all of its cells: clients count those of prose, too."""
+        self._open[notebook] = _Notebook(list(cells))
 
-    def replace_cells(self, notebook: str, start: int, count: int, cells: Sequence[str]) -> None:
+    def replace_cells(self, notebook: str, start: int, count: int, cells: Sequence[Cell]) -> None:
         """Put `cells` in place of `count` of them; numbers outside are moved to the nearest end."""
-        if notebook in self._cells:
-            self._cells[notebook][start : start + max(count, 0)] = cells
+        if notebook in self._open:
+            self._open[notebook].cells[start : start + max(count, 0)] = cells
+
+    def update(self, notebook: str, cell: Cell) -> None:
+        """A cell may have become code, or prose."""
+        if notebook in self._open:
+            cells = self._open[notebook].cells
+            cells[:] = [cell if cell.uri == other.uri else other for other in cells]
 
     def close(self, notebook: str) -> list[str]:
-        """Forget a notebook; its cells."""
-        return self._cells.pop(notebook, [])
+        """Forget a notebook; the uris of its cells."""
+        closed = self._open.pop(notebook, None)
+        return [cell.uri for cell in closed.cells] if closed is not None else []
 
-    def notebook_of(self, cell: str) -> str | None:
-        """The notebook of a cell, or None for any other document."""
-        return next((notebook for notebook, cells in self._cells.items() if cell in cells), None)
+    def notebook_of(self, uri: str) -> str | None:
+        """The notebook of a cell's document, or None for any other document."""
+        cells = ((notebook, cell) for notebook, found in self._open.items() for cell in found.cells)
+        return next((notebook for notebook, cell in cells if cell.uri == uri), None)
 
-    def seen(self, snapshot: Snapshot, documents: Documents) -> Seen:
-        """What the model is to see of a document: of a cell, all cells of its notebook in the same language."""
-        notebook = self.notebook_of(snapshot.uri)
-        if notebook is None:
-            return Seen(snapshot)
+    def around(self, snapshot: Snapshot, documents: Documents) -> Snapshot | None:
+        """What the model is to see of a cell with code: all such cells of its notebook in the same language, as one
+        document. None for any other document."""
+        notebook = self._open.get(self.notebook_of(snapshot.uri) or "")
+        if notebook is None or Cell(snapshot.uri, True) not in notebook.cells:
+            return None
         above: list[str] = []
         below: list[str] = []
         part = above
-        for uri in self._cells[notebook]:
+        for uri in (cell.uri for cell in notebook.cells if cell.is_code):
             document = documents.get(uri)
             if uri == snapshot.uri:
                 part = below
@@ -65,16 +76,16 @@ class Notebooks:
         before = "".join(_ended(text) for text in above)
         after = "".join(_ended(text) for text in below)
         own = snapshot.source
-        whole = Text(before + (_ended(str(own)) + after if after else str(own)))
-        joined = replace(
+        uris = {cell.uri for cell in notebook.cells}
+        return replace(
             snapshot,
-            source=whole,
+            source=Text(before + (_ended(str(own)) + after if after else str(own))),
             offset=snapshot.offset + len(before),
             tree=None,
+            last_tree=notebook.last_tree,
             edited_at=tuple(at + len(before) for at in snapshot.edited_at),
-            others=tuple(other for other in snapshot.others if other.uri not in self._cells[notebook]),
+            others=tuple(other for other in snapshot.others if other.uri not in uris),
         )
-        return Seen(joined, len(before))
 
 
 def _ended(text: str) -> str:

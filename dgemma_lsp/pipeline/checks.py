@@ -26,7 +26,9 @@ _NEIGHBOUR_CHARS = 400
 """and how long."""
 
 
-def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[Edit], NoSuggestion | None]:
+def _objections(
+    snapshot: Snapshot, *, names: bool, invoked: bool, in_notebook: bool = False
+) -> Callable[[Edit], NoSuggestion | None]:
     """What the syntax has against an edit at the cursor.
 
     The text may have as many errors as it has now, for it may well be broken there, but no more than with just any
@@ -45,7 +47,7 @@ def _objections(snapshot: Snapshot, *, names: bool, invoked: bool) -> Callable[[
         tolerated = min(tolerated, syntax.error_count_after(tree, offset, offset, tree.row.stand_in))
     python = snapshot.language == "python" and syntax.kind_at(tree, offset) is CursorKind.CODE
     whole_lines = python and not invoked  # elsewhere half a file is often no file
-    in_notebook = snapshot.uri.startswith(_NOTEBOOK_CELL)
+    in_notebook = in_notebook or snapshot.uri.startswith(_NOTEBOOK_CELL)
     names = names and not invoked and not in_notebook and len(snapshot.source) <= _NAMES_CHARS
 
     def objection(edit: Edit) -> NoSuggestion | None:

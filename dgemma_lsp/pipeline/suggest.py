@@ -34,12 +34,14 @@ def suggest(
     invoked: bool,
     variant: int = 0,
     names: bool = True,
+    notebook: Snapshot | None = None,
 ) -> Generator[Suggestion | NoSuggestion, None, None]:
     """The best answer so far after each denoising step; the last one is the answer.
 
     `invoked` says that the user asked: then comments, strings and doubts are no obstacle. A `variant` other than 0
     asks the model in another way, for another candidate. Without `names`, those in a suggestion may come from
-    elsewhere. Raises what `infiller` raises.
+    elsewhere; so they may in a cell of a `notebook`, which is all of it that the model is to see. Raises what
+    `infiller` raises.
     """
     if (reason := why_disabled(snapshot, infiller.languages, settings)) is not None:
         yield reason
@@ -59,8 +61,9 @@ def suggest(
         yield kind
         return
     place = insertion.place_at(snapshot.source, snapshot.offset, one_line=kind.one_line, deleted=snapshot.deleted)
-    request = request_for(snapshot, infiller, one_line=place.one_line, variant=variant)
-    objection = _objections(snapshot, names=names, invoked=invoked)
+    seen = snapshot if notebook is None else notebook
+    request = request_for(seen, infiller, one_line=place.one_line, variant=variant)
+    objection = _objections(snapshot, names=names, invoked=invoked, in_notebook=notebook is not None)
     watch.lap("context_ms")
 
     @lru_cache(maxsize=1)  # a step may well change nothing
@@ -100,14 +103,15 @@ def _is_settled(draft: Draft) -> bool:
 
 
 def candidates(
-    snapshot: Snapshot, infiller: InfillerLike, settings: Settings, count: int
+    snapshot: Snapshot, infiller: InfillerLike, settings: Settings, count: int, *, notebook: Snapshot | None = None
 ) -> Generator[Suggestion | NoSuggestion, None, None]:
-    """Up to `count` suggestions that differ, for a user who asked: the best one, with the others in it."""
+    """Up to `count` suggestions that differ, for a user who asked: the best one, with the others in it. `notebook`
+    as in `suggest`."""
     found: list[Suggestion] = []
     answer: Suggestion | NoSuggestion = NoSuggestion.EMPTY
     for variant in range(count):
         latest: Suggestion | NoSuggestion = NoSuggestion.EMPTY
-        for latest in suggest(snapshot, infiller, settings, invoked=True, variant=variant):
+        for latest in suggest(snapshot, infiller, settings, invoked=True, variant=variant, notebook=notebook):
             yield answer if found else latest
         if isinstance(latest, Suggestion) and latest.edit not in [other.edit for other in found]:
             found.append(latest)

@@ -10,6 +10,7 @@ from cattrs import Converter
 from lsprotocol import types
 
 from dgemma_lsp.documents.documents import Encoding, Position, TextChange
+from dgemma_lsp.documents.notebooks import Cell
 from dgemma_lsp.pipeline.actions import ActionKind
 
 MENU_TRIGGERS = [" ", ".", "(", "[", "{", "=", ",", ":"]
@@ -275,9 +276,9 @@ def content_changes(changes: Sequence[types.TextDocumentContentChangeEvent]) -> 
     ]
 
 
-def code_cells(cells: Sequence[types.NotebookCell]) -> list[str]:
-    """The uris of the cells that hold code."""
-    return [cell.document for cell in cells if cell.kind is types.NotebookCellKind.Code]
+def cells(found: Sequence[types.NotebookCell]) -> list[Cell]:
+    """The cells of a notebook, in their order."""
+    return [Cell(cell.document, cell.kind is types.NotebookCellKind.Code) for cell in found]
 
 
 def changed_uri(params: object) -> str | None:

@@ -189,7 +189,7 @@ def did_change_folders(server: DgemmaServer, params: types.DidChangeWorkspaceFol
 def did_open_notebook(server: DgemmaServer, params: types.DidOpenNotebookDocumentParams) -> None:
     """Take a notebook's cells in."""
     notebook = params.notebook_document
-    server.notebooks.open(notebook.uri, from_client.code_cells(notebook.cells))
+    server.notebooks.open(notebook.uri, from_client.cells(notebook.cells))
     for cell in params.cell_text_documents:
         server.open(cell.uri, cell.language_id, cell.version, cell.text)
 
@@ -200,14 +200,14 @@ def did_change_notebook(server: DgemmaServer, params: types.DidChangeNotebookDoc
     if changed is None:
         return
     if changed.structure is not None:
-        array = changed.structure.array
-        server.notebooks.replace_cells(
-            params.notebook_document.uri, array.start, array.delete_count, from_client.code_cells(array.cells or [])
-        )
+        array, cells = changed.structure.array, from_client.cells(changed.structure.array.cells or [])
+        server.notebooks.replace_cells(params.notebook_document.uri, array.start, array.delete_count, cells)
         for closed in changed.structure.did_close or []:
             server.forget(closed.uri)
-        for cell in changed.structure.did_open or []:
-            server.open(cell.uri, cell.language_id, cell.version, cell.text)
+        for opened in changed.structure.did_open or []:
+            server.open(opened.uri, opened.language_id, opened.version, opened.text)
+    for cell in from_client.cells(changed.data or []):
+        server.notebooks.update(params.notebook_document.uri, cell)
     for content in changed.text_content or []:
         changes = from_client.content_changes(content.changes)
         server.change(content.document.uri, content.document.version, changes)

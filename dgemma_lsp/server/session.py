@@ -172,33 +172,32 @@ class DgemmaServer(transport.StrictServer):
     def _steps(
         self, snapshot: Snapshot, using: Settings, *, invoked: bool, selected: Edit | None = None
     ) -> Callable[[InfillerLike], Steps[Suggestion]]:
-        """The work for one answer: the model sees the whole notebook, and what the menu would insert."""
+        """The work for one answer: the model sees the whole notebook, and what the menu would insert. What is
+        suggested is judged in its cell, which runs alone."""
         chosen = snapshot
         if selected is not None:
             chosen = _after(snapshot, selected)
         chosen = self.with_allowed_context(chosen)
-        seen = self.notebooks.seen(chosen, self.documents)
-        names = self.notebooks.notebook_of(snapshot.uri) is None
+        notebook = self.notebooks.around(chosen, self.documents)
 
-        def placed(edit: Edit) -> Edit | None:
-            inside = seen.edit_of(chosen, edit)
-            if inside is None or selected is None:
-                return inside
-            end = selected.end + inside.end - chosen.offset
-            return Edit(selected.start, end, selected.new_text + inside.new_text)
+        def placed(edit: Edit) -> Edit:
+            if selected is None:
+                return edit
+            end = selected.end + edit.end - chosen.offset
+            return Edit(selected.start, end, selected.new_text + edit.new_text)
 
         def steps(infiller: InfillerLike) -> Steps[Suggestion]:
-            at_cursor = parsed(seen.snapshot)
+            at_cursor, around = parsed(chosen), notebook and parsed(notebook)
             if invoked:
-                answers = candidates(at_cursor, infiller, using, CANDIDATES)
+                answers = candidates(at_cursor, infiller, using, CANDIDATES, notebook=around)
             else:
-                answers = suggest(at_cursor, infiller, using, invoked=False, names=names)
+                answers = suggest(at_cursor, infiller, using, invoked=False, notebook=around)
             for answer in answers:
                 if isinstance(answer, NoSuggestion):
                     yield answer
-                elif (edit := placed(answer.edit)) is not None:
-                    others = tuple(other for other in map(placed, answer.others) if other is not None)
-                    yield replace(answer, snapshot=snapshot, edit=edit, others=others)
+                else:
+                    others = tuple(map(placed, answer.others))
+                    yield replace(answer, snapshot=snapshot, edit=placed(answer.edit), others=others)
 
         return steps
 

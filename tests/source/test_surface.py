@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -244,12 +245,12 @@ def cell(number: int) -> str:
     return f"vscode-notebook-cell:/project/analysis.ipynb#{number}"
 
 
-def open_notebook(wire: Wire, *cells: str) -> None:
+def open_notebook(wire: Wire, *cells: str, prose: Sequence[int] = ()) -> None:
     document = {
         "uri": NOTEBOOK,
         "notebookType": "jupyter-notebook",
         "version": 1,
-        "cells": [{"kind": 2, "document": cell(number)} for number in range(len(cells))],
+        "cells": [{"kind": 1 if number in prose else 2, "document": cell(number)} for number in range(len(cells))],
     }
     items = [
         {
@@ -317,6 +318,53 @@ def test_a_notebook_changes(own_wire: Wire) -> None:
     closed = {"notebookDocument": {"uri": NOTEBOOK}, "cellTextDocuments": [{"uri": cell(1)}]}
     own_wire.notify("notebookDocument/didClose", closed)
     assert own_wire.text(cell(1)) is None and own_wire.text(cell(7)) is None
+
+
+def restructure(wire: Wire, start: int, deleted: int, *opened: tuple[int, int, str]) -> None:
+    """Put cells, each a number, a kind and a text, in the place of others."""
+    items = [{"uri": cell(number), "languageId": "python", "version": 1, "text": text} for number, _, text in opened]
+    cells = [{"kind": kind, "document": cell(number)} for number, kind, _ in opened]
+    structure = {"array": {"start": start, "deleteCount": deleted, "cells": cells}, "didOpen": items}
+    params = {"notebookDocument": {"uri": NOTEBOOK, "version": 2}, "change": {"cells": {"structure": structure}}}
+    wire.notify("notebookDocument/didChange", params)
+
+
+def test_clients_count_cells_of_prose_too(own_wire: Wire) -> None:
+    open_notebook(own_wire, "# One", "import a\n", "# Two", "import b\n", "path = ", prose=(0, 2))
+    restructure(own_wire, 3, 1, (7, 2, "import c\n"))
+    assert own_wire.request(INLINE, inline(cell(4), 0, 7, kind=1))
+    assert own_wire.request("test/seen", {})["prefix"] == "import a\nimport c\npath = "
+    restructure(own_wire, 0, 2)
+    assert own_wire.request(INLINE, inline(cell(4), 0, 7, kind=1))
+    assert own_wire.request("test/seen", {})["prefix"] == "import c\npath = "
+
+
+def test_a_cell_may_become_prose(own_wire: Wire) -> None:
+    open_notebook(own_wire, "import a\n", "path = ")
+    data = {"cells": {"data": [{"kind": 1, "document": cell(0)}]}}
+    own_wire.notify("notebookDocument/didChange", {"notebookDocument": {"uri": NOTEBOOK, "version": 2}, "change": data})
+    assert own_wire.request(INLINE, inline(cell(1), 0, 7, kind=1))
+    assert own_wire.request("test/seen", {})["prefix"] == "path = "
+
+
+@pytest.mark.parametrize(
+    ("above", "said"),
+    [
+        ("def f(x):\n    y = x", "    return y"),
+        ("try:\n    f()", "except ValueError:\n    pass"),
+        ("if a:\n    f()", "else:\n    g()"),
+        ("x = f(\n    1,", "    a=2)"),
+        ("def f(x):", "    return x"),
+        ("for a in b:", "    break"),
+    ],
+)
+@pytest.mark.parametrize("kind", [1, 2])
+def test_a_cell_never_goes_on_with_the_one_above(own_wire: Wire, above: str, said: str, kind: int) -> None:
+    own_wire.request("test/say", {"text": said})
+    open_notebook(own_wire, above, "", "x = ")
+    assert own_wire.request(INLINE, inline(cell(1), 0, 0, kind=kind)) == []
+    own_wire.request("test/say", {"text": "await f(x)"})
+    assert own_wire.request(INLINE, inline(cell(2), 0, 4, kind=kind))
 
 
 def test_notebooks_are_announced_to_clients_that_know_them() -> None:
