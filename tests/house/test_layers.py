@@ -71,7 +71,7 @@ HOMES = {
         f"dgemma_model.source.{name}"
         for name in (
             *("syntax", "structure", "outline", "undefined_names", "rename_sites"),
-            *("fill_sites", "placeholders", "templates"),
+            *("fill_sites", "placeholders", "templates", "blocks", "bounded", "repeated_arguments"),
         )
     },
     "threading": {  # a bounded wait, the model, standard input, batches
