@@ -22,7 +22,7 @@ class Settings:
     next_edit: bool = False
     nearby_files: bool = True
     debounce_ms: int = 60
-    time_budget_ms: int = 400
+    time_budget_ms: int = 1000
     checkpoint: str | None = None
     device: str | None = None
     log_level: str = "info"

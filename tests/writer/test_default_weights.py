@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -18,11 +19,16 @@ from dgemma_model.request import Draft, Excerpt, FillRequest
 
 FILLS = [
     ("python", "def area(width, height):\n    return ", "\n", "width * height"),
-    ("python", "import os\n\nfor name in names:\n    pa", "\n    print(path)\n", "th = os.path.join(folder, name)"),
+    (
+        "python",
+        "import os\n\ndef walk(folder):\n    for name in os.listdir(folder):\n        pa",
+        "\n        print(path)\n",
+        "th = os.path.join(folder, name)",
+    ),
     ("typescript", "function area(width: number, height: number): number {\n  return ", ";\n}\n", "width * height"),
     ("go", "func area(width, height int) int {\n\treturn ", "\n}\n", "width * height"),
     ("rust", "fn area(width: u32, height: u32) -> u32 {\n    ", "\n}\n", "width * height"),
-]  # fmt: skip
+]
 
 
 def last(prefix: str, suffix: str, **knobs: Any) -> Draft:
@@ -46,12 +52,6 @@ def test_lines_in_several_languages(language: str, prefix: str, suffix: str, exp
 def test_a_fill_ends_before_the_rest_of_its_line(prefix: str, suffix: str, expected: str) -> None:
     draft = last(prefix, suffix, one_line=True)
     assert draft.complete and draft.text.strip("\"'") == expected.strip("\"'")
-
-
-def test_several_lines_end_where_the_suffix_begins() -> None:
-    suffix = "\n\n    def norm(self):\n        return (self.x**2 + self.y**2) ** 0.5\n"
-    draft = last("class Point:\n    def __init__(self, x, y):\n        ", suffix, max_tokens=64)
-    assert draft.complete and draft.text.rstrip() == "self.x = x\n        self.y = y"
 
 
 def test_a_keystroke_costs_its_own_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,8 +104,9 @@ def test_it_serves_an_editor() -> None:
     default_weights()
     uri = "file:///space/area.go"
     with Wire(sys.executable, "-P", "-m", "dgemma_lsp", env={"DGEMMA_CHECKPOINTS": str(USERS_STORE)}) as wire:
-        wire.initialize()
-        wire.wait_until_loaded()
+        wire.initialize(initializationOptions={"time_budget_ms": 20_000})  # whatever else the machine does
+        while wire.request("dgemma/status", {"uri": uri})["state"] != "ready":  # loading takes seconds
+            time.sleep(0.2)
         wire.open(uri, "package main\n\nfunc area(width, height int) int {\n\treturn \n}\n", language="go")
         first, *_ = wire.request("textDocument/inlineCompletion", inline(uri, 3, 8, kind=1))
         assert first["insertText"] == "width * height"
