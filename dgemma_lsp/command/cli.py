@@ -147,6 +147,13 @@ def evaluate(
     calibration: Annotated[
         Path | None, typer.Option(metavar="FILE.svg", help="Plot there how far scores can be trusted.")
     ] = None,
+    unconfined: Annotated[
+        bool,
+        typer.Option(
+            "--run-model-programs-unconfined",
+            help="Where nothing confines programs that the model writes, run them with your own rights.",
+        ),
+    ] = False,
 ) -> None:
     """Fill held-out holes as the server would, and say how many are right."""
     from dgemma_lsp.command import eval_run
@@ -164,6 +171,7 @@ def evaluate(
             dials=dials,
             output=output,
             calibrate=calibration,
+            unconfined=unconfined,
         )
     except UserError as error:
         fail(str(error))
