@@ -216,5 +216,5 @@ OPTIONS: dict[str, Option] = {
 }
 assert list(OPTIONS) == [field.name for field in fields(Settings)]
 
-_EDITORS_OWN = frozenset({"trace", "path", "command", "server"})
-"""What editors keep in the same section for themselves."""
+_EDITORS_OWN = frozenset({"trace", "path", "command", "server", "token"})
+"""What editors keep in the same section for themselves, and what lets them in over TCP."""

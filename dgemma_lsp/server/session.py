@@ -48,7 +48,7 @@ _WATCH_S = 10.0
 _SILENCES = 512
 """Documents whose last silence is remembered."""
 
-_STOP_S = 2.0
+_STOP_S = 1.0
 """How long the end of the process may wait for a denoising step."""
 
 

@@ -124,6 +124,14 @@ def test_an_address_that_is_taken_is_named() -> None:
         assert_says(invoke("--tcp", address), f"cannot listen on {address}", "--tcp")
 
 
+def test_an_address_that_others_reach_and_a_token_that_others_read_are_refused(tmp_path: Path) -> None:
+    assert_says(invoke("--tcp", "0.0.0.0:7777"), "0.0.0.0 can be reached", "--insecure-listen")
+    (tmp_path / "token").write_text("a token that all can read")
+    (tmp_path / "token").chmod(0o644)
+    assert_says(invoke("--tcp", "127.0.0.1:7777", "--token-file", tmp_path / "token"), "chmod 600")
+    assert_says(invoke("--insecure-listen", "check"), "options go behind the command")
+
+
 def missing(directory: Path) -> None:
     (directory / "model.safetensors").unlink()
 

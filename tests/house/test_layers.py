@@ -76,7 +76,7 @@ HOMES = {
     },
     "threading": {  # a bounded wait, the model, standard input, batches
         "dgemma_model.checkpoint.pulling.hub",
-        "dgemma_lsp.server.worker", "dgemma_lsp.server.transport", "dgemma_model.train.data",
+        "dgemma_lsp.server.worker", "dgemma_lsp.server.streams", "dgemma_model.train.data",
     },
     "pathspec": {"dgemma_lsp.documents.exclusions"},
     "typer": {"dgemma_lsp.command.cli"},

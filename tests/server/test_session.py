@@ -256,10 +256,11 @@ def test_exit_while_the_model_loads() -> None:
 def test_over_tcp() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with Wire(sys.executable, "-P", str(FAKE_SERVER), "--tcp", str(port)) as wire:
+    with Wire(sys.executable, "-P", str(FAKE_SERVER), "--tcp", str(port), env={"DGEMMA_TOKEN": "the token"}) as wire:
         wire.wait_for_log("listening on")
         with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as client, client.makefile("rwb") as pipe:
-            request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"capabilities": {}}}
+            request = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
+            request["params"] = {"capabilities": {}, "initializationOptions": {"token": "the token"}}
             pipe.write(framed(json.dumps(request)))
             pipe.flush()
             length = int(pipe.readline().removeprefix(b"Content-Length: "))
