@@ -166,7 +166,10 @@ def did_change_configuration(server: DgemmaServer, params: types.DidChangeConfig
     if not params.settings and server.client.keeps_settings:
         server.in_background(_ask_again(server, before))
         return
-    server.configure(params.settings, server.configured)
+    settings_of_ours = settings.own_part(from_client.plain(params.settings))
+    if settings_of_ours is None:
+        return
+    server.configure(settings_of_ours, server.configured)
     _use_settings(server, before)
 
 

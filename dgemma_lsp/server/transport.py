@@ -75,6 +75,7 @@ class StrictProtocol(LanguageServerProtocol):
         """Set when the client said `exit` or is given up."""
         self.on_undecodable: Callable[[str, object], None] = lambda method, params: None
         """Told the method and raw parameters of each notification that could not be decoded."""
+        self._unanswered = set[str | int | float]()
 
     @property
     def exit_code(self) -> int:
@@ -124,12 +125,14 @@ class StrictProtocol(LanguageServerProtocol):
             if not initialized and message.method != types.INITIALIZE:
                 self._refuse(message.id, JsonRpcServerNotInitialized())
                 return
-            if message.id in self._request_futures:
+            if message.id in self._unanswered:
                 self._refuse(message.id, JsonRpcInvalidRequest("a request of this id is not answered yet"))
+                self._unanswered.add(message.id)
                 return
-            if len(self._request_futures) >= _MOST_REQUESTS and message.method != types.SHUTDOWN:
+            if len(self._unanswered) >= _MOST_REQUESTS and message.method != types.SHUTDOWN:
                 self._refuse(message.id, JsonRpcException("too many requests wait for an answer", _CANCELLED))
                 return
+            self._unanswered.add(message.id)
         elif isinstance(message, RPCNotification) and not initialized and message.method != types.EXIT:
             return
         super().handle_message(message)
@@ -165,6 +168,7 @@ class StrictProtocol(LanguageServerProtocol):
 
     def _send_response(self, msg_id: Any, result: Any | None = None, error: types.ResponseError | None = None) -> None:
         """As pygls does, but errors of who sent no id have a null, and none has a traceback, which is for the log."""
+        self._unanswered.discard(msg_id)
         if error is None:
             super()._send_response(msg_id, result)
             return
