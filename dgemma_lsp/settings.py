@@ -67,6 +67,18 @@ def parse(options: object, defaults: Settings = DEFAULTS) -> tuple[Settings, lis
     return replace(defaults, **good), complaints
 
 
+def own_part(options: object) -> object:
+    """What of a notification about settings is about ours: some clients send those of all servers at once.
+
+    Ours are under our name, or bare. No setting is an object, so an unknown bare name with one is another server's
+    section. None where all are others'.
+    """
+    if not isinstance(options, Mapping) or not options or SECTION in options:
+        return options
+    ours = {name: value for name, value in options.items() if name in OPTIONS or not isinstance(value, Mapping)}
+    return ours or None
+
+
 def table() -> str:
     """The settings as a Markdown table, for the documentation."""
     rows = [f"| `{name}` | `{_default(name)}` | {option.meaning} |" for name, option in OPTIONS.items()]
@@ -216,5 +228,5 @@ OPTIONS: dict[str, Option] = {
 }
 assert list(OPTIONS) == [field.name for field in fields(Settings)]
 
-_EDITORS_OWN = frozenset({"trace", "path", "command", "server"})
-"""What editors keep in the same section for themselves."""
+_EDITORS_OWN = frozenset({"trace", "path", "command", "server", "token"})
+"""What editors keep in the same section for themselves, and what lets them in over TCP."""

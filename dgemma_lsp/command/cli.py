@@ -35,26 +35,42 @@ DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs: cp
 def serve(
     context: typer.Context,
     tcp: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Listen there instead of on stdio.")] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What a TCP client must say; otherwise DGEMMA_TOKEN, or one that is logged."),
+    ] = None,
+    insecure_listen: Annotated[
+        bool, typer.Option("--insecure-listen", help="Listen where other machines can reach the server.")
+    ] = False,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Fill code in place with a block-diffusion model. Without a command: serve an editor over stdio."""
     if context.invoked_subcommand is not None:
-        if checkpoint is not None or device is not None or tcp is not None:
+        if any(option is not None for option in (checkpoint, device, tcp, token_file)) or insecure_listen:
             fail(f"options go behind the command: dgemma-lsp {context.invoked_subcommand} --checkpoint ...")
         return
     from dgemma_lsp.server import server
+    from dgemma_lsp.server.admission import AdmissionError
 
     if tcp is None:
-        raise typer.Exit(server.serve_stdio(checkpoint=checkpoint, device=device))
+        server.serve_stdio(checkpoint=checkpoint, device=device)
     host, _, port = tcp.rpartition(":")
     if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         fail(f"--tcp wants HOST:PORT, for example 127.0.0.1:7777, not {tcp!r}")
     try:
-        exit_code = server.serve_tcp(host.strip("[]"), int(port), checkpoint=checkpoint, device=device)
+        server.serve_tcp(
+            host.strip("[]"),
+            int(port),
+            checkpoint=checkpoint,
+            device=device,
+            token_file=token_file,
+            insecure=insecure_listen,
+        )
     except OSError as error:
         fail(f"cannot listen on {tcp}: {error.strerror or error}; pass another --tcp HOST:PORT")
-    raise typer.Exit(exit_code)
+    except AdmissionError as error:
+        fail(f"--tcp {tcp}: {error}")
 
 
 @app.command()
@@ -147,6 +163,13 @@ def evaluate(
     calibration: Annotated[
         Path | None, typer.Option(metavar="FILE.svg", help="Plot there how far scores can be trusted.")
     ] = None,
+    unconfined: Annotated[
+        bool,
+        typer.Option(
+            "--run-model-programs-unconfined",
+            help="Where nothing confines programs that the model writes, run them with your own rights.",
+        ),
+    ] = False,
 ) -> None:
     """Fill held-out holes as the server would, and say how many are right."""
     from dgemma_lsp.command import eval_run
@@ -164,6 +187,7 @@ def evaluate(
             dials=dials,
             output=output,
             calibrate=calibration,
+            unconfined=unconfined,
         )
     except UserError as error:
         fail(str(error))

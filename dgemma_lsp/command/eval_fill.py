@@ -59,11 +59,16 @@ class OneWayInfiller:
             yield draft
 
 
-def fill_case(case: Case, way: str, overrides: Overrides | None, infiller: Infiller) -> Fill:
-    """Fill one case, with a prompt that nothing is known of, run its tests, and see what the server would offer."""
+def fill_case(
+    case: Case, way: str, overrides: Overrides | None, infiller: Infiller, *, unconfined: bool = False
+) -> Fill:
+    """Fill one case, with a prompt that nothing is known of, run its tests, and see what the server would offer.
+
+    `unconfined` says that tests may run where nothing confines them; see `execution.run`.
+    """
     if overrides is None:
         texts = baseline_texts(case, way, elsewhere_of(case))
-        return Fill(case, texts, passed=_passed(case, texts))
+        return Fill(case, texts, passed=_passed(case, texts, unconfined=unconfined))
     asked = OneWayInfiller(infiller, overrides)
     if way not in ALONE:
         case = in_its_file(case)
@@ -80,7 +85,7 @@ def fill_case(case: Case, way: str, overrides: Overrides | None, infiller: Infil
             fill = replace(fill, proposed=proposed, is_offered=is_offered)
     except InfillError as error:
         return replace(fill, failure=str(error))
-    return replace(fill, passed=_passed(case, fill.texts))
+    return replace(fill, passed=_passed(case, fill.texts, unconfined=unconfined))
 
 
 def snapshot_of(case: Case) -> tuple[Snapshot, list[tuple[int, int]]]:
@@ -130,5 +135,5 @@ def _proposed(asked: OneWayInfiller, snapshot: Snapshot, *, names: bool) -> tupl
     return proposed, isinstance(offered, Suggestion)
 
 
-def _passed(case: Case, texts: Sequence[str]) -> bool | None:
-    return execution.run(case.task, texts[0]).passed if case.task is not None else None
+def _passed(case: Case, texts: Sequence[str], *, unconfined: bool) -> bool | None:
+    return execution.run(case.task, texts[0], unconfined=unconfined).passed if case.task is not None else None

@@ -26,7 +26,7 @@ from dgemma_lsp.command.eval_fill import Overrides, fill_case
 from dgemma_lsp.command.eval_tables import comparisons, tables
 from dgemma_lsp.command.loading import UserError, load_infiller
 from dgemma_lsp.command.opened import TASK_TOKENS, task_ends_with_line
-from dgemma_model.evaluation import calibration
+from dgemma_model.evaluation import calibration, confinement
 from dgemma_model.evaluation.baselines import BASELINES
 from dgemma_model.evaluation.cases import TASKS_FOLDER, Task, read_quiet, read_tasks
 from dgemma_model.evaluation.held_out import (
@@ -92,8 +92,12 @@ def evaluate(
     dials: bool = False,
     output: Path | None = None,
     calibrate: Path | None = None,
+    unconfined: bool = False,
 ) -> None:
     """Fill, judge, print, and write the table to `output`; a reliability plot of the default way to `calibrate`.
+
+    `unconfined` says that programs written by the model may run with the user's rights where nothing confines them;
+    otherwise cases that are judged by running them are left out there.
 
     Raises:
         UserError: no such way, kind or set, no such file, a broken one, or a checkpoint that cannot be used.
@@ -108,9 +112,11 @@ def evaluate(
             raise UserError(f"there is no folder {path.parent} for {path.name}")
     wanted = kinds or (DIAL_KINDS if dials and tasks is None else ())
     cases = drawn(_chosen_kinds(read_cases(tasks, one_line, held_out), wanted), sample)
+    if not unconfined and confinement.find() is None:
+        cases = without_programs(cases)
     infiller = load_infiller(checkpoint, device, cache_bytes=0)
     started = perf_counter()
-    runs = fill_all(cases, chosen, infiller, checkpoint, device)
+    runs = fill_all(cases, chosen, infiller, checkpoint, device, unconfined=unconfined)
     table = rows(checkpoint_name(infiller.name, checkpoint), runs)
     console = Console(width=160, highlight=False)
     for shown in tables(table):
@@ -174,6 +180,24 @@ def drawn(cases: Sequence[Case], count: int | None) -> list[Case]:
     return chosen
 
 
+def without_programs(cases: Sequence[Case]) -> list[Case]:
+    """The cases that are judged without running what the model wrote; says how many others there are.
+
+    Raises:
+        UserError: all are others.
+    """
+    kept = [case for case in cases if case.task is None]
+    if len(kept) < len(cases):
+        reason = (
+            f"{len(cases) - len(kept)} cases run programs that the model writes, and nothing confines programs here: "
+            "install bubblewrap, or allow user namespaces. --run-model-programs-unconfined runs them with your rights"
+        )
+        if not kept:
+            raise UserError(reason)
+        Console(stderr=True, highlight=False, markup=False).print(f"left out: {reason}", soft_wrap=True)
+    return kept
+
+
 def _chosen_ways(names: Sequence[str], *, dials: bool) -> dict[str, Overrides | None]:
     """Ways to fill by name, None for baselines, which know no requests."""
     baselines: dict[str, Overrides | None] = dict.fromkeys(BASELINES)
@@ -215,6 +239,7 @@ class Unit:
     way: str
     overrides: Overrides | None
     cases: Sequence[Case]
+    unconfined: bool
 
 
 def fill_all(
@@ -223,12 +248,14 @@ def fill_all(
     infiller: Infiller,
     checkpoint: str | None,
     device: str | None,
+    *,
+    unconfined: bool = False,
 ) -> dict[str, list[Fill]]:
     """Every case in every way, in their order; baselines leave out what only a server can decide."""
     units: list[Unit] = []
     for way, overrides in ways.items():
         fillable = [case for case in cases if overrides is not None or case.kind != QUIET]
-        units += [Unit(way, overrides, fillable[at : at + UNIT]) for at in range(0, len(fillable), UNIT)]
+        units += [Unit(way, overrides, fillable[at : at + UNIT], unconfined) for at in range(0, len(fillable), UNIT)]
     processes = min(_cores(), len(units)) if infiller.device == "cpu" else 1
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     done: dict[int, list[Fill]] = {}
@@ -257,7 +284,7 @@ def _work(
     """The number of each unit and its fills, as they come. What ends this early ends the processes, too."""
     if processes <= 1:
         for number, unit in enumerate(units):
-            yield number, [fill_case(case, unit.way, unit.overrides, infiller) for case in unit.cases]
+            yield number, _filled(unit, infiller)
         return
     before = signal.signal(
         signal.SIGTERM, signal.default_int_handler
@@ -290,8 +317,11 @@ def _infiller(checkpoint: str | None, device: str | None) -> Infiller:
 
 
 def _fill_unit(unit: Unit, checkpoint: str | None, device: str | None) -> list[Fill]:
-    infiller = _infiller(checkpoint, device)
-    return [fill_case(case, unit.way, unit.overrides, infiller) for case in unit.cases]
+    return _filled(unit, _infiller(checkpoint, device))
+
+
+def _filled(unit: Unit, infiller: Infiller) -> list[Fill]:
+    return [fill_case(case, unit.way, unit.overrides, infiller, unconfined=unit.unconfined) for case in unit.cases]
 
 
 # ------------------------------------------------------------------- tables

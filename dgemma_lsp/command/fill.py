@@ -20,6 +20,7 @@ from rich.text import Text
 from dgemma_lsp.command.loading import UserError, load_infiller
 from dgemma_lsp.command.opened import TASK_TOKENS, opened
 from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.documents.exclusions import Exclusions, size_rule
 from dgemma_lsp.pipeline.request_for import request_for
 from dgemma_lsp.pipeline.suggest import suggest
 from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, Watched, before_cursor
@@ -103,13 +104,17 @@ def snapshot_at(place: str) -> Snapshot:
     """The file of FILE:LINE:COLUMN with the cursor there; both count from 1, columns in characters.
 
     Raises:
-        UserError: not of that form, no such file, not text, or a position outside of it.
+        UserError: not of that form, no such file, one that is never read, not text, or a position outside of it.
     """
     form = re.fullmatch(r"(.+):([0-9]{1,30}):([0-9]{1,30})", place)
     if form is None:
         raise UserError(f"{place!r} is not FILE:LINE:COLUMN, for example src/app.py:12:5")
     name, line, column = form[1], int(form[2]), int(form[3])
     path = Path(name)
+    exclusions = Exclusions([Path.cwd().as_uri()])
+    for uri in (path.absolute().as_uri(), path.resolve().as_uri()):
+        if (rule := exclusions.rule(uri)) is not None:
+            raise UserError(f"{name} is never read: {rule}")
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
@@ -123,6 +128,8 @@ def snapshot_at(place: str) -> Snapshot:
     if not 1 <= column <= length + 1:
         raise UserError(f"line {line} of {name} has columns 1 to {length + 1}, there is no column {column}")
     offset = sum(len(text) + 1 for text in lines[: line - 1]) + column - 1
+    if (rule := size_rule(text, offset)) is not None:
+        raise UserError(f"{name} is not filled: {rule}")
     language = languages.language_of(path)
     return Snapshot(path.resolve().as_uri(), None, language, text, offset, syntax.parse(language, text))
 
@@ -225,12 +232,19 @@ def fill_batch(
                 print(json.dumps(answer), flush=True)
 
 
+def _json(line: bytes) -> object:
+    """What a line says; ValueError where it is no JSON, as NaN is none, which Python would read and write."""
+    found: object = json.loads(line)
+    json.dumps(found, allow_nan=False)
+    return found
+
+
 def _fill_task(
     line: bytes, number: int, infiller: Infiller, one_line: bool | None, steps: int | None, budget_ms: float | None
 ) -> dict[str, object]:
     task: object = None
     try:
-        task = json.loads(line)
+        task = _json(line)
         if not isinstance(task, dict):
             raise ValueError("not a JSON object")
         for key in ("prefix", "suffix"):

@@ -156,7 +156,10 @@ async def _rewritten(server: DgemmaServer, kind: ActionKind, snapshot: Snapshot,
         if (reason := server.refusal(snapshot)) is not None:
             answer = reason
         else:
-            answer = await server.worker.run(steps, lane=Lane.COMMAND, document=snapshot.uri, budget_s=_BUDGET_S)
+            place = kind, snapshot.offset, end
+            answer = await server.worker.run(
+                steps, lane=Lane.COMMAND, document=snapshot.uri, place=place, budget_s=_BUDGET_S
+            )
         if isinstance(answer, Rewrite) and not _is_current(server, snapshot):
             answer = NoSuggestion.STALE
     except Exception:

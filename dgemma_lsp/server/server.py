@@ -8,6 +8,8 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
 
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
@@ -18,7 +20,7 @@ from dgemma_lsp.documents.exclusions import Exclusions
 from dgemma_lsp.documents.workspace import Workspace
 from dgemma_lsp.pipeline.actions import ActionKind
 from dgemma_lsp.pipeline.infiller import InfillerLike
-from dgemma_lsp.server import code_actions, completions, from_client, to_client, transport
+from dgemma_lsp.server import admission, code_actions, completions, from_client, to_client, transport
 from dgemma_lsp.server.session import DgemmaServer, LoadInfiller
 from dgemma_lsp.settings import Settings
 from dgemma_model.source.excerpt import ExcerptBudget
@@ -164,7 +166,10 @@ def did_change_configuration(server: DgemmaServer, params: types.DidChangeConfig
     if not params.settings and server.client.keeps_settings:
         server.in_background(_ask_again(server, before))
         return
-    server.configure(params.settings, server.configured)
+    settings_of_ours = settings.own_part(from_client.plain(params.settings))
+    if settings_of_ours is None:
+        return
+    server.configure(settings_of_ours, server.configured)
     _use_settings(server, before)
 
 
@@ -262,19 +267,35 @@ def create_server(load_infiller: LoadInfiller, defaults: Settings | None = None)
     return server
 
 
-def serve_stdio(*, checkpoint: str | None = None, device: str | None = None) -> int:
-    """Serve one client on standard input and output; the exit code for the process.
+def serve_stdio(*, checkpoint: str | None = None, device: str | None = None) -> NoReturn:
+    """Serve one client on standard input and output, and end the process.
 
     `checkpoint` and `device` go before the client's settings.
     """
     log_to_stderr()
-    return transport.serve_stdio(create_server(_infiller_loader(checkpoint, device)))
+    transport.serve_stdio(create_server(_infiller_loader(checkpoint, device)))
 
 
-def serve_tcp(host: str, port: int, *, checkpoint: str | None = None, device: str | None = None) -> int:
-    """Serve the first client that connects to `host:port`; otherwise as `serve_stdio`."""
+def serve_tcp(
+    host: str,
+    port: int,
+    *,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    token_file: Path | None = None,
+    insecure: bool = False,
+) -> NoReturn:
+    """Serve the first client that connects to `host:port` and knows the token; otherwise as `serve_stdio`.
+
+    `insecure` says that other machines may reach it.
+
+    Raises:
+        OSError: nobody can listen there.
+        admission.AdmissionError: it is not safe, or the token is none.
+    """
     log_to_stderr()
-    return transport.serve_tcp(create_server(_infiller_loader(checkpoint, device)), host, port)
+    hosts, token = admission.addresses(host, port, insecure=insecure), admission.chosen_token(token_file)
+    transport.serve_tcp(create_server(_infiller_loader(checkpoint, device)), hosts, port, token)
 
 
 def log_to_stderr() -> None:

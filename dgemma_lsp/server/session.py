@@ -45,10 +45,13 @@ _LOOK_AHEAD_S = 0.15
 _WATCH_S = 10.0
 """How long a fill may be watched."""
 
+_INVOKED, _WATCHED = "invoked", "watched"
+"""Of these questions about a document only the newest is wanted."""
+
 _SILENCES = 512
 """Documents whose last silence is remembered."""
 
-_STOP_S = 2.0
+_STOP_S = 1.0
 """How long the end of the process may wait for a denoising step."""
 
 
@@ -159,6 +162,7 @@ class DgemmaServer(transport.StrictServer):
             self._steps(snapshot, using, invoked=invoked, selected=selected),
             lane=Lane.COMMAND if invoked else Lane.KEYSTROKE,
             document=uri,
+            place=_INVOKED if invoked else None,
             delay_s=delay_s,
             budget_s=using.time_budget_ms / 1000 * (CANDIDATES if invoked else 1),
         )
@@ -217,7 +221,9 @@ class DgemmaServer(transport.StrictServer):
             frames = Frames(send, before_cursor(snapshot))
             yield from suggest(parsed(snapshot), Watched(infiller, frames.see, verify=False), using, invoked=True)
 
-        return await self.worker.run(steps, lane=Lane.BACKGROUND, document=snapshot.uri, budget_s=_WATCH_S)
+        return await self.worker.run(
+            steps, lane=Lane.BACKGROUND, document=snapshot.uri, place=_WATCHED, budget_s=_WATCH_S
+        )
 
     def _look_ahead(self, suggestion: Suggestion, using: Settings) -> None:
         """While the user looks at a suggestion, work out what could follow once it is accepted."""
@@ -323,7 +329,7 @@ class DgemmaServer(transport.StrictServer):
         self.documents.close(uri)
         self.trees.forget(uri)
         self.renames.forget(uri)
-        self.worker.supersede(uri)
+        self.worker.forget(uri)
         self.memory.forget(uri)
         self.silences.pop(uri, None)
         self.rules.pop(uri, None)

@@ -7,16 +7,14 @@ answer, shows users its own errors, and exits with 0 whether or not it was asked
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
+import math
 import os
-import re
 import sys
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import InvalidStateError
-from typing import Any, BinaryIO
+from typing import Any, NoReturn
 
 from lsprotocol import types
 from pygls.exceptions import (
@@ -30,14 +28,34 @@ from pygls.lsp.server import LanguageServer
 from pygls.protocol import LanguageServerProtocol, lsp_method
 from pygls.protocol.json_rpc import RPCMessage, RPCNotification, RPCRequest
 
+from dgemma_lsp.server.admission import first_client
+from dgemma_lsp.server.streams import (
+    NotTheProtocolError,
+    PipeSource,
+    PipeWriter,
+    SocketWriter,
+    Writer,
+    bodies,
+    strict_bodies,
+)
+
 logger = logging.getLogger(__name__)
 
 CLIENT_WATCH_S = 2.0
 """Seconds between looks at whether the client's process still lives."""
 
-# A longer number is rubbish: to wait for a terabyte would be to go deaf.
-_CONTENT_LENGTH = re.compile(rb"Content-Length: *(\d{1,9})\s*$", re.IGNORECASE)
+_MOST_REQUESTS = 1000
+"""So many requests may be without an answer; no editor has that many."""
+
+_FLUSH_S = 0.5
+"""How long the end of a connection may wait for the client to read the last answers."""
+
+_INTERRUPTED = 130
+"""The exit code of who was interrupted."""
+
+_CANCELLED = types.LSPErrorCodes.ServerCancelled.value
 _EXPECTED = (types.LSPErrorCodes.ContentModified.value, types.LSPErrorCodes.RequestFailed.value)
+_INTERNAL = "the request failed; the server's log says why"
 _DOCUMENT_METHODS = (
     types.TEXT_DOCUMENT_DID_OPEN,
     types.TEXT_DOCUMENT_DID_CHANGE,
@@ -54,9 +72,10 @@ class StrictProtocol(LanguageServerProtocol):
     def __init__(self, server: LanguageServer, converter: Any) -> None:
         super().__init__(server, converter)
         self.exited = asyncio.Event()
-        """Set when the client said `exit` or can no longer be written to."""
+        """Set when the client said `exit` or is given up."""
         self.on_undecodable: Callable[[str, object], None] = lambda method, params: None
         """Told the method and raw parameters of each notification that could not be decoded."""
+        self._unanswered = set[str | int | float]()
 
     @property
     def exit_code(self) -> int:
@@ -66,7 +85,7 @@ class StrictProtocol(LanguageServerProtocol):
     def receive(self, body: bytes) -> None:
         """Handle one message, or answer what is wrong with it. Never raises."""
         try:
-            data = json.loads(body)
+            data = json.loads(body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             self._refuse(None, JsonRpcParseError("a message is not JSON"))
             return
@@ -76,6 +95,8 @@ class StrictProtocol(LanguageServerProtocol):
         if "id" in data and data["id"] != _id_of(data):
             self._refuse(None, JsonRpcInvalidRequest())
             return
+        if "method" in data:
+            data.setdefault("params", None)  # which JSON-RPC lets one leave out, whatever the method
         try:
             message = self.structure_message(data)
         except JsonRpcException as error:
@@ -104,6 +125,14 @@ class StrictProtocol(LanguageServerProtocol):
             if not initialized and message.method != types.INITIALIZE:
                 self._refuse(message.id, JsonRpcServerNotInitialized())
                 return
+            if message.id in self._unanswered:
+                self._refuse(message.id, JsonRpcInvalidRequest("a request of this id is not answered yet"))
+                self._unanswered.add(message.id)
+                return
+            if len(self._unanswered) >= _MOST_REQUESTS and message.method != types.SHUTDOWN:
+                self._refuse(message.id, JsonRpcException("too many requests wait for an answer", _CANCELLED))
+                return
+            self._unanswered.add(message.id)
         elif isinstance(message, RPCNotification) and not initialized and message.method != types.EXIT:
             return
         super().handle_message(message)
@@ -130,6 +159,22 @@ class StrictProtocol(LanguageServerProtocol):
 
     def _refuse(self, msg_id: Any, error: JsonRpcException) -> None:
         self._send_response(msg_id, error=error.to_response_error())
+
+    def give_up(self, reason: str) -> None:
+        """End the connection; the log says why."""
+        if not self.exited.is_set():
+            logger.error("the connection ends: %s", reason)
+            self.exited.set()
+
+    def _send_response(self, msg_id: Any, result: Any | None = None, error: types.ResponseError | None = None) -> None:
+        """As pygls does, but errors of who sent no id have a null, and none has a traceback, which is for the log."""
+        self._unanswered.discard(msg_id)
+        if error is None:
+            super()._send_response(msg_id, result)
+            return
+        message = _INTERNAL if error.code == types.ErrorCodes.InternalError.value else error.message
+        shown = {"code": error.code, "message": message}
+        self._send_data({"jsonrpc": self.VERSION, "id": msg_id, "error": shown})
 
 
 class StrictServer(LanguageServer):
@@ -168,61 +213,73 @@ class StrictServer(LanguageServer):
 def _id_of(data: object) -> str | int | float | None:
     """The id of a message; None where it has none, or one that JSON-RPC does not know."""
     msg_id = data.get("id") if isinstance(data, dict) else None
+    if isinstance(msg_id, bool) or (isinstance(msg_id, float) and not math.isfinite(msg_id)):
+        return None
     return msg_id if isinstance(msg_id, str | int | float) else None
 
 
-def serve_stdio(server: StrictServer) -> int:
-    """Serve one client on standard input and output; the exit code for the process.
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def serve_stdio(server: StrictServer) -> NoReturn:
+    """Serve one client on standard input and output, and end the process.
 
     From here on standard output is the protocol's alone: what anything else prints goes to standard error.
     """
-    incoming, outgoing = os.dup(0), os.fdopen(os.dup(1), "wb")
+    incoming, outgoing = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
 
     async def serve() -> int:
-        reader = asyncio.StreamReader()
-        arguments = (incoming, reader, asyncio.get_running_loop())
-        threading.Thread(target=_pump, args=arguments, name="stdin", daemon=True).start()
-        return await _serve(server, reader, _PipeWriter(outgoing, server.protocol.exited.set))
+        loop = asyncio.get_running_loop()
+        writer = PipeWriter(outgoing, loop, server.protocol.give_up)
+        return await _serve(server, bodies(PipeSource(incoming, loop).reader), writer)
 
-    return _ended(server, asyncio.run(serve()))
+    _run(server, serve())
 
 
-def serve_tcp(server: StrictServer, host: str, port: int) -> int:
-    """Serve the first client that connects to `host:port`; the exit code for the process.
+def serve_tcp(server: StrictServer, hosts: Sequence[str], port: int, token: str) -> NoReturn:
+    """Serve the first client that connects to `port` and knows the token, and end the process.
 
     Raises:
         OSError: nobody can listen there.
     """
 
     async def serve() -> int:
-        connected: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
-        connected = asyncio.get_running_loop().create_future()
+        client = await first_client(hosts, port, token)
+        server.protocol.set_writer(writer := SocketWriter(client.writer, server.protocol.give_up))
+        server.protocol.receive(client.initialize)
+        return await _serve(server, strict_bodies(client.reader), writer)
 
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if connected.done():
-                writer.close()
-            else:
-                connected.set_result((reader, writer))
-
-        listener = await asyncio.start_server(accept, host, port)
-        logger.info("listening on %s:%d", *listener.sockets[0].getsockname()[:2])
-        reader, writer = await connected
-        listener.close()
-        return await _serve(server, reader, writer)
-
-    return _ended(server, asyncio.run(serve()))
+    _run(server, serve())
 
 
-async def _serve(server: StrictServer, reader: asyncio.StreamReader, writer: Any) -> int:
-    """Handle messages until the client says `exit`, hangs up or dies."""
+def _run(server: StrictServer, serving: Coroutine[Any, Any, int]) -> NoReturn:
+    """Run to its end, stop the server's work, and end the process, whatever its other threads do.
+
+    Nothing is waited for: neither a thread that reads from a disk that does not answer, nor one that computes. The
+    interpreter would wait for the first, and abort for the second.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        exit_code = loop.run_until_complete(serving)
+    except KeyboardInterrupt:
+        exit_code = _INTERRUPTED
+    server.stop()
+    logging.shutdown()
+    os._exit(exit_code)
+
+
+async def _serve(server: StrictServer, messages: AsyncIterator[bytes], writer: Writer) -> int:
+    """Handle messages until the client says `exit`, hangs up, dies or is given up."""
     protocol = server.protocol
     protocol.set_writer(writer)
     endings = [
-        asyncio.create_task(_receive_all(protocol, reader)),
+        asyncio.create_task(_receive_all(protocol, messages)),
         asyncio.create_task(protocol.exited.wait()),
         asyncio.create_task(_client_death(server)),
     ]
@@ -230,38 +287,19 @@ async def _serve(server: StrictServer, reader: asyncio.StreamReader, writer: Any
     for task in endings:
         task.cancel()
     await protocol.cancel_open_requests()
-    writer.close()
+    await writer.finish(_FLUSH_S)
     return protocol.exit_code
 
 
-async def _receive_all(protocol: StrictProtocol, reader: asyncio.StreamReader) -> None:
-    async for body in _bodies(reader):
-        protocol.receive(body)
-        # A handler starts at the next turn of the loop. Take that turn now, before the next message changes
-        # the document that the handler's position belongs to.
-        await asyncio.sleep(0)
-
-
-async def _bodies(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """The bodies of messages. Rubbish between them is skipped, up to the next header."""
-    length = None
-    while True:
-        try:
-            line = await reader.readline()
-        except ValueError:  # longer than any header
-            continue
-        except ConnectionError:
-            return
-        if not line:
-            return
-        if header := _CONTENT_LENGTH.search(line):
-            length = int(header[1])
-        elif length is not None and not line.strip():
-            try:
-                yield await reader.readexactly(length)
-            except (asyncio.IncompleteReadError, ConnectionError):
-                return
-            length = None
+async def _receive_all(protocol: StrictProtocol, messages: AsyncIterator[bytes]) -> None:
+    try:
+        async for body in messages:
+            protocol.receive(body)
+            # A handler starts at the next turn of the loop. Take that turn now, before the next message changes
+            # the document that the handler's position belongs to.
+            await asyncio.sleep(0)
+    except NotTheProtocolError as error:
+        protocol.give_up(str(error))
 
 
 async def _client_death(server: StrictServer) -> None:
@@ -279,39 +317,3 @@ def _is_alive(process_id: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _pump(descriptor: int, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
-    """Feed the reader from a pipe, on a thread of its own: portable, and the client can always write."""
-    with contextlib.suppress(RuntimeError, OSError):  # the loop is closed, the pipe is broken
-        while chunk := os.read(descriptor, 1 << 16):
-            loop.call_soon_threadsafe(reader.feed_data, chunk)
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(reader.feed_eof)
-
-
-class _PipeWriter:
-    """pygls' writer over a pipe that the client may close at any time."""
-
-    def __init__(self, pipe: BinaryIO, on_broken: Callable[[], None]) -> None:
-        self._pipe = pipe
-        self._on_broken = on_broken
-
-    def write(self, data: bytes) -> None:
-        try:
-            self._pipe.write(data)
-            self._pipe.flush()
-        except (OSError, ValueError):
-            self._on_broken()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._pipe.close()
-
-
-def _ended(server: StrictServer, exit_code: int) -> int:
-    """Stop the server's work; where that does not end in time, end the process."""
-    if not server.stop():
-        logging.shutdown()
-        os._exit(exit_code)
-    return exit_code

@@ -12,7 +12,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from enum import Enum, IntEnum, auto
 from typing import Any, Generic, TypeVar
 
@@ -29,7 +29,7 @@ class Lane(IntEnum):
     """Who waits for the answer. Of the waiting jobs the lowest lane goes first, within a lane the oldest."""
 
     COMMAND = 0
-    """Asked for by the user: never replaced."""
+    """Asked for by the user: replaced by the same question in the same place only."""
     KEYSTROKE = 1
     """Replaced by any newer command or keystroke in the same document."""
     BACKGROUND = 2
@@ -47,9 +47,11 @@ class Worker(Generic[Model]):
 
     def __init__(self) -> None:
         self._state = _State.LOADING
-        self._newest: dict[str, _Job[Model]] = {}
+        self._newest: dict[str, dict[Hashable, _Job[Model]]] = {}
+        """By document and place."""
         self._background: set[_Job[Model]] = set()
-        self._queue: list[_Job[Model]] = []
+        self._queue: dict[Lane, dict[_Job[Model], None]] = {lane: {} for lane in Lane}
+        """Who waits, the oldest first. What is settled is not in it."""
         self._changed = threading.Condition()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -74,58 +76,91 @@ class Worker(Generic[Model]):
         *,
         lane: Lane,
         document: str,
+        place: Hashable = None,
         delay_s: float = 0.0,
         budget_s: float | None = None,
     ) -> Result | NoSuggestion:
         """The last answer of `steps`, or the latest one when `budget_s` seconds of work have passed.
 
         Waits `delay_s` seconds for something newer, then queues. Only commands wait for the model to load.
-        Background work is dropped as soon as anybody asks for anything, in any document.
+        Background work is dropped as soon as anybody asks for anything, in any document. A job with a `place` replaces
+        the document's earlier one of that place, whether it waits or runs: nobody wants that any more.
         Raises what `steps` raises. When the caller is cancelled, the work stops after its current step.
         """
         if lane is not Lane.BACKGROUND:
             self.supersede(document)
             self.drop_background()
+        if lane is Lane.KEYSTROKE:
+            place = Lane.KEYSTROKE
+        if place is not None:
+            self._replace(document, place)
         if self._state is _State.FAILED:
             return NoSuggestion.NO_MODEL
         if self._state is _State.LOADING and lane is not Lane.COMMAND:
             return NoSuggestion.LOADING
         job = _Job(steps, lane, budget_s)
-        if lane is Lane.KEYSTROKE:
-            self._newest[document] = job
-        elif lane is Lane.BACKGROUND:
+        if place is not None:
+            self._newest.setdefault(document, {})[place] = job
+        if lane is Lane.BACKGROUND:
             self._background.add(job)
         try:
             if delay_s > 0:
                 await asyncio.wait([job.result], timeout=delay_s)
             if not job.result.done():
                 with self._changed:
-                    self._queue.append(job)
+                    self._queue[lane][job] = None
                     self._changed.notify()
             answer: Result | NoSuggestion = await job.result  # to cancel the caller cancels this: the thread stops
             return answer
         finally:
+            self._unqueue(job)
             self._background.discard(job)
-            if self._newest.get(document) is job:
-                del self._newest[document]
+            places = self._newest.get(document, {})
+            if places.get(place) is job:
+                del places[place]
+            if not places:
+                self._newest.pop(document, None)
 
     def supersede(self, document: str) -> None:
         """Settle the document's keystroke, if one is waiting or running."""
-        replaced = self._newest.pop(document, None)
-        if replaced is not None:
-            replaced.settle(NoSuggestion.SUPERSEDED)
+        self._replace(document, Lane.KEYSTROKE)
+
+    def forget(self, document: str) -> None:
+        """Settle all that can be replaced in a document: it is closed, or another."""
+        for place in list(self._newest.get(document, ())):
+            self._replace(document, place)
 
     def drop_background(self) -> None:
         """Settle all that nobody waits for."""
         dropped, self._background = self._background, set()
         for job in dropped:
-            job.settle(NoSuggestion.SUPERSEDED)
+            self._drop(job)
+
+    def _replace(self, document: str, place: Hashable) -> None:
+        replaced = self._newest.get(document, {}).pop(place, None)
+        if replaced is not None:
+            self._drop(replaced)
+
+    def _drop(self, job: _Job[Model]) -> None:
+        self._unqueue(job)
+        job.settle(NoSuggestion.SUPERSEDED)
+
+    def _unqueue(self, job: _Job[Model]) -> None:
+        with self._changed:
+            self._queue[job.lane].pop(job, None)
+
+    def _emptied(self) -> list[_Job[Model]]:
+        """All that waits, no longer waiting. The lock is held."""
+        jobs = [job for waiting in self._queue.values() for job in waiting]
+        for waiting in self._queue.values():
+            waiting.clear()
+        return jobs
 
     def stop(self, timeout_s: float) -> bool:
         """Ask the thread to end after its current step; whether it did within `timeout_s` seconds."""
         with self._changed:
             self._stopping = True
-            dropped, self._queue = self._queue, []
+            dropped = self._emptied()
             self._changed.notify()
         for job in dropped:
             job.settle(NoSuggestion.CANCELLED)
@@ -140,7 +175,7 @@ class Worker(Generic[Model]):
             return
         self._state = _State.FAILED
         with self._changed:
-            waiting, self._queue = self._queue, []
+            waiting = self._emptied()
         for job in waiting:
             job.settle(NoSuggestion.NO_MODEL)
 
@@ -158,11 +193,12 @@ class Worker(Generic[Model]):
     def _next_job(self) -> _Job[Model] | None:
         """Wait for a job; None says that the thread shall end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping or self._queue)
+            self._changed.wait_for(lambda: self._stopping or any(self._queue.values()))
             if self._stopping:
                 return None
-            job = min(self._queue, key=lambda job: job.lane)
-            self._queue.remove(job)
+            first = next(waiting for waiting in self._queue.values() if waiting)
+            job = next(iter(first))
+            del first[job]
             return job
 
 

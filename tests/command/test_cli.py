@@ -113,6 +113,24 @@ def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     assert_says(invoke("fill", f"{tmp_path}/a.py:1:1"), "a.py is not UTF-8 text")
 
 
+def test_a_file_that_is_never_read_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".gitignore").write_text("local/\n")
+    (tmp_path / "local").mkdir()
+    (tmp_path / "module.py").symlink_to(tmp_path / ".env")
+    (tmp_path / "long.py").write_text("x = '" + "x" * 30_000)
+    for name in (".env", "local/a.py"):
+        (tmp_path / name).write_text("password = ")
+    for name, rule in ((".env", ".env"), ("local/a.py", "local/"), ("module.py", ".env"), ("long.py", "longer than")):
+        assert_says(invoke("fill", f"{name}:1:3"), f"{name} is n", rule)
+        assert_says(invoke("fill", f"{tmp_path / name}:1:3"), f"{name} is n", rule)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "owner/" + "m" * 300, "~nobody-of-this-name/x", "x" * 300 + "/y"])
+def test_a_checkpoint_name_that_no_file_can_have_is_named(file: Path, name: str) -> None:
+    assert_says(invoke("fill", f"{file}:1:1", "--checkpoint", name), "checkpoint", name[:20])
+
+
 @pytest.mark.parametrize("address", ["7777", "localhost", "localhost:", "localhost:http", "localhost:70000", "::"])
 def test_a_malformed_address_is_named(address: str) -> None:
     assert_says(invoke("--tcp", address), "HOST:PORT")
@@ -122,6 +140,14 @@ def test_an_address_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         assert_says(invoke("--tcp", address), f"cannot listen on {address}", "--tcp")
+
+
+def test_an_address_that_others_reach_and_a_token_that_others_read_are_refused(tmp_path: Path) -> None:
+    assert_says(invoke("--tcp", "0.0.0.0:7777"), "0.0.0.0 can be reached", "--insecure-listen")
+    (tmp_path / "token").write_text("a token that all can read")
+    (tmp_path / "token").chmod(0o644)
+    assert_says(invoke("--tcp", "127.0.0.1:7777", "--token-file", tmp_path / "token"), "chmod 600")
+    assert_says(invoke("--insecure-listen", "check"), "options go behind the command")
 
 
 def missing(directory: Path) -> None:
@@ -501,3 +527,17 @@ def test_modules_of_the_working_directory_are_not_run(tmp_path: Path) -> None:
     done = command("fill", "nowhere.py:1:1", cwd=tmp_path)
     assert "hijacked" not in done.stderr
     assert done.returncode == 2
+
+
+def test_what_a_batch_writes_is_json(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    said = ["NaN", "1e999", "[-Infinity]", '{"a": NaN}']
+    tasks.write_text("".join(f'{{"id": {one}, "prefix": "x = ", "suffix": ""}}\n' for one in said))
+    result = invoke("fill", "--batch", tasks, "--checkpoint", tiny_checkpoint())
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    answers = [json.loads(line, parse_constant=refuse) for line in result.stdout.splitlines()]
+    assert [answer["id"] for answer in answers] == [None] * 4
+    assert [answer["line"] for answer in answers] == [1, 2, 3, 4] and all(answer["error"] for answer in answers)

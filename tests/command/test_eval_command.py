@@ -22,6 +22,7 @@ from dgemma_lsp.command import eval_run
 from dgemma_lsp.command.cli import app
 from dgemma_lsp.command.eval_fill import OneWayInfiller, fill_case, snapshot_of
 from dgemma_lsp.command.eval_run import DIALS, OTHER_WAYS, WAYS, drawn
+from dgemma_model.evaluation import confinement
 from dgemma_model.evaluation.baselines import BASELINES
 from dgemma_model.evaluation.cases import Task
 from dgemma_model.evaluation.held_out import Case, case_of_outside_task
@@ -312,3 +313,18 @@ def _is_alive(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+# --------------------------------------------------------- programs that a model wrote
+
+
+def test_where_nothing_confines_programs_they_are_left_out(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confinement, "find", lambda: None)
+    result = invoke("--tasks", tasks, "--ways", "nothing")
+    assert result.exit_code == 0, result.output
+    assert "left out: 1 cases run programs" in result.stderr
+    assert "pass@1" not in result.stdout
+    tasks.write_text(json.dumps(TESTED))
+    assert invoke("--tasks", tasks, "--ways", "nothing").exit_code == 2
+    asked = invoke("--tasks", tasks, "--ways", "nothing", "--run-model-programs-unconfined")
+    assert asked.exit_code == 0 and "pass@1" in asked.stdout

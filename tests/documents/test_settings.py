@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgemma_lsp.settings import DEFAULTS, OPTIONS, Settings, parse, schema, table
+from dgemma_lsp.settings import DEFAULTS, OPTIONS, Settings, own_part, parse, schema, table
 
 EDITORS = Path(__file__).parents[2] / "editors"
 
@@ -110,3 +110,21 @@ def test_never_raises_and_always_gives_usable_settings(options: object) -> None:
     again, nothing = parse(asdict(settings) | lists)
     assert (again, nothing) == (settings, [])
     assert all(len(complaint) < 250 for complaint in complaints)
+
+
+@pytest.mark.parametrize(
+    ("said", "ours"),
+    [
+        ({"pylsp": {"plugins": {"jedi": {"enabled": True}}}}, None),
+        ({"pylsp": {}, "gopls": {"analyses": {}}}, None),
+        ({"pylsp": {}, "trigger": "manual"}, {"trigger": "manual"}),
+        ({"pylsp": {}, "dgemma": {"enabled": False}}, {"pylsp": {}, "dgemma": {"enabled": False}}),
+        ({"enabled": {"pylsp": True}}, {"enabled": {"pylsp": True}}),
+        ({"debounce": 5}, {"debounce": 5}),
+        ({}, {}),
+        (7, 7),
+        (None, None),
+    ],
+)
+def test_sections_of_other_servers_are_theirs(said: object, ours: object) -> None:
+    assert own_part(said) == ours

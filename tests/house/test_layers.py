@@ -64,7 +64,7 @@ HOMES = {
     "huggingface_hub": {"dgemma_model.checkpoint.pulling.hub"},
     "platformdirs": {"dgemma_model.checkpoint.store"},
     "filelock": {"dgemma_model.checkpoint.store"},
-    "jinja2": {"dgemma_model.prompt.chat"},
+    "jinja2": {"dgemma_model.prompt.render_template"},
     "pygls": HANDLERS | {"dgemma_lsp.server.transport"},
     "lsprotocol": HANDLERS | {f"dgemma_lsp.server.{name}" for name in ("transport", "from_client", "to_client")},
     "tree_sitter": {
@@ -76,7 +76,7 @@ HOMES = {
     },
     "threading": {  # a bounded wait, the model, standard input, batches
         "dgemma_model.checkpoint.pulling.hub",
-        "dgemma_lsp.server.worker", "dgemma_lsp.server.transport", "dgemma_model.train.data",
+        "dgemma_lsp.server.worker", "dgemma_lsp.server.streams", "dgemma_model.train.data",
     },
     "pathspec": {"dgemma_lsp.documents.exclusions"},
     "typer": {"dgemma_lsp.command.cli"},

@@ -99,6 +99,32 @@ def test_a_template_that_does_not_do_what_one_does_is_refused(template: str, wor
         frame(template)
 
 
+TEMPLATES_WITHOUT_END = {
+    "two loops": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+    "a loop that writes": "{% for i in range(90000) %}{% for j in range(90000) %}{{ i }}{% endfor %}{% endfor %}",
+    "a string of 4 GB": "{{ 'x' * 4000000000 }}",
+    "a string that doubles": "{% set n = namespace(s='x') %}{% for i in range(99) %}{% set n.s = n.s + n.s %}"
+    "{% endfor %}",
+    "padding": "{{ '%3000000000d' | format(1) }}",
+    "centring": "{{ 'x'.center(3000000000) }}",
+    "a power": "{{ 9 ** (9 ** 9) }}",
+    "a macro in itself": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "two megabytes": "{{ messages[0]['content'] }}{{ 'x' * 2000000 }}",
+    "parentheses": "{{ " + "(" * 100000 + "1" + ")" * 100000 + " }}",
+    "a list": "{{ [0] * 4000000000 }}",
+}
+
+
+@pytest.mark.parametrize("kind", TEMPLATES_WITHOUT_END)
+def test_a_template_has_little_time_and_memory(kind: str) -> None:
+    with pytest.raises(ChatTemplateError, match=r"chat template (fails|takes more)"):
+        frame(TEMPLATES_WITHOUT_END[kind])
+
+
+def test_a_special_token_without_a_content_is_none() -> None:
+    assert frame("{{ eos_token }}{{ messages[0]['content'] }}", eos_token={}).before == "None"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

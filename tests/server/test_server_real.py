@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,3 +109,19 @@ def test_the_garbage_collector_is_spared_what_was_loaded() -> None:
         assert gc.get_freeze_count() > 100_000
     finally:
         gc.unfreeze()
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 0.1, 0.3])
+def test_an_interrupt_during_a_fill_ends_the_process_without_an_abort(wait_s: float) -> None:
+    with Wire(sys.executable, "-P", "-m", "dgemma_lsp", "--checkpoint", "embedded") as wire:
+        wire.initialize(initializationOptions={"time_budget_ms": 20_000})
+        wire.wait_until_loaded()
+        for number in range(8):  # one after the other
+            wire.open(f"file:///project/{number}.py", STACK)
+            line, character = STACK.count("\n"), len(STACK.rpartition("\n")[2])
+            wire.start(INLINE, inline(f"file:///project/{number}.py", line, character, kind=1))
+        wire.request("dgemma/stats", {})  # all of them have arrived
+        time.sleep(wait_s)
+        wire.process.send_signal(signal.SIGINT)
+        assert wire.exit_code() == 130, wire.final_log()
+        assert "terminate called" not in wire.final_log()

@@ -256,10 +256,11 @@ def test_exit_while_the_model_loads() -> None:
 def test_over_tcp() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with Wire(sys.executable, "-P", str(FAKE_SERVER), "--tcp", str(port)) as wire:
+    with Wire(sys.executable, "-P", str(FAKE_SERVER), "--tcp", str(port), env={"DGEMMA_TOKEN": "the token"}) as wire:
         wire.wait_for_log("listening on")
         with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as client, client.makefile("rwb") as pipe:
-            request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"capabilities": {}}}
+            request = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
+            request["params"] = {"capabilities": {}, "initializationOptions": {"token": "the token"}}
             pipe.write(framed(json.dumps(request)))
             pipe.flush()
             length = int(pipe.readline().removeprefix(b"Content-Length: "))
@@ -272,3 +273,40 @@ def test_over_tcp() -> None:
 def test_importing_the_server_does_not_import_torch() -> None:
     program = "import sys, dgemma_lsp.server; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_key_that_is_held_down_keeps_nobody_waiting(own_wire: Wire) -> None:
+    own_wire.request("test/say", {"held": True, "steps": 1})
+    own_wire.open(URI, "x = ")
+    before = own_wire.request("test/counts", {})["fills"]
+    invoked = [own_wire.start(INLINE, inline(URI, 0, 4, kind=1)) for _ in range(40)]
+    own_wire.request("test/reached", {})
+    fills = [command_at(own_wire) for _ in range(5)]
+    own_wire.change(URI, 2, insertion(0, 4, "v"))
+    typed = own_wire.start(INLINE, inline(URI, 0, 5))
+    assert [own_wire.response(asked)["result"] for asked in invoked[:-1]] == [None] * 39
+    assert [own_wire.error(asked) for asked in fills[:-1]] == [-32803] * 4
+    own_wire.request("test/release", {})
+    own_wire.response(typed)
+    own_wire.response(invoked[-1])
+    own_wire.response(fills[-1])
+    # One of the forty began before the others came; the last has candidates, the command a fill, the keystroke one.
+    assert own_wire.request("test/counts", {})["fills"] - before <= 1 + 3 + 1 + 1
+
+
+def command_at(wire: Wire) -> int:
+    place = {"uri": URI, "position": {"line": 0, "character": 4}}
+    return wire.start("workspace/executeCommand", {"command": "dgemma.fillHole", "arguments": [place]})
+
+
+def test_what_a_client_tells_other_servers_is_not_for_us(own_wire: Wire) -> None:
+    own_wire.open(URI, "x = ")
+    own_wire.notify("workspace/didChangeConfiguration", {"settings": {"dgemma": {"enabled": False}}})
+    others = {"pylsp": {"plugins": {"jedi_completion": {"enabled": True}}}, "gopls": {}}
+    own_wire.notify("workspace/didChangeConfiguration", {"settings": others})
+    assert own_wire.request(INLINE, inline(URI, 0, 4)) == []  # as it was
+    own_wire.notify("workspace/didChangeConfiguration", {"settings": others | {"dgemma": {"enabled": True}}})
+    assert own_wire.request(INLINE, inline(URI, 0, 4)) != []
+    own_wire.notify("exit", None)
+    own_wire.exit_code()
+    assert [said for said in own_wire.unread() if said.get("method") == "window/showMessage"] == []

@@ -28,11 +28,15 @@ def assert_alive(wire: Wire) -> None:
         (b"[]", -32600),
         (b"null", -32600),
         (b'{"id": null, "method": "x"}', -32600),
+        (b'{"jsonrpc": "2.0", "id": NaN, "method": "x"}', -32700),
+        (b'{"jsonrpc": "2.0", "id": 1e999, "method": "x"}', -32600),
+        (b'{"jsonrpc": "2.0", "id": true, "method": "x"}', -32600),
     ],
 )
 def test_what_is_no_message_gets_an_error_without_an_id(wire: Wire, rubbish: bytes, code: int) -> None:
     wire.send_bytes(framed(rubbish))
-    assert wire.error(None) == code
+    answer = wire.response(None)
+    assert (answer["id"], answer["error"]["code"]) == (None, code)
     assert_alive(wire)
 
 
@@ -69,6 +73,43 @@ def test_a_request_that_makes_no_sense_gets_an_error(wire: Wire, message: object
     wire.send(message)
     assert "error" in wire.response("an id")
     assert_alive(wire)
+
+
+@pytest.mark.parametrize("left_out", [{}, {"params": None}])
+def test_parameters_may_be_left_out(own_wire: Wire, left_out: dict[str, object]) -> None:
+    def ask(method: str) -> dict[str, object]:
+        own_wire.send({"jsonrpc": "2.0", "id": method, "method": method} | left_out)
+        return own_wire.response(method)
+
+    assert "counts" not in ask("dgemma/stats") and "result" in ask("dgemma/stats")
+    assert "result" in ask("dgemma/status")
+    for needed in (INLINE, "dgemma/watch", "dgemma/nextEdit", "workspace/executeCommand", "codeAction/resolve"):
+        assert ask(needed)["error"]["code"] == -32602, needed  # type: ignore[index]
+    assert ask("no/such/method")["error"]["code"] == -32601  # type: ignore[index]
+    for ignored in ("no/such/notification", "$/cancelRequest", "textDocument/didOpen", "$/setTrace"):
+        own_wire.send({"jsonrpc": "2.0", "method": ignored} | left_out)
+    assert_alive(own_wire)
+    assert ask("shutdown")["result"] is None
+    own_wire.send({"jsonrpc": "2.0", "method": "exit"} | left_out)
+    assert own_wire.exit_code() == 0
+
+
+def test_an_id_that_waits_for_its_answer_is_not_taken_twice(own_wire: Wire) -> None:
+    own_wire.request("test/say", {"held": True})
+    own_wire.open(URI, "x = ")
+    running = own_wire.start(INLINE, inline(URI, 0, 4))
+    own_wire.request("test/reached", {})
+    own_wire.send({"jsonrpc": "2.0", "id": running, "method": INLINE, "params": inline(URI, 0, 4)})
+    assert own_wire.error(running) == -32600
+    own_wire.request("test/release", {})
+    assert own_wire.response(running)["result"][0]["insertText"] == "value"
+
+
+def test_answers_carry_no_traceback(own_wire: Wire) -> None:
+    asked = own_wire.start("test/say", None)  # it fails on that
+    error = own_wire.response(asked)["error"]
+    assert error == {"code": -32603, "message": "the request failed; the server's log says why"}
+    own_wire.wait_for_log("AttributeError")
 
 
 @pytest.mark.parametrize("msg_id", [{}, [1]])

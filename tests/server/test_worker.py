@@ -128,6 +128,59 @@ async def test_a_keystroke_never_replaces_a_command(worker: Worker[Model], model
     assert (await running, await waiting, await typed) == (answer(2), answer(3), answer(4))
 
 
+async def test_the_same_question_in_the_same_place_replaces_the_earlier_one(
+    worker: Worker[Model], model: Model
+) -> None:
+    def ask(steps: int, place: object = "here", document: str = "a", lane: Lane = Lane.COMMAND) -> asyncio.Task[Answer]:
+        held = model.held(steps) if steps == 9 else model.counting(steps)
+        return asyncio.create_task(worker.run(held, lane=lane, document=document, place=place))
+
+    running = ask(9)
+    await model.standing()
+    others = [ask(1, "there"), ask(2, "here", "b"), ask(3, None), ask(4, None)]
+    many = [ask(5) for _ in range(40)]
+    typed = keystroke(worker, model.counting(6))
+    assert await running is NoSuggestion.SUPERSEDED
+    assert await asyncio.gather(*many[:-1]) == [NoSuggestion.SUPERSEDED] * 39
+    assert sum(map(len, worker._queue.values())) == len(others) + 2  # the others do not wait for their turn
+    model.let_go_on()
+    assert await asyncio.gather(*others, many[-1], typed) == [answer(n) for n in range(1, 7)]
+    assert model.steps_taken == 1 + sum(range(1, 7))
+    watched = ask(9, "watch", lane=Lane.BACKGROUND)
+    await model.standing()
+    again = ask(2, "watch", lane=Lane.BACKGROUND)
+    assert await watched is NoSuggestion.SUPERSEDED
+    model.let_go_on()
+    assert await again == answer(2)
+    assert worker._newest == {}
+
+
+async def test_who_is_cancelled_waits_no_longer(worker: Worker[Model], model: Model) -> None:
+    running = command(worker, model.held(1))
+    await model.standing()
+    waiting = [command(worker, model.counting(1)) for _ in range(20)]
+    await asyncio.sleep(0)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    assert not any(worker._queue.values())
+    model.let_go_on()
+    assert await running == answer(1)
+    assert model.steps_taken == 1
+
+
+async def test_a_document_that_is_closed_wants_nothing(worker: Worker[Model], model: Model) -> None:
+    running = command(worker, model.held(1), "b")
+    await model.standing()
+    waiting = [asyncio.create_task(worker.run(model.counting(1), lane=lane, document="a", place=lane)) for lane in Lane]
+    await asyncio.sleep(0)
+    worker.forget("a")
+    assert set(await asyncio.gather(*waiting)) == {NoSuggestion.SUPERSEDED}
+    model.let_go_on()
+    assert await running == answer(1)
+    assert model.steps_taken == 1
+
+
 async def test_a_command_replaces_the_keystroke_of_its_document(worker: Worker[Model], model: Model) -> None:
     typed = keystroke(worker, model.held(5))
     await model.standing()

@@ -1,4 +1,5 @@
-"""The real server around a model that says what a test tells it to. Run as a process; `--tcp PORT` serves there.
+"""The real server around a model that says what a test tells it to. Run as a process; `--tcp PORT` serves there
+who says DGEMMA_TOKEN.
 
 Custom requests, for tests only: `test/text` reads a document back, `test/say` sets the model's text (a list is one
 for each seed), or its `script` (what it says behind which texts, and otherwise nothing), and holds it at each step,
@@ -16,7 +17,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from dgemma_lsp.server import server as dgemma_server
 from dgemma_lsp.server import transport
@@ -88,7 +89,7 @@ class FakeInfiller:
             self._changed.wait_for(lambda: self._standing)
 
 
-def main() -> int:
+def main() -> NoReturn:
     infiller = FakeInfiller()
 
     def load(settings: Settings, progress: Callable[[float], None]) -> FakeInfiller:
@@ -141,9 +142,9 @@ def main() -> int:
 
     dgemma_server.log_to_stderr()
     if sys.argv[1:2] == ["--tcp"]:
-        return transport.serve_tcp(server, "127.0.0.1", int(sys.argv[2]))
-    return transport.serve_stdio(server)
+        transport.serve_tcp(server, ["127.0.0.1"], int(sys.argv[2]), os.environ["DGEMMA_TOKEN"])
+    transport.serve_stdio(server)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

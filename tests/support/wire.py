@@ -34,6 +34,8 @@ class Wire:
         self._log: list[str] = []
         self._logged = threading.Condition()
         self._ids = iter(range(1, 1_000_000))
+        self._reads = threading.Event()
+        self._reads.set()
         self._threads = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_log)]
         for thread in self._threads:
             thread.start()
@@ -115,6 +117,10 @@ class Wire:
     def exit_code(self) -> int:
         return self.process.wait(timeout=TIMEOUT_S)
 
+    def stop_reading(self) -> None:
+        """Leave what the server sends where it is, after the next message."""
+        self._reads.clear()
+
     def drop_unread(self) -> None:
         """Forget every message that came and that nothing has waited for."""
         self._waiting.clear()
@@ -145,7 +151,7 @@ class Wire:
     def _read(self) -> None:
         stdout = self.process.stdout
         assert stdout is not None
-        while header := stdout.readline():
+        while self._reads.wait() and (header := stdout.readline()):
             length = int(header.removeprefix(b"Content-Length: "))
             while stdout.readline().strip():
                 pass

@@ -37,7 +37,12 @@ def find(checkpoint: str | None, device: str | None = None) -> Path:
         if (there := store.stored(checkpoint)) is not None:
             return there.path
         raise CheckpointError(f"{checkpoint} is not on this machine; get it with `dgemma-lsp pull {checkpoint}`")
-    path = Path(checkpoint).expanduser()
+    try:
+        path = Path(checkpoint).expanduser()
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"no checkpoint {checkpoint[:200]}: there is no such user; pass the whole path"
+        ) from error
     if _exists(path):
         return path
     if store.is_hub_name(checkpoint) and not Path(checkpoint.partition("/")[0]).exists():

@@ -6,17 +6,18 @@ closing fence, the end of the turn, and end-of-text to the canvas' end, as answe
 nothing has to be cut out of an answer: all that is free is the hole. That such a model fills well between pinned
 text is a hypothesis until published weights have been tried; pinned text is not in its published training.
 
-The template is foreign code. It runs once, at load, in jinja2's sandbox, around a placeholder; no source text ever
-goes through it, and what spells `<turn|>` in a file stays letters.
+The template is foreign code. It runs once, at load, around a placeholder, in jinja2's sandbox and in a process with
+limits (render_template.py); no source text ever goes through it, and what spells `<turn|>` in a file stays letters.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ NEAR_PREFIX_CHARS = 3000
 """At most so much of the prefix opens the model's turn: the sliding layers see about 1,000 tokens back."""
 NEAR_SUFFIX_LINES, NEAR_SUFFIX_TOKENS = 2, 24
 """How much of the suffix is pinned behind the hole."""
+
+_RENDERER = Path(__file__).with_name("render_template.py")
+_RENDER_S = 20.0
+"""Wall clock, for machines that are busy; the process itself has less of the processor."""
 
 _PLACEHOLDER = "dgemma-lsp:what-the-user-says"
 
@@ -65,22 +70,19 @@ class ChatFrame:
             ChatTemplateError: it fails, or the message is not in what it gives exactly once.
         """
         special = {
-            key: value["content"] if isinstance(value, dict) else value
+            key: value.get("content") if isinstance(value, dict) else value
             for key in ("bos_token", "eos_token", "pad_token", "unk_token")
             if (value := tokenizer_config.get(key)) is not None
         }
-        try:
-            template = _sandbox().from_string(source)
-            rendered = template.render(
-                messages=[{"role": "user", "content": _PLACEHOLDER}],
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                enable_thinking=False,
-                **special,
-            )
-        except Exception as error:  # foreign code may raise anything
-            raise ChatTemplateError(f"the chat template fails: {error or type(error).__name__}") from error
+        variables = {
+            "messages": [{"role": "user", "content": _PLACEHOLDER}],
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": True,
+            "enable_thinking": False,
+            **special,
+        }
+        rendered = _render(source, variables)
         before, placeholder, after = rendered.partition(_PLACEHOLDER)
         if not placeholder or _PLACEHOLDER in after:
             raise ChatTemplateError("the chat template does not put the user's message into the prompt exactly once")
@@ -218,23 +220,24 @@ def _fence(excerpt: Excerpt) -> str:
     return "`" * max(3, 1 + max((len(run) for text in texts for run in re.findall("`{3,}", text)), default=0))
 
 
-def _sandbox() -> Any:
-    from jinja2 import TemplateError  # only for checkpoints that have a template
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+def _render(source: str, variables: dict[str, Any]) -> str:
+    """What a template writes, rendered by a process that has little time and memory.
 
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
-        return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
+    Raises:
+        ChatTemplateError: it fails, or wants more.
+    """
+    command = [sys.executable, "-P", str(_RENDERER)]
+    job = json.dumps({"source": source, "variables": variables})
+    try:
+        done = subprocess.run(command, input=job, capture_output=True, text=True, timeout=_RENDER_S, check=False)
+        answer = json.loads(done.stdout)
+    except OSError as error:
+        raise ChatTemplateError(f"the chat template cannot be rendered: {error}") from error
+    except (ValueError, subprocess.TimeoutExpired) as error:  # it was ended at a limit
+        raise ChatTemplateError("the chat template takes more time or memory than any chat needs") from error
+    if "error" in answer:
+        raise ChatTemplateError(f"the chat template fails: {answer['error']}")
+    return str(answer["text"])
 
 
 def _configured_template(config: dict[str, Any]) -> str | None:
