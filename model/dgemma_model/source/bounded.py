@@ -38,16 +38,24 @@ def parse(
 def _stopped_after(
     grammar: tree_sitter.Language, data: bytes, old: tree_sitter.Tree | None, limit_s: float
 ) -> tree_sitter.Tree | None:
-    end = time.thread_time() + limit_s
+    end, whole, parts = time.thread_time() + limit_s, memoryview(data), list[memoryview]()
+
+    def read(offset: int, point: object) -> memoryview:
+        parts.append(whole[offset : offset + _READ_BYTES])
+        return parts[-1]
+
     parsed = partial(
         tree_sitter.Parser(grammar).parse,
-        lambda offset, point: data[offset : offset + _READ_BYTES],
+        read,
         progress_callback=lambda offset, has_error: time.thread_time() > end,
     )
     try:
         return parsed() if old is None else parsed(old)  # to give it None is an error
     except ValueError:  # so the parser says that it was stopped
         return None
+    finally:
+        for part in parts:  # py-tree-sitter 0.26 never gives back what it read: it is to hold nothing
+            part.release()
 
 
 def edited(
