@@ -69,7 +69,7 @@ def test_the_documentation_has_the_table_and_the_schema() -> None:
         ({"debounce_ms": True}, '"debounce_ms" must be milliseconds from 0 to 60000, not True; 60 is used'),
         (
             {"time_budget_ms": float("nan")},
-            '"time_budget_ms" must be milliseconds from 0 to 60000, not nan; 400 is used',
+            '"time_budget_ms" must be milliseconds from 0 to 60000, not nan; 1000 is used',
         ),
         (
             {"checkpoint": " "},

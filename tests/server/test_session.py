@@ -76,7 +76,7 @@ def test_bad_settings_give_messages_and_defaults() -> None:
         wire.initialize(initializationOptions=options)
         messages = [shown_message(wire) for _ in range(2)]
         assert any('nearest one is "debounce_ms"' in message for message in messages)
-        assert any("'long'; 400 is used" in message for message in messages)
+        assert any("'long'; 1000 is used" in message for message in messages)
         wire.wait_until_loaded()
         assert "loading checkpoint=mine" in wire.log
 

@@ -329,7 +329,7 @@ def test_nothing_is_left_out_of_what_is_short_or_broken_all_over() -> None:
 
 def test_a_tree_that_is_gone_leaves_no_text_behind() -> None:
     """The parser's library keeps what it reads in parts: 120 parses of a text were 120 copies of it."""
-    text = "x = compute(1)\n" * 20_000
+    text = "x = compute(1)\n" * 2_000
     statm = Path("/proc/self/statm")
     if not statm.exists():
         pytest.skip("NOT TESTED: no /proc to read memory from")
@@ -338,4 +338,4 @@ def test_a_tree_that_is_gone_leaves_no_text_behind() -> None:
         for _ in range(40):
             assert syntax.parse("python", text) is not None
         sizes.append(int(statm.read_text().split()[1]) * 4096)
-    assert sizes[2] - sizes[0] < 20 * len(text), sizes
+    assert sizes[2] - sizes[0] < 20 * len(text), sizes  # and not 80 copies

@@ -38,15 +38,11 @@ def parse(
 def _stopped_after(
     grammar: tree_sitter.Language, data: bytes, old: tree_sitter.Tree | None, limit_s: float
 ) -> tree_sitter.Tree | None:
-    end, whole, parts = time.thread_time() + limit_s, memoryview(data), list[memoryview]()
-
-    def read(offset: int, point: object) -> memoryview:
-        parts.append(whole[offset : offset + _READ_BYTES])
-        return parts[-1]
-
+    end = time.thread_time() + limit_s
+    source = _Source(data)
     parsed = partial(
         tree_sitter.Parser(grammar).parse,
-        read,
+        source.read,
         progress_callback=lambda offset, has_error: time.thread_time() > end,
     )
     try:
@@ -54,8 +50,33 @@ def _stopped_after(
     except ValueError:  # so the parser says that it was stopped
         return None
     finally:
-        for part in parts:  # py-tree-sitter 0.26 never gives back what it read: it is to hold nothing
-            part.release()
+        source.give_back()
+
+
+class _Source:
+    """A text that is read in parts: by the parser, and afterwards by the nodes of its tree.
+
+    py-tree-sitter 0.26 never gives back what the parser has read, so that each parse would leave a copy of its text.
+    The parser therefore gets views, which hold nothing once they are released; nodes take bytes only.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._lent: list[memoryview] | None = []
+
+    def read(self, offset: int, point: object) -> bytes | memoryview:
+        """Some of the text from a byte on."""
+        part = slice(offset, offset + _READ_BYTES)
+        if self._lent is None:
+            return self._data[part]
+        self._lent.append(memoryview(self._data)[part])
+        return self._lent[-1]
+
+    def give_back(self) -> None:
+        """The text is parsed."""
+        for view in self._lent or ():
+            view.release()
+        self._lent = None
 
 
 def edited(
