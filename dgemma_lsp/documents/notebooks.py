@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from dgemma_lsp.documents.documents import Documents
 from dgemma_lsp.documents.edits import Edit, Snapshot
+from dgemma_lsp.documents.masking import masked
 from dgemma_lsp.documents.text import Text
 
 
@@ -49,7 +50,8 @@ class Notebooks:
         return next((notebook for notebook, cells in self._cells.items() if cell in cells), None)
 
     def seen(self, snapshot: Snapshot, documents: Documents) -> Seen:
-        """What the model is to see of a document: of a cell, all cells of its notebook in the same language."""
+        """What the model is to see of a document: of a cell, all cells of its notebook in the same language, the others
+        without what looks secret."""
         notebook = self.notebook_of(snapshot.uri)
         if notebook is None:
             return Seen(snapshot)
@@ -61,7 +63,7 @@ class Notebooks:
             if uri == snapshot.uri:
                 part = below
             elif document is not None and document.language == snapshot.language:
-                part.append(document.text)
+                part.append(masked(document.text))
         before = "".join(_ended(text) for text in above)
         after = "".join(_ended(text) for text in below)
         own = snapshot.source

@@ -128,6 +128,12 @@ class StrictProtocol(LanguageServerProtocol):
         for method in (*_DOCUMENT_METHODS, types.WORKSPACE_EXECUTE_COMMAND):
             del self.fm.builtin_features[method]  # to cancel pygls' own command is not to cancel what it started
 
+    def _send_response(self, msg_id: Any, result: Any = None, error: types.ResponseError | None = None) -> None:
+        """As pygls does, without what an internal error says of this machine: that is for the log."""
+        if error is not None and isinstance(error.data, dict) and "traceback" in error.data:
+            error = types.ResponseError(error.code, "internal error; the log has the reason")
+        super()._send_response(msg_id, result, error)
+
     def _refuse(self, msg_id: Any, error: JsonRpcException) -> None:
         self._send_response(msg_id, error=error.to_response_error())
 
