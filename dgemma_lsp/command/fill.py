@@ -17,6 +17,7 @@ from rich.style import Style
 from rich.text import Text
 
 from dgemma_lsp.command.loading import UserError, load_infiller
+from dgemma_lsp.documents import disk
 from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.pipeline import context
 from dgemma_lsp.pipeline.suggest import suggest
@@ -32,6 +33,11 @@ BATCH_TOKENS = 256
 """Longest fill of a batch task, in tokens."""
 
 CONTEXT_LINES = 4
+
+_MOST_BYTES = 32_000_000
+"""Of a file that is filled."""
+_MOST_BATCH_BYTES = 1 << 30
+"""Of a file of tasks."""
 
 
 def fill_once(
@@ -112,9 +118,7 @@ def snapshot_at(place: str) -> Snapshot:
     name, line, column = form[1], int(form[2]), int(form[3])
     path = Path(name)
     try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise UserError(f"{name}: {error.strerror or error}") from error
+        text = _content(path, _MOST_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 text") from error
     lines = text.replace("\r\n", "\n\0").replace("\r", "\n").replace("\n\0", "\r\n").split("\n")
@@ -125,7 +129,14 @@ def snapshot_at(place: str) -> Snapshot:
         raise UserError(f"line {line} of {name} has columns 1 to {length + 1}, there is no column {column}")
     offset = sum(len(text) + 1 for text in lines[: line - 1]) + column - 1
     language = languages.language_of(path)
-    return Snapshot(path.resolve().as_uri(), None, language, text, offset, syntax.parse(language, text))
+    return Snapshot(disk.real(path).as_uri(), None, language, text, offset, syntax.parse(language, text))
+
+
+def _content(path: Path, most_bytes: int) -> bytes:
+    content = disk.read(path, most_bytes)
+    if isinstance(content, disk.Fault):
+        raise UserError(f"{path}: {content.value}")
+    return content
 
 
 def in_place(text: str, suggestion: Suggestion) -> Text:
@@ -207,10 +218,7 @@ def fill_batch(
     Raises:
         UserError: the file cannot be read, or the checkpoint cannot be used.
     """
-    try:
-        lines = tasks.read_bytes().splitlines()
-    except OSError as error:
-        raise UserError(f"{tasks}: {error.strerror or error}") from error
+    lines = _content(tasks, _MOST_BATCH_BYTES).splitlines()
     infiller = load_infiller(checkpoint, device)
     with Progress(console=Console(stderr=True)) as progress:
         for number, line in enumerate(progress.track(lines, description="filling"), start=1):

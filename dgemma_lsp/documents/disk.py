@@ -35,11 +35,11 @@ _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINV
 class Fault(Enum):
     """Why there is no answer; the values are for people."""
 
-    MISSING = "it is not there"
-    DENIED = "it may not be read"
-    NOT_REGULAR = "it is no regular file"
-    TOO_LARGE = "it is too large"
-    BROKEN = "the disk could not read it"
+    MISSING = "No such file or directory"
+    DENIED = "Permission denied"
+    NOT_REGULAR = "Not a regular file"
+    TOO_LARGE = "File too large"
+    BROKEN = "Input/output error"
 
 
 @dataclass(frozen=True, slots=True)
