@@ -29,32 +29,36 @@ _KEY_ENDS = re.compile(
     r"-----END (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|Private-MAC: *[0-9a-f]+"
     r"|---- END SSH2 ENCRYPTED PRIVATE KEY ----"
 )
-_URI_PASSWORD = re.compile(r"(?<=://)([^\s/:@\"'`<>{}$]*):([^\s/@\"'`<>]{3,})(?=@[\w\[%.{$-])")
-_URI_KEY = re.compile(r"(?<=://)([0-9a-f]{32}|[A-Za-z0-9_\-]{24,})(?=@)")
+_URI_PASSWORD = re.compile(r"(?<=://)([^\s/:@\"'`<>{}$]{0,128}):([^\s/@\"'`<>]{3,256})(?=@[\w\[%.{$-])")
+_URI_KEY = re.compile(r"(?<=://)([0-9a-f]{32}|[A-Za-z0-9_\-]{24,256})(?=@)")
 """A key in the place of a user's name, as Sentry writes it."""
 _URI_PARAMETER = re.compile(
     r"[?&;](?:sig|signature|access_token|api_?key|apikey|key|token|auth|secret|password|code|X-Amz-Signature"
-    r"|X-Amz-Security-Token|X-Goog-Signature)=([A-Za-z0-9%+/=_.~\-]{12,})",
+    r"|X-Amz-Security-Token|X-Goog-Signature)=([A-Za-z0-9%+/=_.~\-]{12,2000})",
     re.IGNORECASE,
 )
-_HEADER = re.compile(r"\b(?:[Bb]earer|[Bb]asic|[Tt]oken|[Aa]pi[Kk]ey|BEARER|BASIC)[ \t]+([A-Za-z0-9_\-.~+/=]{12,})")
+_HEADER = re.compile(
+    r"\b(?:[Bb]earer|[Bb]asic|[Tt]oken|[Aa]pi[Kk]ey|BEARER|BASIC)[ \t]{1,8}([A-Za-z0-9_\-.~+/=]{12,2000})"
+)
 _OPTION = re.compile(
     r"--?(?:pass(?:word|wd|phrase)?|token|secret|api-?key|auth-token|access-token|client-secret|secret-key)"
-    r"(?:=|[ \t]+)[\"']?([^\s\"'<>{}$\[\](),|]{6,})",
+    r"(?:=|[ \t]{1,8})[\"']?([^\s\"'<>{}$\[\](),|]{6,256})",
     re.IGNORECASE,
 )
-_USER_OPTION = re.compile(r"(?:\s-u|--user)[ =]+[\"']?[\w.@+-]+:([^\s\"'<>{}$]{3,})")
-_NETRC = re.compile(r"\blogin\s+\S+\s+password\s+(\S{3,})")
-_SQL = re.compile(r"(?i:(?<=identified by )|(?<=password )|(?<=password = )|(?<=password=))N?'([^'\n]{3,})'")
+_USER_OPTION = re.compile(r"(?:\s-u|--user)[ =]{1,8}[\"']?[\w.@+-]{1,64}:([^\s\"'<>{}$]{3,128})")
+_NETRC = re.compile(r"\blogin\s{1,40}\S{1,128}\s{1,40}password\s{1,40}(\S{3,256})")
+_SQL = re.compile(r"(?i:(?<=identified by )|(?<=password )|(?<=password = )|(?<=password=))N?'([^'\n]{3,256})'")
 _XML = re.compile(
-    r"<(?:[\w.-]+:)?[\w.-]*(?:passw(?:or)?d|passphrase|secret|token|api-?key)[\w.-]*(?:\s[^<>\n]*)?>\s*([^<>\s][^<>\n]{2,}?)\s*</",
+    r"<(?:[\w.-]{1,40}:)?[\w.-]{0,40}(?:passw(?:or)?d|passphrase|secret|token|api-?key)[\w.-]{0,40}(?:\s[^<>\n]{0,200})?>"
+    r"\s{0,80}([^<>\s][^<>\n]{2,255})\s{0,80}</",
     re.IGNORECASE,
 )
 _XML_VALUE = re.compile(
-    r"(?:name|key)=[\"'][\w.:-]*(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key)[\w.-]*[\"']\s+value=[\"']([^\"'\n]{3,})[\"']",
+    r"(?:name|key)=[\"'][\w.:-]{0,60}(?:passw(?:or)?d|passphrase|secret|token|api[_-]?key)[\w.-]{0,60}[\"']"
+    r"\s{1,40}value=[\"']([^\"'\n]{3,256})[\"']",
     re.IGNORECASE,
 )
-_PGPASS = re.compile(r"^[\w.*-]+:(?:\d+|\*):[\w*-]+:[\w*-]+:(\S+)$", re.MULTILINE)
+_PGPASS = re.compile(r"^[\w.*-]{1,256}:(?:\d{1,5}|\*):[\w*-]{1,64}:[\w*-]{1,64}:(\S{3,256})$", re.MULTILINE)
 
 
 class _Judge(Enum):
@@ -109,19 +113,20 @@ _INNOCENT_NAME = re.compile(
 _NAME_CHARS = 40
 _NAME_REST = re.compile(r"[\w.\-]{0,80}")
 _BETWEEN = re.compile(
-    r"""["'`\])]{0,3}[ \t]*
-    (?: (?::[ \t]*[^=\n"'`(]{1,60}?)? [ \t]* (?::=|=>|={1,3}|!=|:|->|\?=|\+=) | , | [ \t] (?=["'`]) )
+    r"""["'`\])]{0,3}[ \t]{0,80}
+    (?: (?::[ \t]{0,8}[^=\n"'`(]{1,60}?)? [ \t]{0,80} (?::=|=>|={1,3}|!=|:|->|\?=|\+=) | , | [ \t] (?=["'`]) )
     \s{0,80} (?:[({\[]\s{0,80})? (?:[\w.:]{1,40}\((?:\s*[\w.]{1,40}\s*,)?\s*)? """,
     re.VERBOSE,
 )
 """From a name to its literal: `= `, `: str = `, `" => `, `'] = (`, `, `, `= os.environ.get(NAME, `."""
 _LITERAL = re.compile(
-    r"""(?:[A-Za-z]{0,3}) (?: \"{3}(?P<a>(?:[^\\]|\\.)*?)\"{3} | '{3}(?P<b>(?:[^\\]|\\.)*?)'{3}
-    | "(?P<c>(?:[^"\\\n]|\\.)*)" | '(?P<d>(?:[^'\\\n]|\\.)*)' | `(?P<e>[^`]*)` )""",
+    r"""(?:[A-Za-z]{0,3}) (?: \"{3}(?P<a>(?:[^\\]|\\.){0,4000}?)\"{3} | '{3}(?P<b>(?:[^\\]|\\.){0,4000}?)'{3}
+    | "(?P<c>(?:[^"\\\n]|\\.){0,4000})" | '(?P<d>(?:[^'\\\n]|\\.){0,4000})' | `(?P<e>[^`]{0,4000})` )""",
     re.VERBOSE | re.DOTALL,
 )
-_FURTHER = re.compile(r"[ \t]*(?:\\\n|[,+.:]|=>|\n)?\s{0,80}(?=[A-Za-z]{0,3}[\"'`])")
-_BARE = re.compile(r"[ \t]*(?::=|\?=|[=:])[ \t]*(?P<value>[^\s\"'`#;,&(){}\[\]<>$|]{8,})(?P<after>.?)")
+_FURTHER = re.compile(r"[ \t]{0,80}(?:\\\n|[,+.:]|=>|\n)?\s{0,80}(?=[A-Za-z]{0,3}[\"'`])")
+_BARE = re.compile(r"[ \t]{0,80}(?::=|\?=|[=:])[ \t]{0,80}(?P<value>[^\s\"'`#;,&(){}\[\]<>$|]{8,256})(?P<after>.?)")
+_BARE_REST = re.compile(r"[^\s\"'`;,]*")
 _LITERALS = 24
 """How many literals in a row one name may have."""
 
@@ -232,7 +237,9 @@ def _named_values(text: str) -> Iterator[Span]:
         if literal is not None:
             yield from _secret_literals(text, literal, name)
         elif (bare := _BARE.match(text, end)) is not None and _is_bare_secret(bare["value"], bare["after"], name):
-            yield bare.span("value")
+            rest = _BARE_REST.match(text, bare.end("value"))
+            until = rest.end() if rest else bare.end("value")
+            yield bare.start("value"), until
 
 
 def _stems(text: str) -> list[int]:

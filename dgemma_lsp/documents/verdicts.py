@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 FRESH_S = 1.0
 """How long a verdict counts."""
-PATIENCE_S = 0.5
+PATIENCE_S = 1.0
 """How long a request waits for a verdict."""
 _KEPT = 512
 """Documents whose verdict is remembered."""

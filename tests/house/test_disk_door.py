@@ -30,6 +30,7 @@ EXCEPTIONS = {
     ("server/transport.py", "fdopen"): "standard output, which is a descriptor already",
     ("server/transport.py", "open"): "the null device, in place of standard input",
     ("command/check.py", "glob"): "weights of a checkpoint that the user names",
+    ("command/check.py", "is_dir"): "weights of a checkpoint that the user names",
     ("command/check.py", "stat"): "weights of a checkpoint that the user names",
     ("command/check.py", "open"): "weights of a checkpoint that the user names",
     ("command/eval_run.py", "write_text"): "tables that the user wants",

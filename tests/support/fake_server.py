@@ -51,7 +51,7 @@ class FakeInfiller:
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         self.fills_begun += 1
         self.seen, self.seen_verify = request.excerpt, request.verify
-        self.seen_elsewhere = request.elsewhere
+        self.seen_elsewhere = request.project_text
         print("a library prints to standard output")
         os.write(1, b"and so does one written in C\n")
         if self.fails:
