@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import users_store  # noqa: F401 (sets the store of this process and of those it starts)
@@ -32,3 +34,12 @@ def wire(shared_wire: Wire) -> Wire:
     shared_wire.request("test/say", {"text": "value", "steps": 3, "held": False, "fails": False})
     shared_wire.drop_unread()
     return shared_wire
+
+
+@pytest.fixture
+def ordinary_folder() -> Iterator[Path]:
+    """A folder that any user may enter; those of `tmp_path` are for one."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder

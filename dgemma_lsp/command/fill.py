@@ -19,6 +19,7 @@ from rich.text import Text
 
 from dgemma_lsp.command.loading import UserError, load_infiller
 from dgemma_lsp.command.opened import TASK_TOKENS, opened
+from dgemma_lsp.documents import disk
 from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.documents.exclusions import Exclusions, size_rule
 from dgemma_lsp.pipeline.request_for import request_for
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
     from dgemma_model.infill import Infiller
 
 CONTEXT_LINES = 4
+
+_MOST_BYTES = 32_000_000
+"""Of a file that is filled."""
+_MOST_BATCH_BYTES = 1 << 30
+"""Of a file of tasks."""
 
 
 def fill_once(
@@ -116,9 +122,7 @@ def snapshot_at(place: str) -> Snapshot:
         if (rule := exclusions.rule(uri)) is not None:
             raise UserError(f"{name} is never read: {rule}")
     try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise UserError(f"{name}: {error.strerror or error}") from error
+        text = _content(path, _MOST_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 text") from error
     lines = text.replace("\r\n", "\n\0").replace("\r", "\n").replace("\n\0", "\r\n").split("\n")
@@ -131,7 +135,14 @@ def snapshot_at(place: str) -> Snapshot:
     if (rule := size_rule(text, offset)) is not None:
         raise UserError(f"{name} is not filled: {rule}")
     language = languages.language_of(path)
-    return Snapshot(path.resolve().as_uri(), None, language, text, offset, syntax.parse(language, text))
+    return Snapshot(disk.real(path).as_uri(), None, language, text, offset, syntax.parse(language, text))
+
+
+def _content(path: Path, most_bytes: int) -> bytes:
+    content = disk.read(path, most_bytes)
+    if isinstance(content, disk.Fault):
+        raise UserError(f"{path}: {content.value}")
+    return content
 
 
 def in_place(text: str, suggestion: Suggestion) -> Text:
@@ -220,10 +231,7 @@ def fill_batch(
     Raises:
         UserError: the file cannot be read, or the checkpoint cannot be used.
     """
-    try:
-        lines = tasks.read_bytes().splitlines()
-    except OSError as error:
-        raise UserError(f"{tasks}: {error.strerror or error}") from error
+    lines = _content(tasks, _MOST_BATCH_BYTES).splitlines()
     infiller = load_infiller(checkpoint, device)
     with Progress(console=Console(stderr=True)) as progress:
         for number, line in enumerate(progress.track(lines, description="filling"), start=1):

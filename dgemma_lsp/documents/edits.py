@@ -142,6 +142,7 @@ class NoSuggestion(Enum):
     INVISIBLE = "it has characters that cannot be seen"
     UNPARSEABLE = "the result would not parse, or not compile"
     UNRESOLVED = "it uses a name that is defined nowhere"
+    SECRET = "it holds what looks like a secret"
     LOW_CONFIDENCE = "the model was not sure enough"
     NOTHING_HERE = "there is nothing here that this could be done to"
     NOTHING_BETTER = "the model had nothing better than what stands there"

@@ -1,20 +1,22 @@
-"""Which documents are never read: neither completed nor shown to the model beside another one.
+"""Which documents are never read, and which are never shown beside another one.
 
-The rules are read, never run: names that look secret, `.gitignore`, `.dgemmaignore`, and sizes.
+The rules are read, never run: names that look secret, what git ignores, `.dgemmaignore`, and sizes. A document goes by
+every name that it has: the one that the client uses, and the file's real path.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from pathspec import GitIgnoreSpec
-
+from dgemma_lsp.documents import disk
+from dgemma_lsp.documents.ignore_rules import Compiled, IgnoreRules
 from dgemma_model.request import Readable
 
 MAX_CHARS = 8_000_000
@@ -23,9 +25,8 @@ MAX_LINE_CHARS = 20_000
 """Code points of the longest line with a cursor in it: what is longer was written by no one."""
 
 _LINE_BREAK = re.compile(r"[\r\n]")
-_MAX_RULES_BYTES = 256 * 1024
-_MAX_DEPTH = 64
-_IGNORE_FILES = (".gitignore", ".dgemmaignore")
+_LOCAL_SCHEMES = frozenset({"file", "vscode-notebook-cell", "vscode-remote"})
+"""Of documents that are files here; others may still be a file's content in another form, as `git:` and `untitled:`."""
 
 _SECRET_NAMES = (
     ".env", ".env.*", "*.env", ".envrc", ".netrc", "_netrc", ".pgpass", ".pypirc", ".npmrc", ".htpasswd",
@@ -33,16 +34,31 @@ _SECRET_NAMES = (
     "secrets", "secrets.json", "secrets.y*ml", "secrets.toml", "secrets.ini", "*.secret", "*.secrets", "*.token",
     "service-account*.json", "service_account*.json", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore",
     "*.kdbx", "*.ppk", "*.tfvars", "*.tfstate", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*",
+    ".my.cnf", ".s3cfg", ".boto", ".dockercfg", "kubeconfig", "*.kubeconfig", "*.keytab", "*.ovpn", "auth.json",
+    "token.json", "tokens.json", ".vault-pass*", ".vault_pass*",
 )  # fmt: skip
 _NOT_SECRET_NAMES = (".env.example", ".env.sample", ".env.template", ".env.dist", "*.pub")
 _SECRET_FOLDERS = frozenset({".ssh", ".aws", ".azure", ".gnupg", ".kube", ".gcloud", ".docker"})
+
+_SECRET_WORD = re.compile(
+    r"(?:^|[^a-z])(?:secrets?|credentials?|creds|passwords?|passwd|passphrases?|api[_-]?keys?|private[_-]?keys?"
+    r"|(?:access|auth|api)[_-]?tokens?)(?:[^a-z]|$)"
+)
+"""In the name of a file: what is said there is likely to be secret, in whatever language."""
+_DATA_SUFFIXES = frozenset(
+    {"", ".json", ".json5", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf", ".config", ".properties", ".xml",
+     ".csv", ".tsv", ".txt", ".plist", ".gpg", ".asc", ".enc", ".age"}
+)  # fmt: skip
+"""Of files that hold values, not programs."""
+_SECRETS_FOLDERS = frozenset({"secret", "secrets", ".secret", ".secrets", "credentials", ".credentials", "creds"})
+_BACKUP = re.compile(r"(?:~|\.(?:bak|backup|orig|old|save|sav|tmp|swp|swo|copy))$")
 
 
 def path_of(uri: str) -> Path | None:
     """The file of a document, or None for one that has none (an untitled one, for instance)."""
     try:
         parts = urlsplit(uri)
-        if parts.scheme not in ("file", "vscode-notebook-cell", "vscode-remote"):
+        if parts.scheme not in _LOCAL_SCHEMES:
             return None
         path = Path(url2pathname(unquote(parts.path)))
     except ValueError:
@@ -63,101 +79,88 @@ def size_rule(text: Readable, offset: int) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rules:
-    """One ignore file."""
+class Verdict:
+    """What the rules say of a document."""
 
-    name: str
-    folder: Path
-    signature: tuple[int, int]
-    """Time and size of what was read."""
-    lines: tuple[str, ...]
-    """One for each pattern."""
-    spec: GitIgnoreSpec
+    rule: str | None = None
+    """The rule that excludes it, for people; None where it may be read."""
+    own: str | None = None
+    """The reason why it is never shown beside another document; None where it may be."""
+    paths: tuple[Path, ...] = ()
+    """Every name of its file."""
 
 
 class Exclusions:
-    """The rules of a workspace. Looks at the disk when asked, so that an edited ignore file counts at once."""
+    """The rules of a workspace. Looks at the disk when asked, so that an edited ignore file counts at once; it blocks,
+    and the event loop asks through `verdicts`."""
 
     def __init__(self, folders: Iterable[str] = ()) -> None:
         """`folders` are the workspace's, as uris."""
-        self._folders = [path for path in map(path_of, folders) if path is not None]
-        self._rules: dict[Path, _Rules | None] = {}
+        self._uris = tuple(folders)
+        self._compiled: Compiled = {}
 
     def rule(self, uri: str) -> str | None:
         """The rule that excludes a document, for people; None for a document that may be read."""
-        path = path_of(uri)
-        if path is None:
-            return None
-        return _secret_rule(path) or self._ignore_rule(path)
+        return self.verdict(uri).rule
 
-    def _ignore_rule(self, path: Path) -> str | None:
-        base = self._base(path)
-        chain = [path, *path.parents]
-        inside = [part for part in chain if base in part.parents][:_MAX_DEPTH]
-        for part in reversed(inside):  # a folder that is ignored hides all that is in it
-            verdict = self._verdict(base, part, is_folder=part != path)
-            if verdict is not None:
-                return verdict
-        return None
+    def verdict(self, uri: str) -> Verdict:
+        """What the rules say of a document, by all of its names."""
+        named, is_file = _named(uri)
+        if named is None:
+            return Verdict()
+        names = dict.fromkeys([named, Path(os.path.normpath(named))])
+        excluding = []
+        if is_file and named.is_absolute():
+            names[disk.real(named)] = None
+            excluding = list(map(self.rules_now().rule, names))
+        excluding = [*map(_secret_name, names), *excluding]
+        private = map(_secret_sounding, names)
+        return Verdict(next(filter(None, excluding), None), next(filter(None, private), None), tuple(names))
 
-    def _base(self, path: Path) -> Path:
-        """Where rules begin to count: the repository, else the workspace folder, else the file's own folder."""
-        for parent in list(path.parents)[:_MAX_DEPTH]:
-            if (parent / ".git").exists():
-                return parent
-        holding = [folder for folder in self._folders if folder in path.parents]
-        return max(holding, key=lambda folder: len(folder.parts), default=path.parent)
-
-    def _verdict(self, base: Path, path: Path, *, is_folder: bool) -> str | None:
-        """What the innermost rule about `path` says, if it excludes."""
-        for name in _IGNORE_FILES:
-            for rules in self._governing(base, path, name):
-                relative = path.relative_to(rules.folder).as_posix() + "/" * is_folder
-                found = rules.spec.check_file(relative)
-                if found.include and found.index is not None:
-                    return f"{rules.name}: {rules.lines[found.index]}"
-                if found.include is False:
-                    break
-        return None
-
-    def _governing(self, base: Path, path: Path, name: str) -> Iterator[_Rules]:
-        """The ignore files of one name that speak of `path`, innermost first."""
-        for folder in path.parents:
-            if (rules := self._read(folder, folder / name, name)) is not None:
-                yield rules
-            if folder == base:
-                break
-        if name == ".gitignore":
-            own = ".git/info/exclude"
-            if (rules := self._read(base, base / own, own)) is not None:
-                yield rules
-
-    def _read(self, folder: Path, file: Path, name: str) -> _Rules | None:
-        try:
-            status = file.stat()
-            signature = (status.st_mtime_ns, status.st_size)
-            known = self._rules.get(file)
-            if known is not None and known.signature == signature:
-                return known
-            if status.st_size > _MAX_RULES_BYTES:
-                return None
-            written = file.read_text("utf-8", "replace").splitlines()
-            lines = tuple(line for line in written if line.strip() and not line.startswith("#"))
-            rules = _Rules(name, folder, signature, lines, GitIgnoreSpec.from_lines(lines))
-        except (OSError, ValueError):  # not there, or a pattern that makes no sense
-            return None
-        self._rules[file] = rules
-        return rules
+    def rules_now(self) -> IgnoreRules:
+        """What ignore files say, as they are now, for questions about many paths in a row."""
+        folders = [path for path in map(path_of, self._uris) if path is not None]
+        return IgnoreRules(dict.fromkeys([*folders, *map(disk.real, folders)]), self._compiled)
 
 
-def _secret_rule(path: Path) -> str | None:
-    name = path.name.lower()
-    if any(fnmatch(name, pattern) for pattern in _NOT_SECRET_NAMES):
+def name_rule(path: Path) -> str | None:
+    """The reason why a file's name keeps it from being shown beside a document."""
+    return _secret_name(path) or _secret_sounding(path)
+
+
+def _named(uri: str) -> tuple[Path | None, bool]:
+    """The path in a uri, whatever its scheme, and whether it may be a file's here."""
+    try:
+        parts = urlsplit(uri)
+        path = Path(url2pathname(unquote(parts.path)))
+    except ValueError:
+        return None, False
+    if not parts.path or "\0" in str(path):
+        return None, False
+    return path, parts.scheme in _LOCAL_SCHEMES or not parts.netloc
+
+
+def _secret_name(path: Path) -> str | None:
+    """The reason why a file is never read, by its name."""
+    name = _BACKUP.sub("", path.name.lower().strip("#").removeprefix(".#")).rstrip(". ")
+    if any(fnmatchcase(name, pattern) for pattern in _NOT_SECRET_NAMES):
         return None
     for pattern in _SECRET_NAMES:
-        if fnmatch(name, pattern):
+        if fnmatchcase(name, pattern):
             return f"looks secret: {pattern}"
     for folder in path.parts[:-1]:
         if folder.lower() in _SECRET_FOLDERS:
+            return f"looks secret: {folder}/"
+    sounding = _secret_sounding(path)
+    return sounding if sounding is not None and path.suffix.lower() in _DATA_SUFFIXES else None
+
+
+def _secret_sounding(path: Path) -> str | None:
+    """The reason why a file's content is nobody else's business, by its name; a program of that name is completed."""
+    stem = path.name.lower().partition(".")[0] if not path.name.startswith(".") else path.name.lower()
+    if (word := _SECRET_WORD.search(stem)) is not None:
+        return f"looks secret: {word[0].strip('_-. ')}"
+    for folder in path.parts[:-1]:
+        if folder.lower() in _SECRETS_FOLDERS:
             return f"looks secret: {folder}/"
     return None

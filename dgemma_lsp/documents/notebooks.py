@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from dgemma_lsp.documents.documents import Documents
 from dgemma_lsp.documents.edits import Snapshot
+from dgemma_lsp.documents.masking import masked
 from dgemma_lsp.documents.text import Text
 from dgemma_model.source.syntax import LastTree
 
@@ -60,7 +61,7 @@ class Notebooks:
 
     def around(self, snapshot: Snapshot, documents: Documents) -> Snapshot | None:
         """What the model is to see of a cell with code: all such cells of its notebook in the same language, as one
-        document. None for any other document."""
+        document, the others without what looks secret. None for any other document."""
         notebook = self._open.get(self.notebook_of(snapshot.uri) or "")
         if notebook is None or Cell(snapshot.uri, True) not in notebook.cells:
             return None
@@ -72,7 +73,7 @@ class Notebooks:
             if uri == snapshot.uri:
                 part = below
             elif document is not None and document.language == snapshot.language:
-                part.append(document.text)
+                part.append(masked(document.text))
         before = "".join(_ended(text) for text in above)
         after = "".join(_ended(text) for text in below)
         own = snapshot.source

@@ -1,20 +1,23 @@
 """Files on disk that are near a document: what the model may know of the project beside the open documents.
 
-They are read on a thread of their own, so that no request waits for a disk; a document whose folder was not read yet
-has none. What the rules of `exclusions` keep out is not read, nor what is large.
+They are read on threads of their own, so that no request waits for a disk; a document whose folder was not read yet
+has none. Near are the files of the workspace's folder that the document is in; of a document outside of them, those of
+its own folder only, not below it. Links are not followed. What the rules of `exclusions` keep out is not read, nor what
+is large, and what looks like a secret is left out of what is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from dgemma_lsp.documents.exclusions import Exclusions, path_of
+from dgemma_lsp.documents import disk, secrets
+from dgemma_lsp.documents.disk import DiskThreads, Fault, Stamp
+from dgemma_lsp.documents.exclusions import Exclusions, name_rule, path_of
 from dgemma_lsp.documents.text import Text
 
 NEARBY_CHARS = 200_000
@@ -27,6 +30,8 @@ _FOLDERS_KEPT = 16
 """Folders whose files are kept, those of the latest documents."""
 _FRESH_S = 20.0
 """How long what was read counts as what is there."""
+_READING_S = 5.0
+"""How long the files near a document are read, at most; there are then fewer of them."""
 _SKIPPED_FOLDERS = frozenset({"node_modules", "site-packages", "venv", "__pycache__", "build", "dist", "target"})
 
 
@@ -36,23 +41,24 @@ class _Folder:
 
     read_at: float = float("-inf")
     files: list[tuple[Path, tuple[str, ...]]] = field(default_factory=list)
-    """The nearest last."""
+    """By their real paths, the nearest last."""
     reading: asyncio.Task[None] | None = None
 
 
 class Workspace:
     """The files near each document, as they were when last read. For the event loop's thread."""
 
-    def __init__(self, folders: Iterable[str] = ()) -> None:
-        """`folders` are the workspace's, as uris: files outside of them are near to a document of their own folder
-        only."""
+    def __init__(self, threads: DiskThreads, folders: Iterable[str] = ()) -> None:
+        """`folders` are the workspace's, as uris."""
+        self._threads = threads
         self._uris = tuple(folders)
+        self._exclusions = Exclusions(self._uris)
         self._folders: dict[tuple[Path, str], _Folder] = {}
-        self._read: dict[Path, tuple[tuple[int, int], tuple[str, ...]]] = {}
+        self._read: dict[Path, tuple[Stamp, tuple[str, ...]]] = {}
 
-    def near(self, uri: str, open_uris: Collection[str] = ()) -> tuple[str, ...]:
-        """Pieces of the files near a document, the nearest last, without those that are open; what is read later is in
-        a later answer."""
+    def near(self, uri: str, opened: Collection[Path] = ()) -> tuple[str, ...]:
+        """Pieces of the files near a document, the nearest last, without those `opened`; what is read later is in a
+        later answer."""
         path = path_of(uri)
         if path is None or path.suffix in ("", ".ipynb"):  # other notebooks are no text to go on with
             return ()
@@ -62,8 +68,7 @@ class Workspace:
             self._forget(next(iter(self._folders)))
         if time.monotonic() - folder.read_at > _FRESH_S and (folder.reading is None or folder.reading.done()):
             folder.reading = asyncio.ensure_future(self._refresh(folder, path))
-        opened = {path, *(path_of(other) for other in open_uris)}
-        return tuple(piece for file, pieces in folder.files if file not in opened for piece in pieces)
+        return tuple(piece for file, pieces in folder.files if file != path and file not in opened for piece in pieces)
 
     def _forget(self, key: tuple[Path, str]) -> None:
         del self._folders[key]
@@ -75,15 +80,24 @@ class Workspace:
         await asyncio.gather(*(folder.reading for folder in self._folders.values() if folder.reading))
 
     async def _refresh(self, folder: _Folder, path: Path) -> None:
-        folder.files = await asyncio.to_thread(self._files_near, path)
+        folder.files = await self._threads.ask(lambda: self._files_near(path))
         folder.read_at = time.monotonic()
 
     def _files_near(self, path: Path) -> list[tuple[Path, tuple[str, ...]]]:
-        """For a thread of its own; its rules are its own, too."""
-        exclusions, left = Exclusions(self._uris), NEARBY_CHARS
+        """For a thread of the disk."""
+        real, left, until = disk.real(path), NEARBY_CHARS, time.monotonic() + _READING_S
+        rules = self._exclusions.rules_now()
+
+        def is_hidden(folder: Path) -> bool:
+            return rules.rule(folder, is_folder=True) is not None
+
         found: list[tuple[Path, tuple[str, ...]]] = []
-        for file in islice(_candidates(path, self._root(path)), _MOST_ENTRIES):
-            if file.suffix != path.suffix or file == path or exclusions.rule(file.as_uri()) is not None:
+        for file in islice(_candidates(real.parent, self._root(real), is_hidden), _MOST_ENTRIES):
+            if time.monotonic() > until:
+                break
+            if file.suffix != path.suffix or file == real or name_rule(file) is not None:
+                continue
+            if rules.rule(file) is not None:
                 continue
             pieces = self._pieces(file)
             left -= sum(map(len, pieces))
@@ -94,60 +108,45 @@ class Workspace:
 
     def _pieces(self, file: Path) -> tuple[str, ...]:
         """The text of a file; the same strings as long as it stays as it is."""
-        try:
-            status = file.stat()
-            signature = (status.st_mtime_ns, status.st_size)
-            known = self._read.get(file)
-            if known is not None and known[0] == signature:
-                return known[1]
-            if status.st_size > _FILE_BYTES:
-                return ()
-            text = file.read_bytes().decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
-        except (OSError, ValueError):  # gone meanwhile, not ours to read, or no text
+        state = disk.stamp(file)
+        if isinstance(state, Fault):  # gone meanwhile, or not ours to read
             return ()
-        self._read[file] = signature, tuple(Text(text).pieces())
+        known = self._read.get(file)
+        if known is not None and known[0] == state:
+            return known[1]
+        content = disk.read(file, _FILE_BYTES, follow=False)
+        try:
+            written = "" if isinstance(content, Fault) else content.decode("utf-8")
+        except UnicodeDecodeError:
+            written = ""
+        text = secrets.masked(written.replace("\r\n", "\n").replace("\r", "\n"))
+        self._read[file] = state, tuple(Text(text).pieces())
         return self._read[file][1]
 
-    def _root(self, path: Path) -> Path:
-        """How far up files are near."""
-        holding = [folder for folder in map(path_of, self._uris) if folder is not None and folder in path.parents]
-        return max(holding, key=lambda folder: len(folder.parts), default=path.parent)
+    def _root(self, path: Path) -> Path | None:
+        """How far up files are near, for a real path: to the workspace's folder; None outside of it."""
+        folders = (disk.real(folder) for folder in map(path_of, self._uris) if folder is not None)
+        holding = [folder for folder in folders if folder in path.parents]
+        return max(holding, key=lambda folder: len(folder.parts), default=None)
 
 
-def _candidates(path: Path, root: Path) -> Iterator[Path]:
-    """Files of the same folder, then of the folders in it, then of the folder above and its other folders, up to
-    `root`; the last changed of a folder first."""
+def _candidates(folder: Path, root: Path | None, is_hidden: Callable[[Path], bool]) -> Iterator[Path]:
+    """Files of a folder, then of the folders in it, then of the folder above and its other folders, up to `root`; the
+    last changed of a folder first. Without a root those of the folder itself only."""
     done: set[Path] = set()
-    folder = path.parent
     while True:
         waiting = [folder]
         while waiting:
             here = waiting.pop(0)
-            if here in done:
+            if here in done or is_hidden(here):
                 continue
+            if len(done) == _MOST_ENTRIES:
+                return
             done.add(here)
-            files, folders = _listing(here)
-            yield from files
-            waiting += folders
-        if folder == root or folder == folder.parent:
+            listed = disk.listing(here, _MOST_ENTRIES)
+            yield from (here / name for name in listed.files)
+            if root is not None:
+                waiting += (here / name for name in listed.folders if name not in _SKIPPED_FOLDERS)
+        if root in (None, folder) or folder == folder.parent:
             return
         folder = folder.parent
-
-
-def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The files of a folder, the last changed first, and the folders in it that hold what people write."""
-    files: list[tuple[int, Path]] = []
-    folders: list[Path] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in islice(entries, _MOST_ENTRIES):
-                if entry.name.startswith(".") or entry.is_symlink():
-                    continue
-                if entry.is_dir():
-                    if entry.name not in _SKIPPED_FOLDERS:
-                        folders.append(Path(entry.path))
-                else:
-                    files.append((-entry.stat().st_mtime_ns, Path(entry.path)))
-    except OSError:  # not ours to read
-        pass
-    return [file for _, file in sorted(files)], sorted(folders)

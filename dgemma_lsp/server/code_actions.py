@@ -15,6 +15,7 @@ from pygls.exceptions import JsonRpcContentModified, JsonRpcException, JsonRpcIn
 
 from dgemma_lsp.documents.documents import Position
 from dgemma_lsp.documents.edits import NoSuggestion, Rewrite, Snapshot
+from dgemma_lsp.documents.masking import adds_secret, without_secrets
 from dgemma_lsp.pipeline import actions
 from dgemma_lsp.pipeline.actions import ActionKind, Problem
 from dgemma_lsp.pipeline.infiller import InfillerLike
@@ -38,10 +39,9 @@ async def code_action(
     """What can be done here."""
     request = from_client.actions_request(params)
     snapshot = server.documents.snapshot(request.uri, min(request.start, request.end))
-    if snapshot is None or server.refusal(snapshot) is not None:
-        return []
     document = server.documents.get(request.uri)
-    assert document is not None  # it has a snapshot
+    if snapshot is None or document is None:
+        return []
     encoding = server.documents.encoding
     end = document.offset_at(max(request.start, request.end), encoding)
     problems = [
@@ -52,6 +52,9 @@ async def code_action(
         )
         for found in request.problems
     ]
+    await server.judged(snapshot)
+    if server.refusal(snapshot) is not None:
+        return []
     parsed = await server.trees.parsed(snapshot)
     return to_client.code_actions(actions.offered(parsed, end, problems), parsed, request, server.client)
 
@@ -96,6 +99,8 @@ async def next_edit(server: DgemmaServer, params: object) -> dict[str, Any]:
     uri, asked_version, position = request
     snapshot = server.documents.snapshot(uri, position)
     wanted = server.settings.next_edit and snapshot is not None and asked_version in (None, snapshot.version)
+    if snapshot is not None:
+        await server.judged(snapshot)
     if not wanted or snapshot is None or server.refusal(snapshot) not in (None, NoSuggestion.LANGUAGE):
         return to_client.next_edit_answer(None, None, server.documents.encoding)
     parsed = await server.trees.parsed(snapshot)
@@ -142,14 +147,17 @@ def _found(server: DgemmaServer, target: from_client.ActionTarget) -> tuple[Acti
 
 async def _rewritten(server: DgemmaServer, kind: ActionKind, snapshot: Snapshot, end: int) -> Rewrite:
     """Compute; raises what the client is to be told where nothing comes of it."""
-    started, using, shown = time.perf_counter(), server.settings, server.with_allowed_context(snapshot)
+    started, using = time.perf_counter(), server.settings
+    await server.judged(snapshot)
+    shown = server.with_allowed_context(snapshot)
 
     def steps(infiller: InfillerLike) -> Steps[Rewrite]:
         reason = why_disabled(snapshot, infiller.languages, using)
         if reason is not None:
             yield reason
         else:
-            yield from actions.rewrite(kind, shown, end, infiller)
+            for found in actions.rewrite(kind, without_secrets(shown), end, infiller):
+                yield NoSuggestion.SECRET if _adds_secret(found, snapshot) else found
 
     answer: Rewrite | NoSuggestion = NoSuggestion.CANCELLED
     try:
@@ -172,6 +180,11 @@ async def _rewritten(server: DgemmaServer, kind: ActionKind, snapshot: Snapshot,
     if isinstance(answer, NoSuggestion):
         raise _refusal(answer)
     return answer
+
+
+def _adds_secret(found: Rewrite | NoSuggestion, snapshot: Snapshot) -> bool:
+    edits = found.edits if isinstance(found, Rewrite) else ()
+    return any(adds_secret(edit.new_text, snapshot.source) for edit in edits)
 
 
 def _is_current(server: DgemmaServer, snapshot: Snapshot) -> bool:

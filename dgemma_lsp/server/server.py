@@ -16,7 +16,7 @@ from pygls.exceptions import JsonRpcException
 
 from dgemma_lsp import settings
 from dgemma_lsp.documents.documents import Documents
-from dgemma_lsp.documents.exclusions import Exclusions
+from dgemma_lsp.documents.verdicts import Verdicts
 from dgemma_lsp.documents.workspace import Workspace
 from dgemma_lsp.pipeline.actions import ActionKind
 from dgemma_lsp.pipeline.infiller import InfillerLike
@@ -46,7 +46,9 @@ def initialize(server: DgemmaServer, params: types.InitializeParams) -> None:
 def _take_folders(server: DgemmaServer) -> None:
     workspace = server.workspace
     folders = [*filter(None, [workspace.root_uri, *workspace.folders])]
-    server.exclusions, server.files = Exclusions(folders), Workspace(folders)
+    server.exclusions, server.files = Verdicts(server.disk, folders), Workspace(server.disk, folders)
+    for uri in server.documents.uris:
+        server.exclusions.look_at(uri)
 
 
 async def initialized(server: DgemmaServer, params: types.InitializedParams) -> None:
@@ -225,10 +227,10 @@ def did_close_notebook(server: DgemmaServer, params: types.DidCloseNotebookDocum
         server.forget(uri)
 
 
-def status(server: DgemmaServer, params: object) -> dict[str, object]:
+async def status(server: DgemmaServer, params: object) -> dict[str, object]:
     """What the server is doing, and why a document is excluded."""
     uri = from_client.status_uri(params)
-    rule = server.exclusions.rule(server.notebooks.notebook_of(uri) or uri) if uri is not None else None
+    rule = None if uri is None else await server.rule_about(uri)
     return server.state if rule is None else server.state | {"excluded": rule}
 
 

@@ -15,10 +15,13 @@ from lsprotocol import types
 from pygls.protocol import default_converter
 
 from dgemma_lsp import settings
+from dgemma_lsp.documents.disk import DiskThreads
 from dgemma_lsp.documents.documents import Documents, TextChange, Trees, parsed
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Rewrite, Snapshot, Suggestion, rebase
-from dgemma_lsp.documents.exclusions import Exclusions, size_rule
+from dgemma_lsp.documents.exclusions import size_rule
+from dgemma_lsp.documents.masking import adds_secret, without_secrets
 from dgemma_lsp.documents.notebooks import Notebooks
+from dgemma_lsp.documents.verdicts import Verdicts
 from dgemma_lsp.documents.workspace import Workspace
 from dgemma_lsp.pipeline.cleanup import is_undoing
 from dgemma_lsp.pipeline.infiller import InfillerLike
@@ -75,8 +78,9 @@ class DgemmaServer(transport.StrictServer):
         self.renames = Renames()
         self.worker: Worker[InfillerLike] = Worker()
         self.notebooks = Notebooks()
-        self.exclusions = Exclusions()
-        self.files = Workspace()
+        self.disk = DiskThreads()
+        self.exclusions = Verdicts(self.disk)
+        self.files = Workspace(self.disk)
         self.memory = Memory()
         self.rhythm = Rhythm()
         self.statistics = Statistics()
@@ -130,14 +134,38 @@ class DgemmaServer(transport.StrictServer):
         """With those other documents and files only that the model may be shown, and makes use of."""
         if not self.shows_others:
             return replace(snapshot, others=())
-        others = tuple(other for other in snapshot.others if self._rule(other) is None)
-        nearby = self.files.near(snapshot.uri, self.documents.uris) if self.settings.nearby_files else ()
+        others = tuple(other for other in snapshot.others if self._may_be_shown(other))
+        opened = self.exclusions.paths(self.documents.uris)
+        nearby = self.files.near(snapshot.uri, opened) if self.settings.nearby_files else ()
         return replace(snapshot, others=others, nearby=nearby)
+
+    async def judged(self, snapshot: Snapshot) -> None:
+        """Return when it is known, as far as the disk says it in time, which rules there are about a document and
+        those beside it."""
+        beside = (other.uri for other in snapshot.others) if self.shows_others else ()
+        await self.exclusions.judged([name for uri in (snapshot.uri, *beside) for name in self._names(uri)])
+
+    def _names(self, uri: str) -> tuple[str, ...]:
+        """The document's own name, and its notebook's."""
+        notebook = self.notebooks.notebook_of(uri)
+        return (uri,) if notebook is None else (notebook, uri)
+
+    async def rule_about(self, uri: str) -> str | None:
+        """The rule that excludes a document by its name, whether it is open or not."""
+        await self.exclusions.judged(self._names(uri))
+        return self._rule_by_name(uri)
+
+    def _rule_by_name(self, uri: str) -> str | None:
+        return next(filter(None, map(self.exclusions.rule, self._names(uri))), None)
 
     def _rule(self, snapshot: Snapshot) -> str | None:
         """The rule that excludes a document."""
-        notebook = self.notebooks.notebook_of(snapshot.uri)
-        return self.exclusions.rule(notebook or snapshot.uri) or size_rule(snapshot.source, snapshot.offset)
+        return self._rule_by_name(snapshot.uri) or size_rule(snapshot.source, snapshot.offset)
+
+    def _may_be_shown(self, other: Snapshot) -> bool:
+        """Whether a document may be shown beside another one."""
+        private = (self.exclusions.known(name).own for name in self._names(other.uri))
+        return self._rule(other) is None and not any(private)
 
     async def answer(
         self, snapshot: Snapshot, *, invoked: bool, typed: bool = True, selected: Edit | None = None
@@ -147,6 +175,7 @@ class DgemmaServer(transport.StrictServer):
         `invoked` says that the user asked, `typed` that he did nothing but type. `selected` is what the menu would
         insert: the suggestion then goes on from there.
         """
+        await self.judged(snapshot)
         using, uri = self.settings, snapshot.uri
         reason = self.refusal(snapshot)
         known = self.memory.find(snapshot) if reason is None and selected is None and not invoked else None
@@ -191,7 +220,7 @@ class DgemmaServer(transport.StrictServer):
             return Edit(selected.start, end, selected.new_text + edit.new_text)
 
         def steps(infiller: InfillerLike) -> Steps[Suggestion]:
-            at_cursor, around = parsed(chosen), notebook and parsed(notebook)
+            at_cursor, around = parsed(without_secrets(chosen)), notebook and parsed(without_secrets(notebook))
             if invoked:
                 answers = candidates(at_cursor, infiller, using, CANDIDATES, notebook=around)
             else:
@@ -199,9 +228,13 @@ class DgemmaServer(transport.StrictServer):
             for answer in answers:
                 if isinstance(answer, NoSuggestion):
                     yield answer
+                elif adds_secret(answer.edit.new_text, snapshot.source):
+                    yield NoSuggestion.SECRET
                 else:
-                    others = tuple(map(placed, answer.others))
-                    yield replace(answer, snapshot=snapshot, edit=placed(answer.edit), others=others)
+                    further = (other for other in answer.others if not adds_secret(other.new_text, snapshot.source))
+                    yield replace(
+                        answer, snapshot=snapshot, edit=placed(answer.edit), others=tuple(map(placed, further))
+                    )
 
         return steps
 
@@ -210,16 +243,19 @@ class DgemmaServer(transport.StrictServer):
 
         It is nobody's suggestion: what is typed or asked for meanwhile goes first, and ends it.
         """
+        await self.judged(snapshot)
         using, loop = self.settings, asyncio.get_running_loop()
         if (reason := self.refusal(snapshot)) is not None:
             return reason
+        allowed = self.with_allowed_context(snapshot)
 
         def send(frame: Frame) -> None:
             loop.call_soon_threadsafe(show, frame)
 
         def steps(infiller: InfillerLike) -> Steps[Suggestion]:
             frames = Frames(send, before_cursor(snapshot))
-            yield from suggest(parsed(snapshot), Watched(infiller, frames.see, verify=False), using, invoked=True)
+            at_cursor = parsed(without_secrets(allowed))
+            yield from suggest(at_cursor, Watched(infiller, frames.see, verify=False), using, invoked=True)
 
         return await self.worker.run(
             steps, lane=Lane.BACKGROUND, document=snapshot.uri, place=_WATCHED, budget_s=_WATCH_S
@@ -312,6 +348,7 @@ class DgemmaServer(transport.StrictServer):
         """Take a document in, in place of one with the same uri."""
         self.forget(uri)
         self.documents.open(uri, language, version, text)
+        self.exclusions.look_at(uri)
 
     def change(self, uri: str, version: int | None, changes: Sequence[TextChange]) -> None:
         """Apply changes to a document."""

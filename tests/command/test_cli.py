@@ -104,8 +104,15 @@ def test_a_place_outside_of_the_file_is_named(file: Path, where: str, words: str
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert_says(invoke("fill", f"{tmp_path}/nowhere.py:1:1"), "nowhere.py: No such file")
-    assert_says(invoke("fill", f"{tmp_path}:1:1"), "directory")
+    assert_says(invoke("fill", f"{tmp_path}:1:1"), "Not a regular file")
     assert_says(invoke("fill", "--batch", tmp_path / "nowhere.jsonl"), "nowhere.jsonl: No such file")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    assert_says(invoke("fill", f"{tmp_path}/pipe.py:1:1"), "pipe.py: Not a regular file")
+    assert_says(invoke("fill", "--batch", tmp_path / "pipe.py"), "pipe.py: Not a regular file")
+    assert_says(invoke("fill", "--batch", "/dev/zero"), "/dev/zero: Not a regular file")
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -130,3 +131,164 @@ def test_sizes() -> None:
     assert size_rule(f"a\n{long}\nb", 0) is None
     assert size_rule(f"a\n{long}\nb", len(long) + 3) is None
     assert size_rule("", 0) is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["file://{0}/real.py", "file://{0}/link.py", "file://{0}/x/../link.py", "file://{0}//real.py",
+     "file://{0}/re%61l.py", "git:{0}/real.py?%7B%7D", "untitled:{0}/real.py", "vscode-notebook-cell:{0}/real.py#a"],
+)  # fmt: skip
+@pytest.mark.parametrize("ignored", ["real.py", "link.py"])
+def test_a_document_is_excluded_by_any_of_its_names(tmp_path: Path, uri: str, ignored: str) -> None:
+    files(tmp_path, DOTdgemmaignore=f"{ignored}\n", **{"realDOTpy": ""})
+    (tmp_path / "link.py").symlink_to("real.py")
+    said = Exclusions([tmp_path.as_uri()]).rule(uri.format(tmp_path))
+    if ignored == "real.py" or "link" in uri:
+        assert said == f".dgemmaignore: {ignored}"
+
+
+@pytest.mark.parametrize("target", [".env", ".ssh/config", "id_rsa", "keys/server.pem"])
+def test_a_link_to_what_looks_secret_is_excluded(tmp_path: Path, target: str) -> None:
+    (tmp_path / target).parent.mkdir(exist_ok=True)
+    (tmp_path / target).write_text("")
+    (tmp_path / "settings.py").symlink_to(target)
+    said = rule(tmp_path, "settings.py")
+    assert said is not None and said.startswith("looks secret")
+
+
+@pytest.mark.parametrize("uri", ["untitled:.env", "git:/x/.env?%7B%7D", "gitlens://abc/x/.env", "zip:/a.zip::in/.env"])
+def test_what_looks_secret_does_so_in_any_form(uri: str) -> None:
+    assert Exclusions().rule(uri) == "looks secret: .env"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".env~", ".env.bak", "#.env#", "server.pem.bak", "prod-secrets.yaml", "passwords.txt", "secrets/prod.yaml",
+     "db_credentials.json", "api_keys.ini", "access_token.txt", ".secrets/list.csv", "auth.json"],
+)  # fmt: skip
+def test_more_that_looks_secret(tmp_path: Path, name: str) -> None:
+    said = rule(tmp_path, name)
+    assert said is not None and said.startswith("looks secret")
+
+
+@pytest.mark.parametrize(
+    "name", ["secrets.py", "credentials.py", "secrets/prod.py", "aws-credentials.ts", "api_keys.go", "Passwords.java"]
+)
+def test_programs_of_such_a_name_are_completed_and_not_shown_beside_others(tmp_path: Path, name: str) -> None:
+    verdict = Exclusions([tmp_path.as_uri()]).verdict((tmp_path / name).as_uri())
+    assert verdict.rule is None and verdict.own is not None and verdict.own.startswith("looks secret")
+
+
+@pytest.mark.parametrize("name", ["secretary.py", "tokenizer.py", "keys.py", "environment.py", "authors.py"])
+def test_names_that_say_nothing(tmp_path: Path, name: str) -> None:
+    assert Exclusions([tmp_path.as_uri()]).verdict((tmp_path / name).as_uri()).own is None
+
+
+HOSTILE = "[z-a]\n!\n" + "*a" * 30 + "\n[\n\\\n"
+
+
+def test_hostile_patterns_concern_themselves_only(tmp_path: Path) -> None:
+    files(tmp_path, DOTgitignore=f"hidden.py\n{HOSTILE}*.log\n")
+    assert rule(tmp_path, "hidden.py") == ".gitignore: hidden.py"
+    assert rule(tmp_path, "a.log") == ".gitignore: *.log"
+    assert rule(tmp_path, "a" * 60 + "b.py") is None
+
+
+def test_an_ignore_file_that_cannot_be_read_hides_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    for name in (".gitignore", ".dgemmaignore"):
+        link = tmp_path / "inner" / name
+        link.symlink_to("/dev/zero")
+        said = rule(tmp_path, "inner/a.py")
+        assert said is not None and name in said and "regular" in said
+        assert rule(tmp_path, "a.py") is None
+        link.unlink()
+        os.mkfifo(link)
+        assert rule(tmp_path, "inner/a.py") is not None
+        link.unlink()
+        link.write_bytes(b"x\n" * 1_000_000)
+        said = rule(tmp_path, "inner/a.py")
+        assert said is not None and "large" in said
+        link.unlink()
+        link.symlink_to(os.devnull)
+        assert rule(tmp_path, "inner/a.py") is None
+        link.unlink()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    for name in ("XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    return folder
+
+
+CONFIGURATIONS = {
+    "~/.gitconfig": {".gitconfig": '[core]\n\texcludesFile = "~/mine" ; a comment\n', "mine": "a.py\n"},
+    "~/.config/git/config": {".config/git/config": "[CORE] excludesfile=~/mine\n", "mine": "a.py\n"},
+    "included": {
+        ".gitconfig": "[include]\n\tpath = more\n[core]\n",
+        "more": "[core]\nexcludesFile = ~/mi\\\nne\n",
+        "mine": "a.py\n",
+    },
+    "the last one": {
+        ".gitconfig": "[core]\nexcludesFile=~/no\nexcludesFile=~/mine\n",
+        "no": "b.py\n",
+        "mine": "a.py\n",
+    },
+    "~/.config/git/ignore": {".config/git/ignore": "a.py\n"},
+}
+
+
+@pytest.mark.parametrize("contents", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_what_the_user_ignores_everywhere_is_ignored(tmp_path: Path, home: Path, contents: dict[str, str]) -> None:
+    for name, content in contents.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(content)
+    repository = tmp_path / "repository"
+    subprocess.run(["git", "init", "-q", str(repository)], check=True)
+    for name in ("a.py", "in/a.py", "b.py"):
+        said = subprocess.run(["git", "-C", str(repository), "check-ignore", "-q", "--no-index", name], check=False)
+        assert (rule(repository, name) is not None) is (said.returncode == 0), name
+    assert rule(repository, "a.py") == "core.excludesFile: a.py"
+    (repository / ".gitignore").write_text("!a.py\n")
+    assert rule(repository, "a.py") is None, "a file of the repository goes before it"
+
+
+def test_a_user_s_ignore_file_that_cannot_be_read_is_none(tmp_path: Path, home: Path) -> None:
+    (home / ".gitconfig").write_text("[core]\nexcludesFile = /dev/zero\n")
+    assert rule(tmp_path / "project", "a.py") is None
+    (home / ".gitconfig").unlink()
+    (home / ".gitconfig").symlink_to("/dev/zero")
+    assert rule(tmp_path / "project", "a.py") is None
+
+
+def test_the_repository_s_own_configuration_and_worktrees(tmp_path: Path, home: Path) -> None:
+    repository, tree = tmp_path / "repository", tmp_path / "tree"
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "init", "-q", str(repository)], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    subprocess.run([*git, "worktree", "add", "-q", str(tree)], check=True)
+    (repository / ".git" / "info").mkdir(exist_ok=True)
+    (repository / ".git" / "info" / "exclude").write_text("mine.py\n")
+    (tmp_path / "more").write_text("more.py\n")
+    subprocess.run([*git, "config", "core.excludesFile", str(tmp_path / "more")], check=True)
+    subprocess.run([*git, "config", "core.ignoreCase", "true"], check=True)
+    for root in (repository, tree):
+        assert rule(root, "mine.py") == ".git/info/exclude: mine.py"
+        assert rule(root, "MORE.py") == "core.excludesFile: more.py"
+
+
+def test_an_ignored_folder_that_is_a_repository_is_ignored(tmp_path: Path) -> None:
+    files(
+        tmp_path, DOTgitignore="vendor/\n*.py\n", DOTgit__HEAD="", vendor__DOTgit__HEAD="", free__DOTgit__HEAD="",
+        DOTdgemmaignore="private.rs\n",
+    )  # fmt: skip
+    assert rule(tmp_path, "vendor/a.rs") == ".gitignore: vendor/"
+    assert rule(tmp_path, "vendor/deep/a.rs") == ".gitignore: vendor/"
+    assert rule(tmp_path, "free/a.py") is None, "a repository inside another one has its own rules"
+    assert rule(tmp_path, "free/private.rs") == ".dgemmaignore: private.rs", "our own file speaks of all below it"
+    assert rule(tmp_path / "vendor", "a.rs") is None, "whoever opens it as his workspace means to read it"

@@ -74,11 +74,10 @@ HOMES = {
             *("fill_sites", "placeholders", "templates", "blocks", "bounded", "repeated_arguments"),
         )
     },
-    "threading": {  # a bounded wait, the model, standard input, batches
-        "dgemma_model.checkpoint.pulling.hub",
+    "threading": {  # bounded waits, the model, standard input, the disk, batches
+        "dgemma_model.checkpoint.pulling.hub", "dgemma_lsp.documents.disk",
         "dgemma_lsp.server.worker", "dgemma_lsp.server.streams", "dgemma_model.train.data",
     },
-    "pathspec": {"dgemma_lsp.documents.exclusions"},
     "typer": {"dgemma_lsp.command.cli"},
 }  # fmt: skip
 

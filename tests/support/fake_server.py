@@ -6,7 +6,8 @@ for each seed), or its `script` (what it says behind which texts, and otherwise 
 `test/reached` answers when the model stands at a held step, `test/release` lets it go on, `test/counts` says how many
 fills began and how many steps were taken, `test/seen` what the model was shown last, `test/verify` whether it was to
 verify. The environment variable FAKE_LOAD makes loading `fail`, or `wait` at 25 % for `test/release`; with FAKE_AHEAD
-the server thinks ahead, as it really does; FAKE_PROMPT says how many tokens the model reads.
+the server thinks ahead, as it really does; FAKE_PROMPT says how many tokens the model reads; with FAKE_PROJECT it
+makes use of the project's text; whatever is below the folder FAKE_STUCK never answers.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class FakeInfiller:
     languages = None
     threshold = -1.0
     prompt_tokens = int(os.environ.get("FAKE_PROMPT", "512"))
-    uses_project_text = False
+    uses_project_text = bool(os.environ.get("FAKE_PROJECT"))
 
     def __init__(self) -> None:
         self.text: str | list[str] = "value"
@@ -39,6 +40,7 @@ class FakeInfiller:
         self.steps = 3
         self.fails = False
         self.seen = Excerpt("", "")
+        self.seen_elsewhere: tuple[str, ...] = ()
         self.seen_verify: bool | None = None
         self.fills_begun = 0
         self.steps_taken = 0
@@ -50,6 +52,7 @@ class FakeInfiller:
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         self.fills_begun += 1
         self.seen, self.seen_verify = request.excerpt, request.verify
+        self.seen_elsewhere = request.project_text
         print("a library prints to standard output")
         os.write(1, b"and so does one written in C\n")
         if self.fails:
@@ -89,8 +92,25 @@ class FakeInfiller:
             self._changed.wait_for(lambda: self._standing)
 
 
+def never_answer(folder: str) -> None:
+    """Have every question to the operating system about what is in a folder wait for ever."""
+
+    def stuck(real: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(path: Any = ".", *arguments: Any, **options: Any) -> Any:
+            if str(path).startswith(folder):
+                threading.Event().wait()
+            return real(path, *arguments, **options)
+
+        return asked
+
+    for name in ("stat", "lstat", "open", "scandir", "readlink"):
+        setattr(os, name, stuck(getattr(os, name)))
+
+
 def main() -> NoReturn:
     infiller = FakeInfiller()
+    if folder := os.environ.get("FAKE_STUCK"):
+        never_answer(folder)
 
     def load(settings: Settings, progress: Callable[[float], None]) -> FakeInfiller:
         logging.getLogger("dgemma_lsp").info("loading checkpoint=%s", settings.checkpoint)
@@ -134,7 +154,7 @@ def main() -> NoReturn:
     @server.feature("test/seen")
     def seen(params: Any) -> dict[str, object]:
         seen = infiller.seen
-        return {"prefix": seen.prefix, "suffix": seen.suffix}
+        return {"prefix": seen.prefix, "suffix": seen.suffix, "elsewhere": infiller.seen_elsewhere}
 
     @server.feature("test/verify")
     def verify(params: Any) -> bool | None:

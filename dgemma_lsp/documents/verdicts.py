@@ -1,0 +1,94 @@
+"""What the rules say of open documents, for the event loop: asked on the disk's threads, and remembered.
+
+A verdict counts for a second and is then asked for anew. Who asks waits a limited time: where the disk does not
+answer, an earlier verdict counts, and a document without one is excluded. It is not asked about a document again
+before the disk has answered, so that a folder that hangs costs one thread and delays nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dgemma_lsp.documents.disk import DiskThreads
+from dgemma_lsp.documents.exclusions import Exclusions, Verdict
+
+logger = logging.getLogger(__name__)
+
+FRESH_S = 1.0
+"""How long a verdict counts."""
+PATIENCE_S = 1.0
+"""How long a request waits for a verdict."""
+_KEPT = 512
+"""Documents whose verdict is remembered."""
+
+UNKNOWN = Verdict("its folder has not answered yet, so that its rules are not known", "its rules are not known")
+
+
+@dataclass(slots=True)
+class _Known:
+    verdict: Verdict = UNKNOWN
+    asked_at: float = float("-inf")
+    asking: asyncio.Future[Verdict] | None = None
+    in_vain: bool = False
+    """Somebody has waited for the disk, which has not answered since."""
+
+
+class Verdicts:
+    """For the event loop's thread."""
+
+    def __init__(self, threads: DiskThreads, folders: Iterable[str] = ()) -> None:
+        """`folders` are the workspace's, as uris."""
+        self._threads = threads
+        self._exclusions = Exclusions(folders)
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+
+    def known(self, uri: str) -> Verdict:
+        """The latest verdict; `UNKNOWN`, which excludes, for a document about which nothing is known yet."""
+        found = self._known.get(uri)
+        return UNKNOWN if found is None else found.verdict
+
+    def rule(self, uri: str) -> str | None:
+        """The rule that excludes a document, as far as it is known."""
+        return self.known(uri).rule
+
+    def paths(self, uris: Iterable[str]) -> frozenset[Path]:
+        """Every name of the files of some documents, as far as they are known."""
+        return frozenset(path for uri in uris for path in self.known(uri).paths)
+
+    def look_at(self, uri: str) -> None:
+        """Ask for the verdict about a document, unless it is new or being asked for."""
+        known = self._known.setdefault(uri, _Known())
+        self._known.move_to_end(uri)
+        while len(self._known) > _KEPT:
+            self._known.popitem(last=False)
+        if known.asking is None and time.monotonic() - known.asked_at > FRESH_S:
+            known.asked_at = time.monotonic()
+            known.asking = self._threads.ask(lambda: self._exclusions.verdict(uri))
+            known.asking.add_done_callback(lambda asking: _take(known, asking))
+
+    async def judged(self, uris: Collection[str]) -> None:
+        """Return when there are new verdicts about some documents, or when the disk has had its time."""
+        waiting: list[asyncio.Future[Verdict]] = []
+        for uri in uris:
+            self.look_at(uri)
+            known = self._known[uri]
+            if known.asking is not None and not known.in_vain:
+                waiting.append(known.asking)
+        if waiting:
+            await asyncio.wait(waiting, timeout=PATIENCE_S)
+        for uri in uris:
+            known = self._known.get(uri, _Known())
+            known.in_vain = known.asking is not None
+
+
+def _take(known: _Known, asking: asyncio.Future[Verdict]) -> None:
+    known.asking, known.in_vain = None, False
+    if (error := asking.exception()) is not None:
+        logger.error("the rules of a document could not be judged", exc_info=error)
+    known.verdict = UNKNOWN if error is not None else asking.result()

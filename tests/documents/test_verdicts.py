@@ -1,0 +1,80 @@
+"""What the rules say, asked from the event loop: remembered, asked for anew, and never waited for long."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from dgemma_lsp.documents import verdicts
+from dgemma_lsp.documents.disk import DiskThreads
+from dgemma_lsp.documents.verdicts import UNKNOWN, Verdicts
+
+
+@pytest.fixture
+def stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """A folder `stuck` that does not answer before the event is set."""
+    answering, real_stat = threading.Event(), os.stat
+    folder = str(tmp_path / "stuck")
+
+    def stat(path: object, **options: object) -> object:
+        if str(path).startswith(folder):
+            answering.wait()
+        return real_stat(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", stat)
+    return answering
+
+
+def test_a_rule_counts_as_soon_as_it_is_asked_for_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "FRESH_S", -1.0)
+    uri = (tmp_path / "a.py").as_uri()
+
+    async def rules() -> list[str | None]:
+        known = Verdicts(DiskThreads(), [tmp_path.as_uri()])
+        before = known.rule(uri)
+        await known.judged([uri])
+        free = known.rule(uri)
+        (tmp_path / ".dgemmaignore").write_text("a.py\n")
+        await known.judged([uri])
+        return [before, free, known.rule(uri)]
+
+    assert asyncio.run(rules()) == [UNKNOWN.rule, None, ".dgemmaignore: a.py"]
+
+
+def test_a_folder_that_hangs_excludes_its_own_documents_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stuck: threading.Event
+) -> None:
+    monkeypatch.setattr(verdicts, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(verdicts, "FRESH_S", -1.0)
+    hanging = [(tmp_path / "stuck" / f"{number}.py").as_uri() for number in range(3)]
+    free = (tmp_path / "free.py").as_uri()
+
+    async def rules() -> list[str | None]:
+        known = Verdicts(DiskThreads(), [tmp_path.as_uri()])
+        for _ in range(50):  # each is waited for once, and asked about once
+            await known.judged(hanging)
+        monkeypatch.setattr(verdicts, "PATIENCE_S", 30.0)
+        await known.judged([free, *hanging])
+        said = [known.rule(uri) for uri in (free, *hanging)]
+        assert threading.active_count() < 12
+        stuck.set()
+        known._known[hanging[0]].in_vain = False
+        await known.judged(hanging[:1])
+        return [*said, known.rule(hanging[0])]
+
+    assert asyncio.run(rules()) == [None, *[UNKNOWN.rule] * 3, None]
+
+
+def test_what_a_client_names_is_not_remembered_without_end(tmp_path: Path) -> None:
+    async def count() -> int:
+        known = Verdicts(DiskThreads())
+        for number in range(1000):
+            known.look_at(f"file:///nowhere/{number}.py")
+        await known.judged(["file:///nowhere/999.py"])
+        return len(known._known)
+
+    assert asyncio.run(count()) <= 512

@@ -1,0 +1,85 @@
+"""Nothing in `dgemma_lsp` touches the file system but by `documents.disk`; what a command line writes and where a
+checkpoint lies is said here by name."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "dgemma_lsp"
+
+FORBIDDEN = frozenset(
+    {
+        *("read_bytes", "read_text", "write_bytes", "write_text", "exists", "lexists", "stat", "lstat", "is_file"),
+        *("is_dir", "is_symlink", "is_mount", "is_fifo", "is_socket", "isfile", "isdir", "islink", "iterdir", "glob"),
+        *("rglob", "walk", "scandir", "listdir", "realpath", "readlink", "samefile", "access", "getsize", "getmtime"),
+        *("mkdir", "makedirs", "unlink", "rmdir", "rename", "touch", "chmod", "symlink_to", "hardlink_to", "owner"),
+        *("mkstemp", "NamedTemporaryFile", "TemporaryDirectory", "copyfile", "copytree", "rmtree", "fdopen"),
+    }
+)
+"""Methods and functions that look at files or change them, of whatever they are called."""
+OPENERS = frozenset({"open", "resolve"})
+"""Those that mean a file unless they are called of one of"""
+NO_FILES = frozenset({"documents", "notebooks", "server"})
+
+EXCEPTIONS = {
+    ("documents/disk.py", "*"): "the door itself",
+    ("server/transport.py", "fdopen"): "standard output, which is a descriptor already",
+    ("server/transport.py", "open"): "the null device, in place of standard input",
+    ("command/check.py", "glob"): "weights of a checkpoint that the user names",
+    ("command/check.py", "is_dir"): "weights of a checkpoint that the user names",
+    ("command/check.py", "stat"): "weights of a checkpoint that the user names",
+    ("command/check.py", "open"): "weights of a checkpoint that the user names",
+    ("command/eval_run.py", "write_text"): "tables that the user wants",
+    ("command/eval_run.py", "is_dir"): "where the user wants tables, and tasks that he names",
+    ("command/eval_run.py", "glob"): "weights of a checkpoint that the user names",
+}
+
+
+def touches(source: str) -> Iterator[str]:
+    """The names of all calls in `source` that look at files or change them."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        match node.func:
+            case ast.Name(id="open"):
+                yield "open"
+            case ast.Name(id=name) if name in FORBIDDEN:
+                yield name
+            case ast.Attribute(attr=name, value=value):
+                called_of = ast.unparse(value).rpartition(".")[2]
+                if name in FORBIDDEN or (name in OPENERS and called_of not in NO_FILES):
+                    yield name
+
+
+MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_are_reached_by_the_one_door(module: str) -> None:
+    found = touches((PACKAGE / module).read_text("utf-8"))
+    assert [name for name in found if not {(module, name), (module, "*")} & set(EXCEPTIONS)] == []
+
+
+def test_each_exception_is_needed() -> None:
+    used = {(module, name) for module in MODULES for name in touches((PACKAGE / module).read_text("utf-8"))}
+    assert {key for key in EXCEPTIONS if key[1] != "*" and key not in used} == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["open('a')", "path.read_text()", "Path('a').open()", "os.open('a', 0)", "io.open('a')", "os.path.exists('a')",
+     "(folder / 'a').exists()", "path.resolve()", "from os import scandir\nscandir('a')"],
+)  # fmt: skip
+def test_a_touch_is_found(source: str) -> None:
+    assert list(touches(source))
+
+
+@pytest.mark.parametrize(
+    "source", ["self.documents.open(uri)", "server.open(uri)", "code_actions.resolve", "text.find('open')"]
+)
+def test_what_is_none_is_not(source: str) -> None:
+    assert not list(touches(source))
