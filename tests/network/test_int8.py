@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,23 +34,48 @@ def test_a_row_is_rounded_to_steps_of_its_own() -> None:
     assert not rounded[3].any()
 
 
-@given(st.integers(1, 40), st.sampled_from([1, 2]), st.floats(1e-6, 1e6), st.integers(0, 1000))
+@given(
+    st.integers(1, 40), st.sampled_from([1, 2]), st.sampled_from([127, 63]), st.floats(1e-6, 1e6), st.integers(0, 999)
+)
 @settings(max_examples=50, deadline=None)
-def test_digits_hold_a_token_to_half_a_step(tokens: int, count: int, size: float, seed: int) -> None:
-    rows = random(tokens, 24, seed=seed) * size
-    quantised, peak = digits(rows, count)
+def test_digits_hold_a_token_to_half_a_step(tokens: int, count: int, largest: int, size: float, seed: int) -> None:
+    rows, zero = random(tokens, 24, seed=seed) * size, largest + 1
+    quantised, peak = digits(rows, count, largest)
     assert quantised.dtype == torch.uint8 and quantised.shape == (count * tokens, 24)
-    read = quantised[:tokens].float() - 128
+    assert int(quantised.max()) <= 2 * largest + 1
+    read = quantised[:tokens].float() - zero
     if count == 2:
-        read += (quantised[tokens:].float() - 128) / 254
-    step = peak / 127 / (1 if count == 1 else 254)
-    assert ((read * peak / 127 - rows).abs() <= step * 0.501 + peak * 1e-5).all()
+        read += (quantised[tokens:].float() - zero) / (2 * largest)
+    step = peak / largest / (1 if count == 1 else 2 * largest)
+    assert ((read * peak / largest - rows).abs() <= step * 0.501 + peak * 1e-5).all()
 
 
 def test_a_token_of_zeros_stays_zero() -> None:
     for count in (1, 2):
         quantised, _ = digits(torch.zeros(2, 8), count)
         assert (quantised == 128).all()
+
+
+@needs_integers
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE", "AVX512_CORE_VNNI"])
+def test_products_are_right_on_every_processor(instructions: str) -> None:
+    program = """
+import torch
+from dgemma_model.network.int8 import int8_product, overflows
+weight = torch.full((64, 512), 127, dtype=torch.int8)
+weight[1::2] = -127
+x = torch.ones(9, 512)
+x[:, ::3] = -0.9
+products = int8_product({"a.weight": weight, "a.scale": torch.ones(64)}, "a", torch.int8, digits=2)
+exact = x @ weight.float().T
+print(overflows(), float((products(x) - exact).abs().max() / exact.abs().max()))
+"""
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": instructions}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    does_overflow, error = run.stdout.split()
+    assert float(error) < 1e-3
+    if instructions == "AVX2":
+        assert does_overflow == "True"
 
 
 @needs_integers
@@ -60,6 +89,13 @@ def test_a_product_is_near_that_of_the_same_weights_in_float32(tokens: int, coun
     assert product.dtype == torch.float32 and product.shape == exact.shape
     assert relative_error(product, exact) < (0.02 if count == 1 else 1e-4)
     assert relative_error(WideProduct(rounded, scale, bias, dtype=torch.bfloat16)(x), exact) < 0.01
+
+
+@needs_integers
+def test_two_short_digits_are_nearer_than_a_long_one() -> None:
+    rounded, scale = quantised_rows(random(48, 96))
+    x = random(9, 96, seed=2)
+    assert relative_error(Int8Product(rounded, scale, digits=2, largest=63)(x), x @ (rounded * scale[:, None]).T) < 5e-4
 
 
 @needs_integers

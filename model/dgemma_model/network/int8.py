@@ -1,14 +1,19 @@
-"""Products of integers: int8 weights with a scale per row, 8-bit activations with a scale per token.
+"""Products of integers: int8 weights with a scale per row, activations in digits of 8 bits with a scale per token.
 
 They run in oneDNN over packed weights. Its product takes one scale for all activations, so that is one, and each
-token's own is multiplied afterwards. Where activations have outliers that one digit of 8 bits rounds away, a second
-digit holds what the first one left: the same product over twice the rows, which costs little for few tokens, because
-reading the weights takes the time (log/products.md).
+token's own is multiplied afterwards. Where activations have outliers that one digit rounds away, a second digit holds
+what the first one left: the same product over twice the rows, which costs little for few tokens, because reading the
+weights takes the time (log/products.md).
+
+Processors without VNNI add two products in 16 bits, which overflow in silence with digits of 8 bits. There a digit has
+7 bits, and activations two of them. Whether a processor is one of these is found out by a product that would overflow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the field's usual name)
@@ -17,59 +22,81 @@ from torch import Tensor
 from dgemma_model.network import kernels
 from dgemma_model.network.kernels import CAN_PACK
 
-LARGEST = 127
-"""Of an 8-bit digit; the unsigned digits that oneDNN wants are larger by `ZERO`."""
-ZERO = 128
-NEXT_DIGIT = 254
-"""What the second digit is finer by: it holds half a step of the first one in either direction."""
+LARGEST_WEIGHT = 127
+LARGEST_DIGIT, LARGEST_SHORT_DIGIT = 127, 63
+"""Of 8 and of 7 bits. The unsigned digits that oneDNN wants are larger by one more than that."""
 TINY = 1e-30
 """Peak of a token that is all zeros, so that its digits are zeros too."""
 
 
 def quantised_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """[out, in] floats -> int8 [out, in] and the scale of each row, float32 [out]; rounded to the nearest."""
-    scale = weight.abs().amax(1).clamp_min_(TINY) / LARGEST
+    scale = weight.abs().amax(1).clamp_min_(TINY) / LARGEST_WEIGHT
     return (weight / scale[:, None]).round_().to(torch.int8), scale
 
 
-def digits(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """[T, in] floats -> unsigned digits [count * T, in], first those that count most, and peaks [T, 1]."""
+def digits(rows: Tensor, count: int, largest: int = LARGEST_DIGIT) -> tuple[Tensor, Tensor]:
+    """[T, in] floats -> `count` unsigned digits each [count * T, in], first those that count most, and peaks [T, 1].
+
+    A token of peak p is `largest` / p times smaller than its digits say; the second digit counts a `2 * largest`th.
+    """
     peak = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True).clamp_min_(TINY)
+    zero = largest + 1.5  # half more than the digit for zero: conversion rounds down
     if count == 1:
-        half_up = torch.full((), ZERO + 0.5)
-        return torch.addcdiv(half_up, rows, peak, value=LARGEST).to(torch.uint8), peak
-    scaled = rows * (LARGEST / peak)
+        return torch.addcdiv(torch.full((), zero), rows, peak, value=largest).to(torch.uint8), peak
+    scaled = rows * (largest / peak)
     first = scaled.round()
-    both = torch.cat((first, (scaled - first).mul_(NEXT_DIGIT)))
-    return both.add_(ZERO + 0.5).to(torch.uint8), peak
+    both = torch.cat((first, (scaled - first).mul_(2 * largest)))
+    return both.add_(zero).to(torch.uint8), peak
 
 
 class Int8Product:
     """`x @ weight.T + bias`, [..., in] -> float32 [..., out]."""
 
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None = None, *, digits: int = 1) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        *,
+        digits: int = 1,
+        largest: int = LARGEST_DIGIT,
+    ) -> None:
         """`weight` int8 [out, in] is copied into oneDNN's own layout; `scale` [out] and `bias` [out] are float32.
 
-        `digits` is how many of 8 bits activations are cut into: one or two.
+        `digits`, one or two, is how many each activation is cut into; `largest` is the largest one.
         """
         self._packed = torch.ops.onednn.qlinear_prepack(weight, None)
-        self._scale = scale / LARGEST
+        self._scale = scale / largest
         self._zeros = torch.zeros(len(weight), dtype=torch.int64)
-        self._bias, self._digits = bias, digits
+        self._bias, self._digits, self._largest = bias, digits, largest
         self.outputs = len(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The product."""
         rows = x.reshape(-1, x.shape[-1])
-        count = len(rows)
-        quantised, peak = digits(rows, self._digits)
-        out = torch.ops.onednn.qlinear_pointwise(
-            quantised, 1.0, ZERO, self._packed, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
+        quantised, peak = digits(rows, self._digits, self._largest)
+        out = self._multiplied(quantised)
         if self._digits == 2:
-            out = out[:count].add_(out[count:], alpha=1 / NEXT_DIGIT)
+            out = out[: len(rows)].add_(out[len(rows) :], alpha=0.5 / self._largest)
         out = out.mul_(peak) if self._bias is None else torch.addcmul(self._bias, out, peak)
         return out.view(*x.shape[:-1], self.outputs)
+
+    def _multiplied(self, quantised: Tensor) -> Tensor:
+        """Unsigned digits [rows, in] -> [rows, out], without the tokens' scales."""
+        packed, scale, zero = self._packed, self._scale, self._largest + 1
+        run = torch.ops.onednn.qlinear_pointwise
+        return cast(
+            Tensor, run(quantised, 1.0, zero, packed, scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], "")
+        )
+
+
+@lru_cache(maxsize=1)
+def overflows() -> bool:
+    """Whether this processor's products of 8-bit digits are wrong where they are large."""
+    weight = torch.full((64, 256), LARGEST_WEIGHT, dtype=torch.int8)
+    product = Int8Product(weight, torch.ones(64))(torch.ones(8, 256))
+    return bool((product - LARGEST_WEIGHT * 256.0).abs().max() > 1)
 
 
 class WideProduct:
@@ -97,9 +124,12 @@ def int8_product(
 ) -> Int8Product | WideProduct:
     """The product over the int8 matrix of that name, with operands of the dtype `products`.
 
-    `weights` has `name.weight`, `name.scale`, and `name.bias` if there is one.
+    `weights` has `name.weight`, `name.scale`, and `name.bias` if there is one. `digits` are those of activations where
+    digits have 8 bits.
     """
     matrix = weights[f"{name}.weight"], weights[f"{name}.scale"], weights.get(f"{name}.bias")
-    if products == torch.int8:
-        return Int8Product(*matrix, digits=digits)
-    return WideProduct(*matrix, dtype=products)
+    if products != torch.int8:
+        return WideProduct(*matrix, dtype=products)
+    if overflows():
+        return Int8Product(*matrix, digits=2, largest=LARGEST_SHORT_DIGIT)
+    return Int8Product(*matrix, digits=digits)
