@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from dgemma_model.checkpoint.gguf.file import GgufFile
 from dgemma_model.network.cache import Cache
-from dgemma_model.network.int8 import Int8Product, quantised_rows
+from dgemma_model.network.int8 import LARGEST_SHORT_DIGIT, Int8Product, quantised_rows
 from dgemma_model.network.kernels import Product
 from dgemma_model.network.qwen2 import Qwen2Network
 
@@ -58,6 +58,11 @@ def int8(weight: Tensor, bias: Tensor | None, digits: int = 1) -> Callable[[Tens
 def two_digits(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     """The same, with activations of two 8-bit digits."""
     return int8(weight, bias, digits=2)
+
+
+def short_digits(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Two digits of 7 bits: for processors whose products of 8 bits overflow."""
+    return Int8Product(*quantised_rows(weight), bias, digits=2, largest=LARGEST_SHORT_DIGIT)
 
 
 def rounded_weights(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -99,6 +104,7 @@ VARIANTS = {
     "int8, down two digits": Variant(int8, two_digits, int8),
     "int8, down in groups": Variant(int8, grouped, int8),
     "int8 two digits": Variant(two_digits, two_digits, two_digits),
+    "int8 two short digits": Variant(short_digits, short_digits, short_digits),
     "int8 smoothed": Variant(int8, int8, int8, smoothed=0.5),
     "int8 smoothed, down two digits": Variant(int8, two_digits, int8, smoothed=0.5),
 }

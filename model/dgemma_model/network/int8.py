@@ -25,6 +25,8 @@ from dgemma_model.network.kernels import CAN_PACK
 LARGEST_WEIGHT = 127
 LARGEST_DIGIT, LARGEST_SHORT_DIGIT = 127, 63
 """Of 8 and of 7 bits. The unsigned digits that oneDNN wants are larger by one more than that."""
+ROWS_TOGETHER = 32
+"""Tokens that are cut into digits together: what is between stays in the processor's cache."""
 TINY = 1e-30
 """Peak of a token that is all zeros, so that its digits are zeros too."""
 
@@ -40,14 +42,23 @@ def digits(rows: Tensor, count: int, largest: int = LARGEST_DIGIT) -> tuple[Tens
 
     A token of peak p is `largest` / p times smaller than its digits say; the second digit counts a `2 * largest`th.
     """
-    peak = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True).clamp_min_(TINY)
-    zero = largest + 1.5  # half more than the digit for zero: conversion rounds down
-    if count == 1:
-        return torch.addcdiv(torch.full((), zero), rows, peak, value=largest).to(torch.uint8), peak
-    scaled = rows * (largest / peak)
-    first = scaled.round()
-    both = torch.cat((first, (scaled - first).mul_(2 * largest)))
-    return both.add_(zero).to(torch.uint8), peak
+    signed = torch.empty(count, *rows.shape, dtype=torch.int8)
+    peaks = torch.empty(len(rows), 1)
+    for start in range(0, len(rows), ROWS_TOGETHER):
+        some = slice(start, start + ROWS_TOGETHER)
+        _cut(rows[some], peaks[some], signed[:, some], largest)
+    return signed.view(torch.uint8).add_(largest + 1).view(-1, rows.shape[-1]), peaks  # wraps around below zero
+
+
+def _cut(rows: Tensor, peaks: Tensor, signed: Tensor, largest: int) -> None:
+    """Write the peaks [T, 1] and signed digits [1 or 2, T, in] of some tokens."""
+    torch.amax(rows.abs(), -1, keepdim=True, out=peaks).clamp_min_(TINY)
+    scaled = rows * (largest / peaks)
+    if len(signed) == 2:
+        first = scaled.round()
+        signed[0].copy_(first)
+        scaled.sub_(first).mul_(2 * largest)
+    signed[-1].copy_(scaled.round_())
 
 
 class Int8Product:
