@@ -1,4 +1,4 @@
-"""Converted checkpoints: a `.gguf` file read once and kept in the form that is served.
+"""Converted checkpoints: a `.gguf` file or published directory, read once and kept in the form that is served.
 
 A directory of four files: `weights.safetensors` holds the int8 matrices of `qwen2_weights` and is mapped, `config.json`
 and `tokenizer.json` are in the published spelling, and `converted.json` says what they were made of and by which
@@ -23,8 +23,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.gguf.file import GgufFile
-from dgemma_model.checkpoint.gguf.header import GgufError
+from dgemma_model.checkpoint.published_causal import PublishedCausal
 from dgemma_model.network.config import ConfigError
 from dgemma_model.network.int8 import fastest_products
 from dgemma_model.network.qwen2_config import Qwen2Config
@@ -47,29 +48,30 @@ Progress = Callable[[float], None]
 
 
 def convert(source: Path, directory: Path, progress: Progress = lambda share: None) -> None:
-    """Convert a `.gguf` file into `directory`, in place of what is there.
+    """Convert a `.gguf` file, or a directory of safetensors, into `directory`, in place of what is there.
 
     Weights are read, rounded and written one at a time, so that memory holds none of them twice.
 
     Raises:
         GgufError: the file cannot be used.
+        CheckpointError: the directory cannot be used.
         ConvertedError: the result cannot be written.
     """
-    file = GgufFile(source)
-    tokenizer = file.tokenizer_json()
-    vocab_size = len(json.loads(tokenizer)["model"]["vocab"])
-    if vocab_size > file.config.vocab_size:
-        raise GgufError(
-            f"{source.name} has {vocab_size} tokens but embeddings of {file.config.vocab_size} only; it is damaged, "
-            "download or copy it again"
+    opened = PublishedCausal(source) if source.is_dir() else GgufFile(source)
+    tokenizer = opened.tokenizer_json()
+    vocab_size, rows = _vocab_size(tokenizer), opened.config.vocab_size
+    if vocab_size > rows:
+        raise CheckpointError(
+            f"{source.name} has {vocab_size} tokens but embeddings of {rows} only; it is damaged, download or copy it "
+            "again"
         )
-    layout = joined_layout(file.config, vocab_size)
+    layout = joined_layout(opened.config, vocab_size)
     origin = {"version": VERSION, "source": source.name, "sha256": sha256(source), "vocab_size": vocab_size}
     with _replacing(directory) as new:
-        tensors = _reported(joined_weights(file.config, file, vocab_size), len(layout), progress)
+        tensors = _reported(joined_weights(opened.config, opened, vocab_size), len(layout), progress)
         _write_tensors(new / WEIGHTS, layout, tensors)
         (new / TOKENIZER).write_text(tokenizer, "utf-8")
-        for name, content in ((CONFIG, file.config.to_json()), (ORIGIN, origin)):
+        for name, content in ((CONFIG, opened.config.to_json()), (ORIGIN, origin)):
             (new / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
@@ -105,12 +107,19 @@ def load(directory: Path, expected_sha256: str | None = None) -> ServedQwen2:
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file, in hexadecimal digits."""
+    """The hash of a file, in hexadecimal digits; of a directory's files that hold weights, one after the other."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(HASH_BLOCK):
-            digest.update(block)
+    for part in PublishedCausal(path).files if path.is_dir() else [path]:
+        with part.open("rb") as file:
+            while block := file.read(HASH_BLOCK):
+                digest.update(block)
     return digest.hexdigest()
+
+
+def _vocab_size(tokenizer: str) -> int:
+    """How many ids the content of a `tokenizer.json` has, added tokens included."""
+    content = json.loads(tokenizer)
+    return 1 + max(map(int, (*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"]))))
 
 
 class _MappedWeights(Mapping[str, Tensor]):
