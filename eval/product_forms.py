@@ -29,6 +29,7 @@ from dgemma_model.checkpoint.gguf.file import GgufFile
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.int8 import LARGEST_SHORT_DIGIT, Int8Product, quantised_rows
 from dgemma_model.network.kernels import Product
+from dgemma_model.network.packed import packed
 from dgemma_model.network.qwen2 import Qwen2Network
 
 Form = Callable[[Tensor, Tensor | None], Callable[[Tensor], Tensor]]
@@ -52,7 +53,8 @@ def bfloat16(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
 
 def int8(weight: Tensor, bias: Tensor | None, digits: int = 1) -> Callable[[Tensor], Tensor]:
     """8-bit weights with a scale per row, 8-bit activations with a scale per token."""
-    return Int8Product(*quantised_rows(weight), bias, digits=digits)
+    rounded, scale = quantised_rows(weight)
+    return Int8Product(packed(rounded), scale, bias, digits=digits)
 
 
 def two_digits(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -62,7 +64,8 @@ def two_digits(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor
 
 def short_digits(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     """Two digits of 7 bits: for processors whose products of 8 bits overflow."""
-    return Int8Product(*quantised_rows(weight), bias, digits=2, largest=LARGEST_SHORT_DIGIT)
+    rounded, scale = quantised_rows(weight)
+    return Int8Product(packed(rounded), scale, bias, digits=2, largest=LARGEST_SHORT_DIGIT)
 
 
 def rounded_weights(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:

@@ -12,8 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dgemma_model.network.int8 import Int8Product, WideProduct, digits, fastest_products, int8_product, quantised_rows
+from dgemma_model.network.int8 import (
+    Int8Product,
+    Int8Weights,
+    WideProduct,
+    digits,
+    fastest_products,
+    quantised_rows,
+)
 from dgemma_model.network.kernels import CAN_PACK
+from dgemma_model.network.packed import packed
 
 needs_integers = pytest.mark.skipif(not CAN_PACK, reason="this processor has no int8 products")
 
@@ -61,12 +69,12 @@ def test_a_token_of_zeros_stays_zero() -> None:
 def test_products_are_right_on_every_processor(instructions: str) -> None:
     program = """
 import torch
-from dgemma_model.network.int8 import int8_product, overflows
+from dgemma_model.network.int8 import Int8Weights, overflows
 weight = torch.full((64, 512), 127, dtype=torch.int8)
 weight[1::2] = -127
 x = torch.ones(9, 512)
 x[:, ::3] = -0.9
-products = int8_product({"a.weight": weight, "a.scale": torch.ones(64)}, "a", torch.int8, digits=2)
+products = Int8Weights({"a.weight": weight, "a.scale": torch.ones(64)}, torch.int8).product("a", digits=2)
 exact = x @ weight.float().T
 print(overflows(), float((products(x) - exact).abs().max() / exact.abs().max()))
 """
@@ -85,7 +93,7 @@ def test_a_product_is_near_that_of_the_same_weights_in_float32(tokens: int, coun
     rounded, scale = quantised_rows(random(48, 96))
     bias, x = random(48, seed=1), random(2, tokens, 96, seed=2)
     exact = x @ (rounded * scale[:, None]).T + bias
-    product = Int8Product(rounded, scale, bias, digits=count)(x)
+    product = Int8Product(packed(rounded), scale, bias, digits=count)(x)
     assert product.dtype == torch.float32 and product.shape == exact.shape
     assert relative_error(product, exact) < (0.02 if count == 1 else 1e-4)
     assert relative_error(WideProduct(rounded, scale, bias, dtype=torch.bfloat16)(x), exact) < 0.01
@@ -95,7 +103,10 @@ def test_a_product_is_near_that_of_the_same_weights_in_float32(tokens: int, coun
 def test_two_short_digits_are_nearer_than_a_long_one() -> None:
     rounded, scale = quantised_rows(random(48, 96))
     x = random(9, 96, seed=2)
-    assert relative_error(Int8Product(rounded, scale, digits=2, largest=63)(x), x @ (rounded * scale[:, None]).T) < 5e-4
+    assert (
+        relative_error(Int8Product(packed(rounded), scale, digits=2, largest=63)(x), x @ (rounded * scale[:, None]).T)
+        < 5e-4
+    )
 
 
 @needs_integers
@@ -108,7 +119,7 @@ def test_a_second_digit_saves_what_is_small_beside_an_outlier() -> None:
     errors = []
     for count in (1, 2):
         outlier_alone = (x - rest) @ (rounded * scale[:, None]).T
-        read = Int8Product(rounded, scale, digits=count)(x) - outlier_alone
+        read = Int8Product(packed(rounded), scale, digits=count)(x) - outlier_alone
         errors.append(relative_error(read, rest @ (rounded * scale[:, None]).T))
     assert errors[0] > 0.5 and errors[1] < 0.02
 
@@ -116,7 +127,7 @@ def test_a_second_digit_saves_what_is_small_beside_an_outlier() -> None:
 @needs_integers
 def test_each_token_has_a_scale_of_its_own() -> None:
     rounded, scale = quantised_rows(random(48, 96))
-    product, x = Int8Product(rounded, scale), random(6, 96, seed=3) * torch.logspace(-4, 4, 6)[:, None]
+    product, x = Int8Product(packed(rounded), scale), random(6, 96, seed=3) * torch.logspace(-4, 4, 6)[:, None]
     alone = torch.cat([product(row[None]) for row in x])
     torch.testing.assert_close(product(x), alone, rtol=1e-5, atol=0)
 
@@ -127,9 +138,9 @@ def test_a_product_is_found_by_its_name(products: torch.dtype) -> None:
     weights = {"a.weight": rounded, "a.scale": scale, "a.bias": random(16, seed=1)}
     x = random(3, 32, seed=2)
     exact = x @ (rounded * scale[:, None]).T
-    assert relative_error(int8_product(weights, "a", products)(x), exact + weights["a.bias"]) < 0.02
+    assert relative_error(Int8Weights(weights, products).product("a")(x), exact + weights["a.bias"]) < 0.02
     del weights["a.bias"]
-    assert relative_error(int8_product(weights, "a", products, digits=2)(x), exact) < 0.01
+    assert relative_error(Int8Weights(weights, products).product("a", digits=2)(x), exact) < 0.01
 
 
 def test_a_processor_multiplies_what_it_can() -> None:

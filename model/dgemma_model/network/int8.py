@@ -12,6 +12,7 @@ Processors without VNNI add two products in 16 bits, which overflow in silence w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import cast
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from dgemma_model.network import kernels
 from dgemma_model.network.kernels import CAN_PACK
+from dgemma_model.network.packed import PackedWeight, packed
 
 LARGEST_WEIGHT = 127
 LARGEST_DIGIT, LARGEST_SHORT_DIGIT = 127, 63
@@ -66,22 +68,21 @@ class Int8Product:
 
     def __init__(
         self,
-        weight: Tensor,
+        weight: PackedWeight,
         scale: Tensor,
         bias: Tensor | None = None,
         *,
         digits: int = 1,
         largest: int = LARGEST_DIGIT,
     ) -> None:
-        """`weight` int8 [out, in] is copied into oneDNN's own layout; `scale` [out] and `bias` [out] are float32.
+        """`weight` is [out, in]; `scale` [out] and `bias` [out] are float32.
 
         `digits`, one or two, is how many each activation is cut into; `largest` is the largest one.
         """
-        self._packed = torch.ops.onednn.qlinear_prepack(weight, None)
+        self._weight = weight
         self._scale = scale / largest
-        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+        self._zeros = torch.zeros(weight.outputs, dtype=torch.int64)
         self._bias, self._digits, self._largest = bias, digits, largest
-        self.outputs = len(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The product."""
@@ -91,14 +92,14 @@ class Int8Product:
         if self._digits == 2:
             out = out[: len(rows)].add_(out[len(rows) :], alpha=0.5 / self._largest)
         out = out.mul_(peak) if self._bias is None else torch.addcmul(self._bias, out, peak)
-        return out.view(*x.shape[:-1], self.outputs)
+        return out.view(*x.shape[:-1], self._weight.outputs)
 
     def _multiplied(self, quantised: Tensor) -> Tensor:
         """Unsigned digits [rows, in] -> [rows, out], without the tokens' scales."""
-        packed, scale, zero = self._packed, self._scale, self._largest + 1
+        weight, scale, zero = self._weight.tensor, self._scale, self._largest + 1
         run = torch.ops.onednn.qlinear_pointwise
         return cast(
-            Tensor, run(quantised, 1.0, zero, packed, scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], "")
+            Tensor, run(quantised, 1.0, zero, weight, scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], "")
         )
 
 
@@ -106,7 +107,7 @@ class Int8Product:
 def overflows() -> bool:
     """Whether this processor's products of 8-bit digits are wrong where they are large."""
     weight = torch.full((64, 256), LARGEST_WEIGHT, dtype=torch.int8)
-    product = Int8Product(weight, torch.ones(64))(torch.ones(8, 256))
+    product = Int8Product(packed(weight), torch.ones(64))(torch.ones(8, 256))
     return bool((product - LARGEST_WEIGHT * 256.0).abs().max() > 1)
 
 
@@ -130,17 +131,23 @@ def fastest_products(device: torch.device) -> torch.dtype:
     return torch.int8 if device.type == "cpu" and CAN_PACK else kernels.fastest_products(device)
 
 
-def int8_product(
-    weights: Mapping[str, Tensor], name: str, products: torch.dtype, *, digits: int = 1
-) -> Int8Product | WideProduct:
-    """The product over the int8 matrix of that name, with operands of the dtype `products`.
+@dataclass(frozen=True, slots=True)
+class Int8Weights:
+    """Weights by name, and how they are multiplied."""
 
-    `weights` has `name.weight`, `name.scale`, and `name.bias` if there is one. `digits` are those of activations where
-    digits have 8 bits.
-    """
-    matrix = weights[f"{name}.weight"], weights[f"{name}.scale"], weights.get(f"{name}.bias")
-    if products != torch.int8:
-        return WideProduct(*matrix, dtype=products)
-    if overflows():
-        return Int8Product(*matrix, digits=2, largest=LARGEST_SHORT_DIGIT)
-    return Int8Product(*matrix, digits=digits)
+    tensors: Mapping[str, Tensor]
+    """Matrices as `name.weight` int8 [out, in], `name.scale` float32 [out] and, where there is one, `name.bias`."""
+    products: torch.dtype
+    """Of the operands of products: see `fastest_products`."""
+    ready: Mapping[str, PackedWeight] = field(default_factory=dict)
+    """Matrices that are packed already, by name; all others are packed when they are asked for."""
+
+    def product(self, name: str, *, digits: int = 1) -> Int8Product | WideProduct:
+        """The product over the matrix of that name; `digits` of activations, where digits have 8 bits."""
+        scale, bias = self.tensors[f"{name}.scale"], self.tensors.get(f"{name}.bias")
+        if self.products != torch.int8:
+            return WideProduct(self.tensors[f"{name}.weight"], scale, bias, dtype=self.products)
+        weight = self.ready[name] if name in self.ready else packed(self.tensors[f"{name}.weight"])
+        if overflows():
+            return Int8Product(weight, scale, bias, digits=2, largest=LARGEST_SHORT_DIGIT)
+        return Int8Product(weight, scale, bias, digits=digits)
