@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dgemma_model.checkpoint.converted import CONFIG, ORIGIN, TOKENIZER, WEIGHTS, ConvertedError, convert, load, sha256
+from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.gguf.header import GgufError
 from dgemma_model.network.cache import Cache
 
@@ -95,7 +96,7 @@ def test_a_conversion_that_fails_midway_leaves_nothing(tmp_path: Path) -> None:
 def test_more_tokens_than_embeddings_are_named(tmp_path: Path) -> None:
     few = stored_tensors("qwen2")["token_embd.weight"][:400]
     write_gguf(tmp_path / "model.gguf", changed={"token_embd.weight": few})
-    with pytest.raises(GgufError, match="404 tokens but embeddings of 400"):
+    with pytest.raises(CheckpointError, match="404 tokens but embeddings of 400"):
         convert(tmp_path / "model.gguf", tmp_path / "model")
 
 

@@ -45,10 +45,11 @@ LOADED = {"dgemma_model.infill", "dgemma_model.checkpoint", "dgemma_model.bench"
 JUDGES = {"dgemma_model.evaluation"}
 """Who judges fills, without tensors: for `eval` alone."""
 TENSORS = {f"dgemma_model.{name}" for name in ("network", "checkpoint", "decoding", "train", "infill", "bench")}
-NO_TENSORS = {"dgemma_model.decoding.time_budget"} | {
+NO_TENSORS = {"dgemma_model.decoding.time_budget", "dgemma_model.network.qwen2_config"} | {
     f"dgemma_model.checkpoint.{name}"
     for name in (
         *("catalogue", "config", "errors", "machine", "selection", "store"),
+        *("gguf.header", "gguf.tokenizer"),
         *("pulling.hub", "pulling.package_index", "pulling.partial", "pulling.pull", "pulling.sources"),
     )
 }
@@ -60,6 +61,7 @@ HOMES = {
     "torch": TENSORS | {"dgemma_lsp.command.check"},  # `dgemma-lsp check` reports on it
     "safetensors": {"dgemma_model.checkpoint", "dgemma_model.train"},
     "tokenizers": {"dgemma_model.prompt.tokenizer", "dgemma_model.train.corpus"},
+    "gguf": {"dgemma_model.checkpoint.gguf.header"},
     "transformers": {"dgemma_model.train", "dgemma_model.bench"},
     "huggingface_hub": {"dgemma_model.checkpoint.pulling.hub"},
     "platformdirs": {"dgemma_model.checkpoint.store"},

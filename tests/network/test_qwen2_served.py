@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dgemma_model.network import qwen2_served
 from dgemma_model.network.cache import Cache
+from dgemma_model.network.int8 import Int8Weights
 from dgemma_model.network.kernels import CAN_PACK
 from dgemma_model.network.qwen2 import Qwen2Network
 from dgemma_model.network.qwen2_served import QUERY_CHUNK, ServedQwen2
@@ -41,7 +42,7 @@ def pair(variant: str = "qwen2", products: torch.dtype = torch.float32) -> tuple
             joined = widened(weights, f"layers.{index}.{name}")
             for part, value in zip(parts, joined.split([len(part) for part in parts]), strict=True):
                 part.data = value
-    return rounded.requires_grad_(False).eval(), ServedQwen2(config, weights, products)
+    return rounded.requires_grad_(False).eval(), ServedQwen2(config, Int8Weights(weights, products))
 
 
 def widened(weights: dict[str, Tensor], name: str) -> Tensor:

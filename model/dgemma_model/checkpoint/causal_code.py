@@ -29,11 +29,9 @@ class CausalCode:
     def load(
         self, directory: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, progress: Progress
     ) -> Checkpoint:
-        """See `Family`; `directory` holds a converted form (`checkpoint.converted`)."""
+        """See `Family`; a directory that is not of a converted form (`checkpoint.converted`) is converted first."""
         if not (directory / converted.ORIGIN).is_file():
-            raise CheckpointError(
-                f"{directory} holds unconverted weights of the {self.model_type} family; pass its .gguf file instead"
-            )
+            directory = converted_form(directory, progress)
         tokenizer = Tokenizer.read(directory / converted.TOKENIZER)
         try:
             network = converted.load(directory)
@@ -65,10 +63,10 @@ def directory_name(directory: Path) -> str:
 
 
 def converted_form(source: Path, progress: Progress = lambda share: None) -> Path:
-    """The converted form of a `.gguf` file: made now if it is missing, stale or damaged.
+    """The converted form of a `.gguf` file or published directory: made now if it is missing, stale or damaged.
 
     Raises:
-        CheckpointError: the file cannot be used, or the form cannot be written.
+        CheckpointError: it cannot be used, or the form cannot be written.
     """
     try:
         known = store.stored_at(source)

@@ -1,6 +1,6 @@
-"""Converted checkpoints: a `.gguf` file read once and kept in the form that is served.
+"""Converted checkpoints: a `.gguf` file or published directory, read once and kept in the form that is served.
 
-A directory of four files: `weights.safetensors` holds the int8 matrices of `qwen2_weights` and is mapped, `config.json`
+A directory: `weights.safetensors` holds the int8 matrices of `qwen2_weights` and is mapped, `config.json`
 and `tokenizer.json` are in the published spelling, and `converted.json` says what they were made of and by which
 version of this module. It is written beside its place and moved there when it is whole.
 """
@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 import shutil
-import struct
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +20,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.gguf.file import GgufFile
-from dgemma_model.checkpoint.gguf.header import GgufError
+from dgemma_model.checkpoint.packed_form import packed_matrices
+from dgemma_model.checkpoint.published_causal import PublishedCausal
+from dgemma_model.checkpoint.weights import WRITTEN, write_tensors
 from dgemma_model.network.config import ConfigError
-from dgemma_model.network.int8 import fastest_products
+from dgemma_model.network.int8 import Int8Weights, fastest_products
 from dgemma_model.network.qwen2_config import Qwen2Config
 from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.network.qwen2_weights import Layout, joined_layout, joined_weights
@@ -35,7 +35,6 @@ VERSION = 1
 """Of the form; forms of other versions are converted anew."""
 WEIGHTS, CONFIG, TOKENIZER, ORIGIN = "weights.safetensors", "config.json", "tokenizer.json", "converted.json"
 HASH_BLOCK = 1 << 20
-_DTYPES = {torch.int8: "I8", torch.float32: "F32"}
 
 
 class ConvertedError(Exception):
@@ -47,30 +46,33 @@ Progress = Callable[[float], None]
 
 
 def convert(source: Path, directory: Path, progress: Progress = lambda share: None) -> None:
-    """Convert a `.gguf` file into `directory`, in place of what is there.
+    """Convert a `.gguf` file, or a directory of safetensors, into `directory`, in place of what is there.
 
     Weights are read, rounded and written one at a time, so that memory holds none of them twice.
 
     Raises:
         GgufError: the file cannot be used.
+        CheckpointError: the directory cannot be used.
         ConvertedError: the result cannot be written.
     """
-    file = GgufFile(source)
-    tokenizer = file.tokenizer_json()
-    vocab_size = len(json.loads(tokenizer)["model"]["vocab"])
-    if vocab_size > file.config.vocab_size:
-        raise GgufError(
-            f"{source.name} has {vocab_size} tokens but embeddings of {file.config.vocab_size} only; it is damaged, "
-            "download or copy it again"
+    opened = PublishedCausal(source) if source.is_dir() else GgufFile(source)
+    tokenizer = opened.tokenizer_json()
+    vocab_size, rows = _vocab_size(tokenizer), opened.config.vocab_size
+    if vocab_size > rows:
+        raise CheckpointError(
+            f"{source.name} has {vocab_size} tokens but embeddings of {rows} only; it is damaged, download or copy it "
+            "again"
         )
-    layout = joined_layout(file.config, vocab_size)
-    origin = {"version": VERSION, "source": source.name, "sha256": sha256(source), "vocab_size": vocab_size}
+    layout = joined_layout(opened.config, vocab_size)
+    digest = sha256(source)
+    origin = {"version": VERSION, "source": source.name, "sha256": digest, "vocab_size": vocab_size}
     with _replacing(directory) as new:
-        tensors = _reported(joined_weights(file.config, file, vocab_size), len(layout), progress)
-        _write_tensors(new / WEIGHTS, layout, tensors)
+        tensors = _reported(joined_weights(opened.config, opened, vocab_size), len(layout), progress)
+        write_tensors(new / WEIGHTS, layout, tensors)
         (new / TOKENIZER).write_text(tokenizer, "utf-8")
-        for name, content in ((CONFIG, file.config.to_json()), (ORIGIN, origin)):
+        for name, content in ((CONFIG, opened.config.to_json()), (ORIGIN, origin)):
             (new / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        packed_matrices(new, layout, _MappedWeights(new / WEIGHTS, layout), digest)
 
 
 def is_current(directory: Path, source_sha256: str) -> bool:
@@ -85,8 +87,8 @@ def is_current(directory: Path, source_sha256: str) -> bool:
 def load(directory: Path, expected_sha256: str | None = None) -> ServedQwen2:
     """The network of a converted checkpoint; its tokenizer is in `directory / TOKENIZER`.
 
-    Weights are mapped from the file. Those that products keep in a layout of their own are mapped for as long as it
-    takes to copy them, the embedding for as long as the network lives.
+    Weights are mapped, and shared with other processes: matrices in the layout of this machine's products
+    (`packed_form`), where that is possible.
 
     Raises:
         ConvertedError: the directory was made of another file than `expected_sha256` says or by another version of
@@ -100,17 +102,26 @@ def load(directory: Path, expected_sha256: str | None = None) -> ServedQwen2:
     vocab_size = origin.get("vocab_size")
     if not isinstance(vocab_size, int) or not 1 <= vocab_size <= config.vocab_size:
         raise ConvertedError(f"{ORIGIN} in {directory} names {vocab_size!r} tokens; convert it again")
-    weights = _MappedWeights(directory / WEIGHTS, joined_layout(config, vocab_size))
-    return ServedQwen2(config, weights, fastest_products(torch.device("cpu")))
+    layout, products = joined_layout(config, vocab_size), fastest_products(torch.device("cpu"))
+    tensors = _MappedWeights(directory / WEIGHTS, layout)
+    ready = packed_matrices(directory, layout, tensors, str(origin.get("sha256")))
+    return ServedQwen2(config, Int8Weights(tensors, products, ready))
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file, in hexadecimal digits."""
+    """The hash of a file, in hexadecimal digits; of a directory's files that hold weights, one after the other."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(HASH_BLOCK):
-            digest.update(block)
+    for part in PublishedCausal(path).files if path.is_dir() else [path]:
+        with part.open("rb") as file:
+            while block := file.read(HASH_BLOCK):
+                digest.update(block)
     return digest.hexdigest()
+
+
+def _vocab_size(tokenizer: str) -> int:
+    """How many ids the content of a `tokenizer.json` has, added tokens included."""
+    content = json.loads(tokenizer)
+    return 1 + max(map(int, (*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"]))))
 
 
 class _MappedWeights(Mapping[str, Tensor]):
@@ -123,8 +134,8 @@ class _MappedWeights(Mapping[str, Tensor]):
             stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in stored.items()}
         for name, (dtype, shape) in layout.items():
-            if found.pop(name, None) != (_DTYPES[dtype], shape):
-                raise self._error(f"has no tensor {name!r} of {list(shape)} {_DTYPES[dtype]}")
+            if found.pop(name, None) != (WRITTEN[dtype], shape):
+                raise self._error(f"has no tensor {name!r} of {list(shape)} {WRITTEN[dtype]}")
         if found:
             raise self._error(f"has the unexpected tensor {next(iter(found))!r}")
 
@@ -176,25 +187,6 @@ def _reported(tensors: Iterator[tuple[str, Tensor]], count: int, progress: Progr
     for done, tensor in enumerate(tensors, 1):
         yield tensor
         progress(done / count)
-
-
-def _write_tensors(path: Path, layout: Layout, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Write a safetensors file tensor by tensor; floats come first in it, so that they are aligned."""
-    header: dict[str, Any] = {}
-    end = 0
-    for name, (dtype, shape) in sorted(layout.items(), key=lambda item: -item[1][0].itemsize):
-        start, end = end, end + dtype.itemsize * math.prod(shape)
-        header[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [start, end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
-        begin = file.tell()
-        for name, tensor in tensors:
-            file.seek(begin + header[name]["data_offsets"][0])
-            file.write(tensor.contiguous().numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,3 +123,39 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(
             f"{path.name} in {path.parent} is damaged ({error}); download or copy it again"
         ) from error
+
+
+WRITTEN = {torch.int8: "I8", torch.uint8: "U8", torch.float32: "F32"}
+"""As the format spells them."""
+PAGE = 4096
+"""Bytes to which the data begin: tensors whose sizes are multiples of a cache line stay aligned to one."""
+
+
+def write_tensors(
+    path: Path,
+    layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    tensors: Iterable[tuple[str, Tensor]],
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file one tensor at a time, so that memory never holds all of them.
+
+    `layout` announces dtypes and shapes, and tensors come in any order; `notes` are texts in the file's header.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(notes)} if notes else {}
+    end = 0
+    for name, (dtype, shape) in sorted(layout.items(), key=lambda item: -item[1][0].itemsize):  # floats: aligned
+        start, end = end, end + dtype.itemsize * math.prod(shape)
+        header[name] = {"dtype": WRITTEN[dtype], "shape": shape, "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-(len(encoded) + 8) % PAGE)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        begin = file.tell()
+        for name, tensor in tensors:
+            file.seek(begin + header[name]["data_offsets"][0])
+            file.write(tensor.contiguous().numpy().data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -96,6 +96,16 @@ class Qwen2Network(nn.Module):
         )
 
     @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.config.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        """The most positions that it was made for."""
+        return self.config.max_position_embeddings
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.embed_tokens.weight.device

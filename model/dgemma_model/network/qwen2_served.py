@@ -13,7 +13,6 @@ For CPUs. Shapes as in `qwen2`; the weights are those of `qwen2_weights.joined_w
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.diffusion_gemma import RMSNorm, joined_padding, padding_mask
-from dgemma_model.network.int8 import int8_product
+from dgemma_model.network.int8 import Int8Weights
 from dgemma_model.network.kernels import Norm
 from dgemma_model.network.qwen2 import causal_mask, rotary_angles
 from dgemma_model.network.qwen2_config import Qwen2Config
@@ -43,19 +42,19 @@ EMBEDDING_BLOCK = 8192
 class ServedLayer:
     """A layer over joined, packed weights."""
 
-    def __init__(self, config: Qwen2Config, weights: Mapping[str, Tensor], prefix: str, products: torch.dtype) -> None:
-        self._kept = kept_dtype(products)
+    def __init__(self, config: Qwen2Config, weights: Int8Weights, prefix: str) -> None:
+        self._kept = kept_dtype(weights.products)
         self.heads, self.kv_heads, self.head_dim = (
             config.num_attention_heads,
             config.num_key_value_heads,
             config.head_dim,
         )
-        self._input_norm = _norm(config, weights[f"{prefix}input_layernorm.weight"])
-        self._qkv = int8_product(weights, f"{prefix}qkv", products)
-        self._out = int8_product(weights, f"{prefix}out", products)
-        self._mlp_norm = _norm(config, weights[f"{prefix}post_attention_layernorm.weight"])
-        self._gate_up = int8_product(weights, f"{prefix}gate_up", products)
-        self._down = int8_product(weights, f"{prefix}down", products, digits=DOWN_DIGITS)
+        self._input_norm = _norm(config, weights.tensors[f"{prefix}input_layernorm.weight"])
+        self._qkv = weights.product(f"{prefix}qkv")
+        self._out = weights.product(f"{prefix}out")
+        self._mlp_norm = _norm(config, weights.tensors[f"{prefix}post_attention_layernorm.weight"])
+        self._gate_up = weights.product(f"{prefix}gate_up")
+        self._down = weights.product(f"{prefix}down", digits=DOWN_DIGITS)
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, T, D] and angles [1 or B, T, 1, C] -> queries [B, H, T, C], keys and values [B, K, T, C]."""
@@ -76,21 +75,22 @@ class ServedLayer:
 class ServedQwen2:
     """What `Qwen2Network` does, faster; its head knows the ids of the tokenizer only."""
 
-    def __init__(self, config: Qwen2Config, weights: Mapping[str, Tensor], products: torch.dtype) -> None:
-        """`weights` as `joined_weights` gives them; `products` is the dtype of operands (`int8.fastest_products`).
+    def __init__(self, config: Qwen2Config, weights: Int8Weights) -> None:
+        """`weights` as `joined_weights` gives them.
 
-        Matrices are copied into the products' own layout, the head's too. The embedding is kept as it is, and may be
-        mapped from a file.
+        Matrices that are not packed yet are copied into the products' own layout, the head's too. The embedding is kept
+        as it is, and may be mapped from a file.
         """
         self.config = config
-        self._embedding, self._embedding_scale = weights["embed_tokens.weight"], weights["embed_tokens.scale"]
+        self._embedding = weights.tensors["embed_tokens.weight"]
+        self._embedding_scale = weights.tensors["embed_tokens.scale"]
         self.vocab_size = len(self._embedding)
         """Ids that there are: the V of `logits`."""
-        self._kept = kept_dtype(products)
+        self._kept = kept_dtype(weights.products)
         layers = range(config.num_hidden_layers)
-        self._layers = [ServedLayer(config, weights, f"layers.{index}.", products) for index in layers]
-        self._norm = _norm(config, weights["norm.weight"])
-        self._head = int8_product(weights, "embed_tokens" if config.tie_word_embeddings else "lm_head", products)
+        self._layers = [ServedLayer(config, weights, f"layers.{index}.") for index in layers]
+        self._norm = _norm(config, weights.tensors["norm.weight"])
+        self._head = weights.product("embed_tokens" if config.tie_word_embeddings else "lm_head")
         self._tables: tuple[Tensor, Tensor] | None = None
 
     @property
