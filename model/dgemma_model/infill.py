@@ -37,7 +37,7 @@ from dgemma_model.decoding.time_budget import within_budget
 from dgemma_model.decoding.width_search import WidthSearch
 from dgemma_model.network.kernels import fastest_products
 from dgemma_model.project.copy_model import CopyModel
-from dgemma_model.project.judge import Judge, ScoredText
+from dgemma_model.project.judge import FIGURES, Judge, ScoredText
 from dgemma_model.project.text_index import IndexedText, TextIndex
 from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
 
@@ -164,9 +164,9 @@ class Infiller:
         plan = plan_for(request, self._policy, self._checkpoint.sampler, ends_holes=True)
         project = self._project.read(request.project_text, NEW_CHARS)
         with self._opened(request.excerpt) as opened:
-            choice = self._line_choice(opened, request, plan, project)
-            if choice is None:
-                return []
+            for _ in opened.cached.read_most_of(opened.prompt.ids):
+                pass
+            choice = self._choice(opened, request, plan, project, Judge((0.0,) * FIGURES))
             *_, written = self._written(opened, request.excerpt, plan, project, plan.copy_weight)
             return choice.considered(written)
 
@@ -238,14 +238,27 @@ class Infiller:
         """Who chooses among texts for a line; None where the likeliest is taken."""
         if not plan.chooses_line or self._policy.judge is None:
             return None
+        return self._choice(opened, request, plan, project, Judge(self._policy.judge))
+
+    def _choice(
+        self,
+        opened: OpenPrompt,
+        request: FillRequest,
+        plan: FillPlan,
+        project: Sequence[IndexedText],
+        judge: Judge,
+    ) -> LineChoice:
+        def alone() -> Iterator[Draft]:
+            return self._written(opened, request.excerpt, plan, project, 0.0)
+
         return LineChoice(
             opened,
             plan,
             request.excerpt,
             project,
             project_chars=sum(map(len, request.project_text)),
-            write_alone=lambda: self._written(opened, request.excerpt, plan, project, 0.0),
-            judge=Judge(self._policy.judge),
+            write_alone=alone if plan.copy_weight else None,
+            judge=judge,
         )
 
     def _fill_canvases(self, excerpt: Excerpt, plan: FillPlan) -> Iterator[Draft]:

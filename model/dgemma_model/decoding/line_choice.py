@@ -115,8 +115,8 @@ class LineChoice:
     project: Sequence[IndexedText]
     project_chars: int
     """Code points of all project text that was given."""
-    write_alone: Callable[[], Iterator[Draft]]
-    """A fill by the causal head alone, without copies."""
+    write_alone: Callable[[], Iterator[Draft]] | None
+    """A fill by the causal head alone, without copies; None where what is written is just that."""
     judge: Judge
 
     def drafts(self, draft: Draft, others: Sequence[str]) -> Iterator[Draft]:
@@ -131,11 +131,15 @@ class LineChoice:
 
     def considered(self, draft: Draft) -> list[ScoredText]:
         """What is known of every text among which `drafts` would choose."""
-        *_, (_, alone) = self._alone()
+        alone = list[str]()
+        for _, texts in self._alone():
+            alone = texts
         return self._options([draft.text], alone)
 
     def _alone(self) -> Iterator[tuple[int, list[str]]]:
         """What the causal head alone would write, and after how many passes that is known."""
+        if self.write_alone is None:
+            return
         if is_line_begun(self.excerpt):
             yield from enumerate(beams.search(self.opened), start=1)
         else:

@@ -1,11 +1,14 @@
 """Fit the judge of lines to packages that neither training nor the evaluation has seen.
 
     python -m dgemma_model.train.fit_judge --site FOLDER
+    python -m dgemma_model.train.fit_judge --packages FOLDER --checkpoint qwen2.5-coder-0.5b
 
-`FOLDER` is a `site-packages` of another environment; of what is installed there, permissively licensed packages are
-taken that are not in the checkpoint's manifest. Holes are cut as an editor meets them, filled with the rest of the file
-and of the package at hand, and each text that is considered is either right or not. Prints the weights for `judge.py`,
-and what they are worth on packages that they were not fitted to.
+The second form is for pretrained checkpoints: `FOLDER` holds unpacked packages that were first published after their
+training (`python eval/fetch_fresh.py get eval/fresh/fitting_packages.json FOLDER`). In the first form, `FOLDER` is a
+`site-packages` of another environment; of what is installed there, permissively licensed packages are taken that are
+not in the checkpoint's manifest. Holes are cut as an editor meets them, filled with the rest of the file and of the
+package at hand, and each text that is considered is either right or not. Prints the weights for the checkpoint's
+`dgemma.json`, and what they are worth on packages that they were not fitted to.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -33,7 +37,15 @@ from dgemma_model.infill import Infiller
 from dgemma_model.project.judge import MEAN, WRITTEN
 from dgemma_model.request import FillRequest
 from dgemma_model.source.excerpt import ExcerptBudget
-from dgemma_model.train.corpus import NearDuplicates, SourceFile, files_of, is_permissive, package_name
+from dgemma_model.train.corpus import (
+    SKIPPED_FOLDERS,
+    NearDuplicates,
+    SourceFile,
+    files_of,
+    is_permissive,
+    is_usable,
+    package_name,
+)
 from dgemma_model.train.holes import CutHole, HoleCutter, HoleKind
 
 COUNTS: dict[HoleKind, int] = {"line": 900, "rest_of_line": 900, "expression": 900}
@@ -42,6 +54,8 @@ FEWEST_FILES = 3
 SHARES = (0.1, 0.2, 0.35, 0.5)
 """Of the holes, the surest first: how many of them are right is printed."""
 RIDGE = 1.0
+_TESTS = re.compile(r"(^|/)(examples?|docs?)/|(^|/)(test_[^/]*|conftest\.py)$")
+_MOST_CHARS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,23 @@ def unseen_packages(site: Path, data: Path, manifest: Path) -> dict[str, list[So
             files = [file for file in files_of(dist) if duplicates.is_new(file.text)]
             if len(files) >= FEWEST_FILES:
                 found[package_name(dist)] = files
+    return found
+
+
+def unpacked_packages(folder: Path) -> dict[str, list[SourceFile]]:
+    """The usable Python files of each package in `folder`, but for tests."""
+    found: dict[str, list[SourceFile]] = {}
+    for package in sorted(path for path in folder.iterdir() if path.is_dir()):
+        files = []
+        for path in sorted(package.rglob("*.py")):
+            shown = path.relative_to(folder).as_posix()
+            if not path.is_file() or path.is_symlink() or _TESTS.search(shown) or SKIPPED_FOLDERS.search(shown):
+                continue
+            text = path.read_bytes().decode("utf-8", "ignore").replace("\r\n", "\n")
+            if is_usable(text) and len(text) < _MOST_CHARS:
+                files.append(SourceFile(package.name, "", "", shown, text))
+        if len(files) >= FEWEST_FILES:
+            found[package.name] = files
     return found
 
 
@@ -96,7 +127,7 @@ def judgement(infiller: Infiller, texts: dict[str, str], path: str, hole: CutHol
     start, end = hole.start - len(excerpt.prefix), hole.end + len(excerpt.suffix)
     elsewhere = (*nearby(path, texts), cutter.text[end:], cutter.text[:start])
     infiller.index_ahead(elsewhere)
-    considered = infiller.considered(FillRequest(excerpt, elsewhere, one_line=True, copy_weight=1.0))
+    considered = infiller.considered(FillRequest(excerpt, elsewhere, one_line=True))
     right = cutter.text[hole.start : hole.end].rstrip()
     return Judgement(
         hole.kind,
@@ -167,18 +198,24 @@ def _judgement(checkpoint: str | None, texts: dict[str, str], path: str, hole: C
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--site", type=Path, required=True)
+    places = parser.add_mutually_exclusive_group(required=True)
+    places.add_argument("--site", type=Path, help="a site-packages folder")
+    places.add_argument("--packages", type=Path, help="a folder of unpacked packages")
+    parser.add_argument("--holes", type=int, default=None, help="of each kind; 900 by default")
     parser.add_argument("--data", type=Path, default=Path(".train"))
     parser.add_argument("--checkpoint", default=None)
     parser.add_argument("--processes", type=int, default=1)
     args = parser.parse_args()
-    packages = unseen_packages(args.site, args.data, args.data / "manifest.json")
+    if args.packages is not None:
+        packages = unpacked_packages(args.packages)
+    else:
+        packages = unseen_packages(args.site, args.data, args.data / "manifest.json")
     console = Console()
     for name, files in packages.items():
-        console.print(f"{name} {files[0].version}, {files[0].licence}: {len(files)} files", highlight=False)
+        console.print(f"{name} {files[0].version} {files[0].licence}: {len(files)} files", highlight=False)
     texts = {name: {file.path: file.text for file in files} for name, files in packages.items()}
     owners = {path: name for name, paths in texts.items() for path in paths}
-    holes = cut_holes(packages, COUNTS, seed=0)
+    holes = cut_holes(packages, {kind: args.holes or count for kind, count in COUNTS.items()}, seed=0)
     with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
         waiting = [pool.submit(_judgement, args.checkpoint, texts[owners[path]], path, hole) for path, hole in holes]
         judgements = [future.result() for future in track(waiting, "filling", console=Console(stderr=True))]
