@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 from dgemma_lsp.documents.edits import Snapshot
 from dgemma_lsp.documents.text import Text
+from dgemma_model.request import Readable
 from dgemma_model.source import bounded, syntax
 from dgemma_model.source.syntax import LastTree, SyntaxTree
 
@@ -180,10 +181,38 @@ def parsed(snapshot: Snapshot) -> Snapshot:
     source, last = snapshot.source, snapshot.last_tree
     start, end = _stretch(source, snapshot.offset)
     part: tuple[int, int] | None = (start, end)
-    if (start, end) != (0, len(source)):
-        part = last.part_outside_strings(snapshot.language, source, start, end)
+    if _may_be_in_string(source, start) or _may_be_in_string(source, end):
+
+        def is_known(before: Readable) -> bool:
+            if not isinstance(before, Text):
+                return False
+            first, _, last_changed = before.difference(source)
+            return start <= first and last_changed <= end
+
+        part = last.part_outside_strings(snapshot.language, source, start, end, is_known=is_known)
     tree = last.update(snapshot.language, source[part[0] : part[1]], part[0]) if part else None
     return replace(snapshot, tree=tree)
+
+
+_QUOTES = ('"""', "'''", "`")
+_BRACKETS = (("/*", "*/"), ("<!--", "-->"), ("[[", "]]"), ("=begin", "=end"))
+"""What long strings and comments begin and end with, in whatever language."""
+
+
+def _may_be_in_string(source: Text, offset: int) -> bool:
+    """Whether a string or comment of several lines may be open at `offset`: only then is the whole text parsed, which
+    takes time and a copy of it. Counts what opens and closes such ones."""
+    quotes, opened, at = [0] * len(_QUOTES), [0] * len(_BRACKETS), 0
+    for piece in source.pieces():
+        text = piece if at + len(piece) <= offset else piece[: offset - at]
+        for number, quote in enumerate(_QUOTES):
+            quotes[number] += text.count(quote)
+        for number, (opening, closing) in enumerate(_BRACKETS):
+            opened[number] += text.count(opening) - text.count(closing)
+        at += len(piece)
+        if at >= offset:
+            break
+    return any(count % 2 for count in quotes) or any(opened)
 
 
 def parsed_whole(snapshot: Snapshot, like: SyntaxTree | None = None, *, limit_s: float = bounded.PARSE_S) -> Snapshot:

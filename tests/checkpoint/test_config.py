@@ -169,7 +169,7 @@ def test_an_unusable_generation_config_is_named(content: dict[str, Any]) -> None
 def test_a_policy_is_read() -> None:
     content = {"name": "x", "noise": "mask", "verify": True, "canvas_lengths": [16, 32], "languages": ["python"]}
     policy = Policy.from_json(content)
-    assert policy == Policy("x", "mask", True, canvas_lengths=(16, 32), languages=("python",))
+    assert policy == Policy(name="x", noise="mask", verify=True, canvas_lengths=(16, 32), languages=("python",))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -102,7 +102,9 @@ class LastTree:
     def __init__(self) -> None:
         self._tree: SyntaxTree | None = None
         self._too_long: int | None = None
-        self._outside: tuple[str, str] | None = None
+        self._asked: Readable | None = None
+        """The text whose part was asked about last, of which so much is before and after that part:"""
+        self._around: tuple[int, int] | None = None
         self._grown: tuple[int, int] | None = None
         """What part grew to, as far as from both ends of the text."""
 
@@ -115,19 +117,23 @@ class LastTree:
         self._too_long = len(text) if self._tree is None and has_grammar_for(language) else None
         return self._tree
 
-    def part_outside_strings(self, language: str, text: Readable, start: int, end: int) -> tuple[int, int] | None:
+    def part_outside_strings(
+        self, language: str, text: Readable, start: int, end: int, *, is_known: Callable[[Readable], bool]
+    ) -> tuple[int, int] | None:
         """`[start:end]`, grown to whole strings and comments: such a part of `text` parses as in the whole. None where
         the whole takes too long to parse.
 
-        Asks the tree of the whole text, and again only when the text outside the part has changed.
+        Asks the tree of the whole text, and again only when the text outside the part has changed: `is_known` says of
+        the text that was asked about last whether it is the same there.
         """
-        outside = text[:start], text[end:]
-        if outside != self._outside:
-            whole = parse(language, text[:]) if any(outside) else None
-            self._outside, self._grown = outside, None
+        around = start, len(text) - end
+        if self._asked is None or self._around != around or not is_known(self._asked):
+            whole = parse(language, text[:])
+            self._around, self._grown = around, None
             if whole is not None:
                 left, right = _around_string(whole, start), _around_string(whole, end)
                 self._grown = left[0] if left else start, len(text) - (right[1] if right else end)
+        self._asked = text
         return (self._grown[0], len(text) - self._grown[1]) if self._grown else None
 
 
