@@ -27,7 +27,8 @@ from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.decoding import beams, review, verified
 from dgemma_model.decoding.causal import fill_log_probabilities, ranked
 from dgemma_model.decoding.denoised import DenoisedFill
-from dgemma_model.decoding.drafting import drafters_for
+from dgemma_model.decoding.drafting import Drafter, drafters_for
+from dgemma_model.decoding.end_probe import EndFigures, EndProbe
 from dgemma_model.decoding.fill_end import FillEnd
 from dgemma_model.decoding.line_choice import LineChoice
 from dgemma_model.decoding.plan import FillPlan, plan_for
@@ -216,21 +217,28 @@ class Infiller:
         self, opened: OpenPrompt, excerpt: Excerpt, plan: FillPlan, project: Sequence[IndexedText], copy_weight: float
     ) -> Iterator[Draft]:
         """What the causal head writes, mixed with copies by their weight."""
-        copy_model = CopyModel(
-            opened.vocabulary,
-            opened.prompt.text,
-            project,
-            weight=copy_weight,
-            weights=self._policy.copies,
-            before=excerpt.prefix,
-            after=excerpt.suffix,
-            one_line=plan.one_line,
-            forced=opened.prompt.forced,
-        )
-        sampling = self._sampling(plan)
-        drafters = drafters_for(plan, self._checkpoint, opened, sampling, copy_model.copies)
-        end = FillEnd.of(excerpt.suffix, one_line=plan.one_line) if plan.ends_by_rules else None
-        return verified.fill(opened, plan, copy_model, drafters, end)
+
+        def start() -> tuple[CopyModel, list[Drafter]]:
+            copy_model = CopyModel(
+                opened.vocabulary,
+                opened.prompt.text,
+                project,
+                weight=copy_weight,
+                weights=self._policy.copies,
+                before=excerpt.prefix,
+                after=excerpt.suffix,
+                one_line=plan.one_line,
+                forced=opened.prompt.forced,
+            )
+            sampling = self._sampling(plan)
+            return copy_model, drafters_for(plan, self._checkpoint, opened, sampling, copy_model.copies)
+
+        before, after = excerpt.prefix, excerpt.suffix
+        end = FillEnd.of(before, after, one_line=plan.one_line) if plan.ends_by_rules else None
+        probe = None
+        if self._policy.ends is not None and (not plan.one_line or after.partition("\n")[0].strip()):
+            probe = EndProbe(self._policy.ends, EndFigures(before, after, opened.vocabulary))
+        return verified.fill(opened, plan, start, end, probe)
 
     def _line_choice(
         self, opened: OpenPrompt, request: FillRequest, plan: FillPlan, project: Sequence[IndexedText]

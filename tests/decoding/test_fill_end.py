@@ -7,9 +7,9 @@ import pytest
 from dgemma_model.decoding.fill_end import FillEnd
 
 
-def kept(suffix: str, written: str, *, one_line: bool) -> str | None:
+def kept(suffix: str, written: str, *, one_line: bool, prefix: str = "    ") -> str | None:
     """What is kept of a text that is written sign by sign; None if it never ends."""
-    end = FillEnd.of(suffix, one_line=one_line)
+    end = FillEnd.of(prefix, suffix, one_line=one_line)
     for size in range(1, len(written) + 1):
         if (cut := end.cut(written[:size])) is not None:
             return written[:cut]
@@ -55,3 +55,13 @@ def test_one_line(suffix: str, written: str, expected: str) -> None:
 )
 def test_several_lines(suffix: str, written: str, expected: str | None) -> None:
     assert kept(suffix, written, one_line=False) == expected
+
+
+def test_a_line_deeper_below_the_hole_says_nothing_of_lines_in_it() -> None:
+    suffix, written = "\n        return 0\n", "first()\n    if last():\n        return 0\n"
+    assert kept(suffix, written, one_line=False) == "first()\n    if last():"
+    assert kept(suffix, "first()\nelse:\n", one_line=False) == "first()"
+
+
+def test_the_indentation_of_a_hole_may_be_its_own() -> None:
+    assert kept("\n    return 0\n", "    first()\nelse:\n", one_line=False, prefix="if x:\n") == "    first()"

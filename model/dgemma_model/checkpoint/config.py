@@ -74,6 +74,8 @@ class Policy:
     """It was trained to denoise canvases; otherwise every fill is read causally, whatever is asked for."""
     ends_by_rules: bool = False
     """Its fills do not end by themselves: they end where they come to what follows the hole (decoding/fill_end.py)."""
+    ends: tuple[float, ...] | None = None
+    """Weights of the probe that tells where its fills end (decoding/end_probe.py); None where they say so."""
     reads_project: bool = False
     """Texts of the project are drafts and candidates for its fills even where they do not change what it writes."""
     verify: bool = False
@@ -153,6 +155,7 @@ _POLICY_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "noise": ("'uniform' or 'mask'", lambda value: value in ("uniform", "mask")),
     "denoises": ("true or false", lambda value: isinstance(value, bool)),
     "ends_by_rules": ("true or false", lambda value: isinstance(value, bool)),
+    "ends": ("null or a list of numbers", lambda value: value is None or _is_list(value, _is_number)),
     "reads_project": ("true or false", lambda value: isinstance(value, bool)),
     "verify": ("true or false", lambda value: isinstance(value, bool)),
     "drafting": ("one of " + ", ".join(get_args(Drafting)), lambda value: value in get_args(Drafting)),

@@ -20,18 +20,23 @@ class FillEnd:
     """The rest of the hole's last line, without blanks around it."""
     next_line: str
     """The first line of the suffix below the hole that is not blank, without blanks at its end."""
+    line_before: str
+    """The line that the hole is in, up to the hole."""
     one_line: bool
 
     @classmethod
-    def of(cls, suffix: str, *, one_line: bool) -> FillEnd:
-        """From the text after the hole."""
+    def of(cls, prefix: str, suffix: str, *, one_line: bool) -> FillEnd:
+        """From the text around the hole."""
         rest, _, below = suffix.partition("\n")
         lines = (line.rstrip() for line in below.split("\n"))
-        return cls(rest.strip(), next((line for line in lines if line), ""), one_line)
+        next_line = next((line for line in lines if line), "")
+        return cls(rest.strip(), next_line, prefix[prefix.rfind("\n") + 1 :], one_line)
 
     def cut(self, text: str) -> int | None:
         """How much of `text`, which is written in the hole, belongs there, once it has come to what follows the hole;
         None as long as it has not."""
+        if "\n" in text and self.repeats(text):
+            return 0
         line_start = text.rfind("\n") + 1
         if self.rest and (found := self._cut_before_rest(text, 0 if self.one_line else line_start)) is not None:
             return found
@@ -39,6 +44,12 @@ class FillEnd:
             line_break = text.find("\n")
             return line_break if line_break >= 0 else None
         return self._cut_before_next_line(text)
+
+    def repeats(self, text: str) -> bool:
+        """Whether the first line of `text`, which is written in the hole, is the next line over again. Single words
+        and signs are not meant: `else`, `end` and `}` often stand twice."""
+        line = (self.line_before + text.partition("\n")[0]).rstrip()
+        return not self.rest and line == self.next_line and len(line.split()) > 1
 
     def _cut_before_rest(self, text: str, start: int) -> int | None:
         """Before the rest of the line, written again: all of it at the end of `text`, or a bracket of it that the text
@@ -48,25 +59,27 @@ class FillEnd:
         if unopened is not None and self.rest[0] == line[unopened]:
             return start + len(line[:unopened].rstrip())
         at = len(line.rstrip()) - len(self.rest)
-        if at > 0 and line.startswith(self.rest, at) and _is_level(line[:at]):
+        if at > 0 and line.startswith(self.rest, at) and is_level(line[:at]):
             return start + len(line[:at].rstrip())
         return None
 
     def _cut_before_next_line(self, text: str) -> int | None:
-        """Before the first whole line that is the first one below the hole, or indented less than it. A token may hold
-        several line breaks, so all lines but the hole's own are looked at."""
+        """Before the first whole line that is the first one below the hole, or indented less than that and than the
+        hole. A token may hold several line breaks, so all lines but the hole's own are looked at."""
         if not self.next_line:
             return None
         at = text.find("\n")
+        least = min(indent_of(self.next_line), indent_of(self.line_before + text[: max(at, 0)]))
         while at >= 0 and (end := text.find("\n", at + 1)) >= 0:
             line = text[at + 1 : end].rstrip()
-            if line and (line == self.next_line or _indent(line) < _indent(self.next_line)):
+            if line and (line == self.next_line or indent_of(line) < least):
                 return at
             at = end
         return None
 
 
-def _indent(line: str) -> int:
+def indent_of(line: str) -> int:
+    """How many blanks `line` begins with."""
     return len(line) - len(line.lstrip())
 
 
@@ -83,10 +96,10 @@ def _first_unopened(line: str) -> int | None:
     return None
 
 
-def _is_level(line: str) -> bool:
-    """Whether `line` closes all brackets that it opens."""
+def is_level(text: str) -> bool:
+    """Whether `text` closes all brackets that it opens."""
     depth = 0
-    for _, sign in _signs(line):
+    for _, sign in _signs(text):
         depth += (sign in _CLOSERS.values()) - (sign in _CLOSERS)
     return depth == 0
 

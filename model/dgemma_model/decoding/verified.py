@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dgemma_model.decoding.constraint import ids_in_line
 from dgemma_model.decoding.drafting import Drafter, Proposal
+from dgemma_model.decoding.end_probe import EndProbe
 from dgemma_model.decoding.fill_end import FillEnd
 from dgemma_model.decoding.plan import FillPlan
 from dgemma_model.decoding.prompt_cache import OpenPrompt
@@ -30,18 +31,39 @@ from dgemma_model.request import Draft, DraftToken
 def fill(
     opened: OpenPrompt,
     plan: FillPlan,
-    copy_model: CopyModel,
-    drafters: Sequence[Drafter],
+    start: Callable[[], tuple[CopyModel, Sequence[Drafter]]],
     end: FillEnd | None = None,
+    probe: EndProbe | None = None,
 ) -> Iterator[Draft]:
-    """Yield a draft after each pass; the last one is whole. A beginning of the prompt is cached; `copy_model` is a
-    fresh one, which the drafters may look at, too; `end` tells where a text ends that does not end by itself."""
+    """Yield a draft after each pass; the last one is whole. A beginning of the prompt is cached. `start` makes a fresh
+    copy model and drafters that may look at it; `end` and `probe` tell where a text ends that does not end by itself.
+
+    A text that begins with the line below the hole is written again with another first token, once.
+    """
+    passes, avoided = 0, None
+    while True:
+        copy_model, drafters = start()
+        limit = _limit(opened, plan)
+        text = CausalText(
+            opened, copy_model, limit=limit, one_line=plan.one_line, end=end, probe=probe, avoided=avoided
+        )
+        for draft in _written(opened, text, drafters, passes):
+            yield draft
+            passes = draft.step
+        if not text.repeats_suffix or avoided is not None:
+            return
+        avoided = text.first
+        opened.rewind_before_last()
+
+
+def _written(opened: OpenPrompt, text: CausalText, drafters: Sequence[Drafter], passes: int) -> Iterator[Draft]:
+    """Write `text` behind the prompt, after so many passes for others."""
     cached, prompt = opened.cached, opened.prompt
-    text = CausalText(opened, copy_model, limit=_limit(opened, plan), one_line=plan.one_line, end=end)
     pending = prompt.ids[len(cached.ids) :]
-    passes = 0
     while not text.is_finished:
-        proposed, by = _best(drafters)
+        proposed, by = Proposal(text.asked), None
+        if not proposed.ids:
+            proposed, by = _best(drafters)
         if not proposed.ids:
             for drafter in drafters:
                 for tokens in drafter.passes(text):
@@ -81,7 +103,10 @@ class CausalText:
         limit: int,
         one_line: bool,
         end: FillEnd | None = None,
+        probe: EndProbe | None = None,
+        avoided: int | None = None,
     ) -> None:
+        """`avoided` is a token that its free text does not begin with."""
         prompt, vocabulary = opened.prompt, opened.vocabulary
         self.limit = limit
         """Most tokens that are not forced, end-of-text included."""
@@ -100,7 +125,12 @@ class CausalText:
         self._ends = list(vocabulary.ends_of(one_line=one_line))
         self._end_set = frozenset(self._ends)
         self._end, self._cut = end, None if end is None else end.cut("")
-        """Where the text ends by the rules of `end`, once it has come there."""
+        """Where the text ends by the rules of `end`, or as `probe` says, once it has come there."""
+        self._probe, self._avoided = probe, avoided
+        self.asked: list[int] = []
+        """What the probe wants read behind the text before it is asked again whether that ends."""
+        self.first: int | None = None
+        """The first token that was not forced."""
         self._said = list[tuple[int, float]]()
         """Of each token that was not forced: where it ends, in bytes, and its log-probability."""
         self._ended = False
@@ -113,12 +143,18 @@ class CausalText:
         return self._ended or cut or self._cut is not None or is_looping(self.ids)
 
     @property
+    def repeats_suffix(self) -> bool:
+        """Whether the text ended because it began with the line below the hole."""
+        return self._cut == 0 and self.first is not None and self._end is not None and self._end.repeats(self._text())
+
+    @property
     def room(self) -> int:
         """How many more tokens may come, at most."""
         return self.limit - self.written + len(self.forced)
 
     def take(self, logits: Tensor, drafted: list[int]) -> int:
-        """Write the next token, and those behind it as long as the draft foretold them; how many it did.
+        """Write the next token, and those behind it as long as the draft foretold them; how many it did. Nothing is
+        written behind the place where the probe says that the text ends, or where it wants to read first.
 
         `logits` [len(drafted) + 1, V] are of what follows the last written token, and each drafted one.
         """
@@ -129,9 +165,16 @@ class CausalText:
         likeliest = said.argmax(1).tolist()
         ending = np.logaddexp.reduce(said[:, self._ends], axis=1).tolist() if len(self._ends) > 1 else None
         for place, spoken in enumerate(said):
+            if self._probe is not None and self.written:
+                self._cut = self._probe.cut(self._text(), said[place:], drafted[place:])
+                if self._cut is not None:
+                    return place
+            if self._avoided is not None and not self.written:
+                spoken[self._avoided] = -np.inf
+                likeliest[place] = int(spoken.argmax())
             token, log_probability = self._choose(spoken.item, likeliest[place], ending[place] if ending else -math.inf)
             self._write(token, log_probability)
-            if self.is_finished or place == len(drafted) or token != drafted[place]:
+            if self.is_finished or self.asked or place == len(drafted) or token != drafted[place]:
                 return place
         return len(drafted)
 
@@ -160,6 +203,8 @@ class CausalText:
             return best, best_value
         mixed = {best: math.exp(best_value) * (1 - share)}
         for token, count in copied.items():
+            if token == self._avoided and not self.written:
+                continue
             mixed[token] = share * count + math.exp(own(token)) * (1 - share)
         token = max(mixed, key=mixed.__getitem__)
         return token, math.log(mixed[token]) if mixed[token] else -math.inf
@@ -172,10 +217,13 @@ class CausalText:
         is_free = len(self.forced) < len(data) or not self.forced  # what was forced says nothing about the fill
         if is_free:
             self._said.append((self._bytes + len(data), log_probability))
+            self.first = token if self.first is None else self.first
             self.written += 1
         self._bytes += len(data)
         if not self.forced and token in self._vocabulary.ends:
             self._ended = True
+            if self._end is not None and self._end.repeats(self._text()):
+                self._cut = 0
             return
         beyond_forced = data[len(self.forced) :]
         self.forced = self.forced[len(data) :]
@@ -185,12 +233,17 @@ class CausalText:
         if is_free:
             confidence = min(1.0, math.exp(log_probability))
             self.shown += (DraftToken(beyond_forced.decode("utf-8", "replace"), confidence, True),)
-        if self._end is not None and is_free:
-            self._cut = self._end.cut(self._opened.read(self.ids)[0])
+        if is_free and self._end is not None:
+            self._cut = self._end.cut(self._text())
+        if is_free and self._probe is not None:
+            self.asked = self._probe.draft(self._text())
+
+    def _text(self) -> str:
+        return self._opened.read(self.ids)[0]
 
     def draft(self, passes: int) -> Draft:
         """What would be inserted now; its score is the mean log-probability of the free tokens."""
-        text, _ = self._opened.read(self.ids)
+        text = self._text()
         text = text if self._cut is None else text[: self._cut]
         text = text.split("\n", 1)[0] if self._one_line else text
         said = [value for end, value in self._said if self._cut is None or end <= self._healed + len(text.encode())]

@@ -117,6 +117,11 @@ class Tokenizer:
         except BaseException as error:  # the library raises bare Exception; its panics are not even that
             raise TokenizerError(f"{path.name} in {path.parent} cannot be read: {error}") from error
 
+    @cached_property
+    def ids_by_bytes(self) -> dict[bytes, int]:
+        """The id of each token's bytes, special tokens left out."""
+        return {data: token for token, data in enumerate(self.token_bytes) if token not in self.special_ids}
+
     @property
     def vocab_size(self) -> int:
         """Number of ids, special ones included."""

@@ -114,6 +114,11 @@ class HoleCutter:
                 self._spans["statement"].append((start, end))
         self._lines_of_code = list(filter(self._is_code, range(len(self.line_starts)))) if code_lines else None
 
+    @property
+    def expressions(self) -> list[tuple[int, int]]:
+        """Start and end of each expression that is cut, in code points."""
+        return [self._in_code_points(*span) for span in self._spans["expression"]]
+
     def cut(self, kind: HoleKind, rng: random.Random) -> CutHole | None:
         """A random hole of that kind, or None where this file (or this try) has none."""
         span = getattr(self, f"_cut_{kind}")(rng)
@@ -179,7 +184,9 @@ class HoleCutter:
     def _random_node(self, kind: HoleKind, rng: random.Random) -> tuple[int, int] | None:
         if not self._spans[kind]:
             return None
-        start, end = rng.choice(self._spans[kind])
+        return self._in_code_points(*rng.choice(self._spans[kind]))
+
+    def _in_code_points(self, start: int, end: int) -> tuple[int, int]:
         if self._ascii:
             return start, end
         chars_before = len(self._data[:start].decode("utf-8", "surrogatepass"))

@@ -1,0 +1,98 @@
+"""Where a probe of the writer ends fills, with a network that writes what followed the same text before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import second_family
+
+from dgemma_model.checkpoint import families
+from dgemma_model.decoding.end_probe import FIGURES, EndFigures
+from dgemma_model.infill import Infiller
+from dgemma_model.prompt.format import FillVocabulary
+from dgemma_model.prompt.tokenizer import Tokenizer
+from dgemma_model.request import Draft, Excerpt, FillRequest
+
+ABOVE = "total = alpha\nother = beta\nlast = gamma\nend = delta\n"
+MEAN_LOST = 19
+"""The figure that says how much likelier than the next line is what would be written instead."""
+
+
+def weights(**figures: float) -> list[float]:
+    """Weights of a probe: those of `figure0` and so on, and no others, for both kinds of places."""
+    half = [figures.get(f"figure{number}", 0.0) for number in range(FIGURES)]
+    return half + half
+
+
+@pytest.fixture
+def fill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setitem(families.FAMILIES, "repeater", second_family.Repeaters())
+    second_family.write_checkpoint(tmp_path)
+    policy = json.loads((tmp_path / "dgemma.json").read_text())
+
+    def drafts(prefix: str, suffix: str, more: dict[str, Any], **knobs: Any) -> list[Draft]:
+        (tmp_path / "dgemma.json").write_text(json.dumps(policy | more))
+        return list(Infiller.load(str(tmp_path), "cpu").fill(FillRequest(Excerpt(prefix, suffix), **knobs)))
+
+    return drafts
+
+
+@pytest.mark.parametrize("drafting", ["none", "copied"])
+@pytest.mark.parametrize(
+    ("ends", "suffix", "expected"),
+    [
+        ({"figure0": 1.0}, "\nlast = gamma\n", "alpha"),
+        ({"figure0": -1.0}, "\nlast = gamma\n", "alpha\nother = beta\nlast = gamma\nend = de"),
+        ({"figure0": 1.0, f"figure{MEAN_LOST}": 1.0}, "\nlast = gamma\n", "alpha\nother = beta"),
+        ({"figure0": 1.0, f"figure{MEAN_LOST}": 1.0}, "\nend = delta\n", "alpha\nother = beta\nlast = gamma"),
+        ({"figure0": 1.0}, ")\n", "a"),
+    ],
+)
+def test_several_lines_end_where_the_probe_says(fill: Any, ends: dict[str, float], suffix: str, expected: str, drafting: str) -> None:
+    *_, draft = fill(ABOVE + "total = ", suffix, {"ends": weights(**ends)}, max_tokens=40, drafting=drafting)
+    assert draft.text == expected
+    assert draft.complete == (len(expected) < 40)
+
+
+def test_a_line_with_nothing_behind_it_needs_no_probe(fill: Any) -> None:
+    *_, draft = fill(ABOVE + "total = ", "\n", {"ends": weights(figure0=-1.0)}, one_line=True)
+    assert (draft.text, draft.complete) == ("alpha", True)
+
+
+def test_a_text_that_begins_with_the_next_line_is_written_again(fill: Any) -> None:
+    prefix, suffix = "x = y\nreturn total\nx = y\n", "\nreturn total\n"
+    *_, draft = fill(prefix, suffix, {}, max_tokens=12)
+    assert draft.text.startswith("return total")
+    *drafts, last = fill(prefix, suffix, {"ends_by_rules": True}, max_tokens=20, drafting="none")
+    assert last.text and not last.text.startswith("r")
+    assert [draft.step for draft in drafts] == list(range(1, len(drafts) + 1))
+    assert len(drafts) > len("return total\n") + len(last.text)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text", "place"),
+    [
+        ("\nfoo()\n", "a = 1", None),
+        ("\nfoo()\n", "a = 1\n", ("line_end", 5)),
+        ("\nfoo()\n", "a = 1\n\n", ("line_end", 5)),
+        ("\nfoo()\n", "a = 1\n  ", None),
+        ("\nfoo()\n", "\n", None),
+        ("", "a = 1\n", ("line_end", 5)),
+        (")\n", "f(a", None),
+        (")\n", "f(a)", ("inside", 4)),
+        (")\n", "f(a),\n    b", ("inside", 11)),
+    ],
+)
+def test_places(tmp_path: Path, suffix: str, text: str, place: tuple[str, int] | None) -> None:
+    second_family.write_checkpoint(tmp_path)
+    tokenizer = Tokenizer.read(tmp_path / "tokenizer.json")
+    figures = EndFigures("x = ", suffix, FillVocabulary(tokenizer, [tokenizer.end_id]))
+    found = figures.place(text)
+    assert (found and (found.kind, found.cut)) == place
+    spoken = np.full(tokenizer.vocab_size, -5.0)
+    values = figures.of(text, figures.said(spoken), np.zeros((0, 2)))
+    assert len(values) == FIGURES and np.isfinite(values).all()
