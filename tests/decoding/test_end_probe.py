@@ -11,6 +11,7 @@ import pytest
 import second_family
 
 from dgemma_model.checkpoint import families
+from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.decoding.end_probe import FIGURES, EndFigures
 from dgemma_model.infill import Infiller
 from dgemma_model.prompt.format import FillVocabulary
@@ -52,7 +53,9 @@ def fill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"figure0": 1.0}, ")\n", "a"),
     ],
 )
-def test_several_lines_end_where_the_probe_says(fill: Any, ends: dict[str, float], suffix: str, expected: str, drafting: str) -> None:
+def test_several_lines_end_where_the_probe_says(
+    fill: Any, ends: dict[str, float], suffix: str, expected: str, drafting: str
+) -> None:
     *_, draft = fill(ABOVE + "total = ", suffix, {"ends": weights(**ends)}, max_tokens=40, drafting=drafting)
     assert draft.text == expected
     assert draft.complete == (len(expected) < 40)
@@ -71,6 +74,11 @@ def test_a_text_that_begins_with_the_next_line_is_written_again(fill: Any) -> No
     assert last.text and not last.text.startswith("r")
     assert [draft.step for draft in drafts] == list(range(1, len(drafts) + 1))
     assert len(drafts) > len("return total\n") + len(last.text)
+
+
+def test_too_few_weights_are_named(fill: Any) -> None:
+    with pytest.raises(CheckpointError, match=f"ends must be {2 * FIGURES} numbers"):
+        fill("x", "", {"ends": [1.0]})
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,16 @@ def test_a_fill_ends_before_the_rest_of_its_line(prefix: str, suffix: str, expec
     assert draft.complete and draft.text.strip("\"'") == expected.strip("\"'")
 
 
+def test_what_the_suffix_has_is_not_written_again() -> None:
+    draft = last("def add(values):\n    total = 0\n    ", "\n    return total\n", max_tokens=32)
+    assert draft.complete and draft.text and "return total" not in draft.text
+
+
+def test_a_fill_of_unknown_kind_ends_inside_its_line() -> None:
+    suffix = ":\n        raise ValueError('no values')\n    return sum(values) / len(values)\n"
+    assert last("def mean(values):\n    if not ", suffix, max_tokens=32).text == "values"
+
+
 def test_a_keystroke_costs_its_own_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     infiller = default_infiller()
     network, counts = infiller._checkpoint.network, list[int]()

@@ -96,7 +96,7 @@ class EndFigures:
             float(bool(rest) and rest in ")]}"),
             float(last[-1:].isalnum() == rest.isalnum()),
             float(lost[0]),
-            float(lost[: 2][-1]),
+            float(lost[:2][-1]),
             float(lost.mean()),
             float(lost.min()),
             float(behind[:, 0].mean()),

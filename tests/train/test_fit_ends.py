@@ -1,0 +1,52 @@
+"""The weights of the probe of ends: from true middles that are read as a fill would write them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from model_fixtures import tiny_checkpoint
+
+from dgemma_model.checkpoint import load
+from dgemma_model.decoding.end_probe import FIGURES, Place
+from dgemma_model.request import Excerpt
+from dgemma_model.train.fit_ends import Candidate, Middle, Reader, crossed, fitted, middle_of
+
+
+def middles(count: int) -> list[Middle]:
+    """Middles whose fourth figure says where they end."""
+    rng = random.Random(0)
+    found = []
+    for number in range(count):
+        kind: Place = "inside" if number % 2 else "line_end"
+        candidates = []
+        for is_end in (False, False, True):
+            figures = (1.0, rng.gauss(0, 1), 0.0, rng.gauss(2.0 * is_end, 0.3), *(0.0,) * (FIGURES - 4))
+            candidates.append(Candidate(kind, figures, is_end, ends=0.0))
+        found.append(Middle("line", f"package{number % 6}", candidates, is_cut_early=False))
+    return found
+
+
+def test_the_figure_that_tells_is_found_and_tells_in_other_packages() -> None:
+    some = middles(120)
+    weights = fitted(some)["line_end"]
+    assert weights[3] > 3 * weights[1].abs() and not weights[4:].any()
+    assert sum(each.is_right(odds) for each, odds in zip(some, crossed(some), strict=True)) > 110
+    assert not some[0].is_right([-1.0, -1.0, -1.0])
+    assert not some[0].is_right([1.0, -1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "middle", "lines"),
+    [("\n    return total\n", "for x in xs:\n        total += x", 2), (")\n", "f(a)", 0), (")\n", "a, f(b)", 0)],
+)
+def test_a_true_middle_is_read_up_to_its_end(suffix: str, middle: str, lines: int) -> None:
+    checkpoint = load.load(tiny_checkpoint(), torch.device("cpu"), torch.float32)
+    reading = Reader(checkpoint).read("block", "p", Excerpt("def add(xs):\n    total = 0\n    ", suffix), middle)
+    assert reading is not None
+    found = middle_of(reading, checkpoint.format.vocabulary)
+    assert not found.is_cut_early
+    *before, last = (each.is_end for each in found.candidates)
+    assert last and not any(before)
+    assert not lines or (len(found.candidates), len(reading.below)) >= (lines, lines)
