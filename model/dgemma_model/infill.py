@@ -28,7 +28,7 @@ from dgemma_model.decoding import beams, review, verified
 from dgemma_model.decoding.causal import fill_log_probabilities, ranked
 from dgemma_model.decoding.denoised import DenoisedFill
 from dgemma_model.decoding.drafting import Drafter, drafters_for
-from dgemma_model.decoding.end_probe import FIGURES, EndFigures, EndProbe
+from dgemma_model.decoding.end_probe import END_FIGURES, EndFigures, EndProbe
 from dgemma_model.decoding.fill_end import FillEnd
 from dgemma_model.decoding.line_choice import LineChoice
 from dgemma_model.decoding.plan import FillPlan, plan_for
@@ -68,8 +68,8 @@ class Infiller:
         network = self._checkpoint.network
         self._tokenizer = checkpoint.format.vocabulary.tokenizer
         self._policy = checkpoint.policy
-        if self._policy.ends is not None and len(self._policy.ends) != 2 * FIGURES:
-            raise CheckpointError(f"{checkpoint.directory}: ends must be {2 * FIGURES} numbers in its dgemma.json")
+        if self._policy.ends is not None and len(self._policy.ends) != 2 * END_FIGURES:
+            raise CheckpointError(f"{checkpoint.directory}: ends must be {2 * END_FIGURES} numbers in its dgemma.json")
         self._device = device
         self._clock = clock
         self._noise = Noise(network.vocab_size, checkpoint.format.mask_id)

@@ -12,7 +12,7 @@ import second_family
 
 from dgemma_model.checkpoint import families
 from dgemma_model.checkpoint.errors import CheckpointError
-from dgemma_model.decoding.end_probe import FIGURES, EndFigures
+from dgemma_model.decoding.end_probe import END_FIGURES, EndFigures
 from dgemma_model.infill import Infiller
 from dgemma_model.prompt.format import FillVocabulary
 from dgemma_model.prompt.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ MEAN_LOST = 19
 
 def weights(**figures: float) -> list[float]:
     """Weights of a probe: those of `figure0` and so on, and no others, for both kinds of places."""
-    half = [figures.get(f"figure{number}", 0.0) for number in range(FIGURES)]
+    half = [figures.get(f"figure{number}", 0.0) for number in range(END_FIGURES)]
     return half + half
 
 
@@ -77,7 +77,7 @@ def test_a_text_that_begins_with_the_next_line_is_written_again(fill: Any) -> No
 
 
 def test_too_few_weights_are_named(fill: Any) -> None:
-    with pytest.raises(CheckpointError, match=f"ends must be {2 * FIGURES} numbers"):
+    with pytest.raises(CheckpointError, match=f"ends must be {2 * END_FIGURES} numbers"):
         fill("x", "", {"ends": [1.0]})
 
 
@@ -103,4 +103,4 @@ def test_places(tmp_path: Path, suffix: str, text: str, place: tuple[str, int] |
     assert (found and (found.kind, found.cut)) == place
     spoken = np.full(tokenizer.vocab_size, -5.0)
     values = figures.of(text, figures.said(spoken), np.zeros((0, 2)))
-    assert len(values) == FIGURES and np.isfinite(values).all()
+    assert len(values) == END_FIGURES and np.isfinite(values).all()

@@ -9,7 +9,7 @@ import torch
 from model_fixtures import tiny_checkpoint
 
 from dgemma_model.checkpoint import load
-from dgemma_model.decoding.end_probe import FIGURES, Place
+from dgemma_model.decoding.end_probe import END_FIGURES, Place
 from dgemma_model.request import Excerpt
 from dgemma_model.train.fit_ends import Candidate, Middle, Reader, crossed, fitted, middle_of
 
@@ -22,7 +22,7 @@ def middles(count: int) -> list[Middle]:
         kind: Place = "inside" if number % 2 else "line_end"
         candidates = []
         for is_end in (False, False, True):
-            figures = (1.0, rng.gauss(0, 1), 0.0, rng.gauss(2.0 * is_end, 0.3), *(0.0,) * (FIGURES - 4))
+            figures = (1.0, rng.gauss(0, 1), 0.0, rng.gauss(2.0 * is_end, 0.3), *(0.0,) * (END_FIGURES - 4))
             candidates.append(Candidate(kind, figures, is_end, ends=0.0))
         found.append(Middle("line", f"package{number % 6}", candidates, is_cut_early=False))
     return found

@@ -18,7 +18,7 @@ from dgemma_model.prompt.format import FillVocabulary
 
 Place = Literal["line_end", "inside"]
 
-FIGURES = 24
+END_FIGURES = 24
 """How many figures the model weighs, of either kind of place."""
 NEXT_TOKENS = 8
 """Tokens of the line below the hole that are read at the end of each line."""
@@ -67,7 +67,7 @@ class EndFigures:
         return [float(np.logaddexp.reduce(spoken[self._ends])), float(spoken.max()), suffix]
 
     def of(self, text: str, said: Sequence[float], below: np.ndarray) -> list[float]:
-        """The `FIGURES` figures of a text. `said` is as `said` gives it; `below` [n, 2] are log-probabilities of the
+        """The `END_FIGURES` figures of a text. `said` is as `said` gives it; `below` [n, 2] are log-probabilities of the
         first n of `next_ids`, one after the other, and of what is likeliest instead of each."""
         ends, best, suffix = (max(value, _LEAST) for value in said)
         stripped = text.rstrip()
@@ -109,8 +109,8 @@ class EndProbe:
     """Tells of one hole whether it ends."""
 
     def __init__(self, weights: Sequence[float], figures: EndFigures) -> None:
-        """`weights` [2 * FIGURES]: those for ends of lines, then those for places inside a line."""
-        line_end, inside = np.array(weights).reshape(2, FIGURES)
+        """`weights` [2 * END_FIGURES]: those for ends of lines, then those for places inside a line."""
+        line_end, inside = np.array(weights).reshape(2, END_FIGURES)
         self._weights: dict[Place, np.ndarray] = {"line_end": line_end, "inside": inside}
         self._figures = figures
 

@@ -231,7 +231,7 @@ def middle_of(reading: Reading, vocabulary: FillVocabulary) -> Middle:
 
 
 def fitted(middles: Sequence[Middle]) -> dict[Place, Tensor]:
-    """Weights [FIGURES] of a logistic model for each kind of place, with a ridge on figures of unit variance."""
+    """Weights [END_FIGURES] of a logistic model for each kind of place, with a ridge on figures of unit variance."""
     found: dict[Place, Tensor] = {}
     for kind in PLACES:
         candidates = [each for middle in middles for each in middle.candidates if each.kind == kind]
