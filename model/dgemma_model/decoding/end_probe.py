@@ -67,7 +67,7 @@ class EndFigures:
         return [float(np.logaddexp.reduce(spoken[self._ends])), float(spoken.max()), suffix]
 
     def of(self, text: str, said: Sequence[float], below: np.ndarray) -> list[float]:
-        """The `END_FIGURES` figures of a text. `said` is as `said` gives it; `below` [n, 2] are log-probabilities of the
+        """The `END_FIGURES` figures of a text. `said` is what `said` gives; `below` [n, 2] are log-probabilities of the
         first n of `next_ids`, one after the other, and of what is likeliest instead of each."""
         ends, best, suffix = (max(value, _LEAST) for value in said)
         stripped = text.rstrip()
