@@ -61,8 +61,8 @@ class EndFigures:
         return EndPlace("line_end", len(stripped) + blank.find("\n")) if blank.endswith("\n") else None
 
     def said(self, spoken: np.ndarray) -> list[float]:
-        """Of the log-probabilities [V] of the next token: that the fill ends, the likeliest, and that of the tokens that
-        the suffix begins with."""
+        """Of the log-probabilities [V] of the next token: that the fill ends, the likeliest, and that of the tokens
+        that the suffix begins with."""
         suffix = float(np.logaddexp.reduce(spoken[self._heads])) if self._heads else _LEAST
         return [float(np.logaddexp.reduce(spoken[self._ends])), float(spoken.max()), suffix]
 
