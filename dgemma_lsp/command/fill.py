@@ -118,7 +118,7 @@ def snapshot_at(place: str) -> Snapshot:
     name, line, column = form[1], int(form[2]), int(form[3])
     path = Path(name)
     exclusions = Exclusions([Path.cwd().as_uri()])
-    for uri in (path.absolute().as_uri(), path.resolve().as_uri()):
+    for uri in (path.absolute().as_uri(), disk.real(path).as_uri()):
         if (rule := exclusions.rule(uri)) is not None:
             raise UserError(f"{name} is never read: {rule}")
     try:

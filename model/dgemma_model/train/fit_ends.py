@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 import random
-import sys
+import runpy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,9 +100,8 @@ def holes_of(text: str, rng: random.Random) -> list[CutHole]:
 
 def packages_in(folder: Path, manifest: Path) -> dict[str, list[str]]:
     """The usable Python files of each package."""
-    sys.path.insert(0, str(manifest.parent.parent))
-    from fetch_fresh import files_of, read_manifest  # a script, not a package
-
+    fetching = runpy.run_path(str(manifest.parent.parent / "fetch_fresh.py"))  # a script, not a package
+    files_of, read_manifest = fetching["files_of"], fetching["read_manifest"]
     found = dict[str, list[str]]()
     for package in read_manifest(manifest):
         files = [text for language, _, text in files_of(package, folder / package.folder) if language == "python"]
@@ -259,7 +258,7 @@ def _minimum(figures: Tensor, right: Tensor, ridge: Tensor) -> Tensor:
         value.backward()  # type: ignore[no-untyped-call]
         return float(value.detach())
 
-    optimiser.step(loss)
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
     return weights.detach()
 
 
