@@ -156,6 +156,12 @@ def apply_all(text: str, edits: Sequence[Edit]) -> str:
     return text
 
 
+def after(snapshot: Snapshot, edit: Edit) -> Snapshot:
+    """The document after an edit at the cursor, which then comes after what was inserted."""
+    source = snapshot.source.replaced(edit.start, edit.end, edit.new_text)
+    return replace(snapshot, source=source, offset=edit.start + len(edit.new_text), tree=None, deleted="")
+
+
 def rebase(suggestion: Suggestion, newer: Snapshot) -> Suggestion | None:
     """What is left of `suggestion` in `newer`, or None where the user went another way.
 

@@ -17,7 +17,7 @@ from pygls.protocol import default_converter
 from dgemma_lsp import settings
 from dgemma_lsp.documents.disk import DiskThreads
 from dgemma_lsp.documents.documents import Documents, TextChange, Trees, parsed
-from dgemma_lsp.documents.edits import Edit, NoSuggestion, Rewrite, Snapshot, Suggestion, rebase
+from dgemma_lsp.documents.edits import Edit, NoSuggestion, Rewrite, Snapshot, Suggestion, after, rebase
 from dgemma_lsp.documents.exclusions import size_rule
 from dgemma_lsp.documents.masking import adds_secret, without_secrets
 from dgemma_lsp.documents.notebooks import Notebooks
@@ -209,7 +209,7 @@ class DgemmaServer(transport.StrictServer):
         suggested is judged in its cell, which runs alone."""
         chosen = snapshot
         if selected is not None:
-            chosen = _after(snapshot, selected)
+            chosen = after(snapshot, selected)
         chosen = self.with_allowed_context(chosen)
         notebook = self.notebooks.around(chosen, self.documents)
 
@@ -266,7 +266,7 @@ class DgemmaServer(transport.StrictServer):
         if self.look_ahead_s is None:
             return
         asked = suggestion.snapshot
-        accepted = replace(_after(asked, suggestion.edit), version=None)
+        accepted = replace(after(asked, suggestion.edit), version=None)
 
         async def work(delay_s: float) -> None:
             started, budget_s = time.perf_counter(), using.time_budget_ms / 1000
@@ -393,12 +393,6 @@ class DgemmaServer(transport.StrictServer):
             notebook = from_client.changed_uri(params)
             for cell in self.notebooks.close(notebook) if notebook is not None else []:
                 self.forget(cell)
-
-
-def _after(snapshot: Snapshot, edit: Edit) -> Snapshot:
-    """The document after an edit at the cursor, which stands behind it."""
-    source = snapshot.source.replaced(edit.start, edit.end, edit.new_text)
-    return replace(snapshot, source=source, offset=edit.start + len(edit.new_text), tree=None, deleted="")
 
 
 def _converter() -> Converter:

@@ -27,7 +27,6 @@ NO_FILES = frozenset({"documents", "notebooks", "server"})
 
 EXCEPTIONS = {
     ("documents/disk.py", "*"): "the door itself",
-    ("server/transport.py", "fdopen"): "standard output, which is a descriptor already",
     ("server/transport.py", "open"): "the null device, in place of standard input",
     ("command/check.py", "glob"): "weights of a checkpoint that the user names",
     ("command/check.py", "is_dir"): "weights of a checkpoint that the user names",

@@ -145,7 +145,7 @@ def test_a_loose_file_does_not_show_what_is_below_its_folder(tmp_path: Path) -> 
 
 def test_answers_never_carry_tracebacks(own_wire: Wire) -> None:
     answer = own_wire.response(own_wire.start("test/text", {"no": "uri"}))
-    assert answer["error"] == {"code": -32603, "message": "internal error; the log has the reason"}
+    assert answer["error"] == {"code": -32603, "message": "the request failed; the server's log says why"}
     own_wire.wait_for_log("AttributeError")
 
 
