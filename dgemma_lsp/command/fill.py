@@ -117,10 +117,8 @@ def snapshot_at(place: str) -> Snapshot:
         raise UserError(f"{place!r} is not FILE:LINE:COLUMN, for example src/app.py:12:5")
     name, line, column = form[1], int(form[2]), int(form[3])
     path = Path(name)
-    exclusions = Exclusions([Path.cwd().as_uri()])
-    for uri in (path.absolute().as_uri(), disk.real(path).as_uri()):
-        if (rule := exclusions.rule(uri)) is not None:
-            raise UserError(f"{name} is never read: {rule}")
+    if (rule := Exclusions([Path.cwd().as_uri()]).rule(path.absolute().as_uri())) is not None:
+        raise UserError(f"{name} is never read: {rule}")
     try:
         text = _content(path, _MOST_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:

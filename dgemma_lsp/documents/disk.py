@@ -37,6 +37,7 @@ class Fault(Enum):
 
     MISSING = "No such file or directory"
     DENIED = "Permission denied"
+    NOT_PRIVATE = "Others can read or change it, or it is not yours"
     NOT_REGULAR = "Not a regular file"
     TOO_LARGE = "File too large"
     BROKEN = "Input/output error"
@@ -73,8 +74,9 @@ def stamp(path: Path) -> Stamp | Fault:
     return Stamp(status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
 
 
-def read(path: Path, most_bytes: int, *, follow: bool = True) -> bytes | Fault:
-    """The content of a regular file of at most `most_bytes`. With `follow`, a link to one will do, too.
+def read(path: Path, most_bytes: int, *, follow: bool = True, private: bool = False) -> bytes | Fault:
+    """The content of a regular file of at most `most_bytes`. With `follow`, a link to one will do, too; with `private`,
+    nobody but its owner, this user or root, may be able to read or change it.
 
     Nothing else is ever opened: to open a pipe or a device may wait, or do something.
     """
@@ -83,10 +85,10 @@ def read(path: Path, most_bytes: int, *, follow: bool = True) -> bytes | Fault:
         return known
     if known.size > most_bytes:
         return Fault.TOO_LARGE
-    return _asked(lambda: _read(path, most_bytes, _OPENING if follow else _OPENING | _NO_LINK))
+    return _asked(lambda: _read(path, most_bytes, _OPENING if follow else _OPENING | _NO_LINK, private))
 
 
-def _read(path: Path, most_bytes: int, flags: int) -> bytes | Fault:
+def _read(path: Path, most_bytes: int, flags: int, private: bool) -> bytes | Fault:
     descriptor = os.open(path, flags)
     try:
         status = os.fstat(descriptor)  # the path may be another file by now
@@ -94,6 +96,8 @@ def _read(path: Path, most_bytes: int, flags: int) -> bytes | Fault:
             return b""
         if not stat.S_ISREG(status.st_mode):
             return Fault.NOT_REGULAR
+        if private and not _is_private(status):
+            return Fault.NOT_PRIVATE
         content = bytearray()
         while chunk := os.read(descriptor, min(_CHUNK_BYTES, most_bytes + 1 - len(content))):
             content += chunk
@@ -102,6 +106,10 @@ def _read(path: Path, most_bytes: int, flags: int) -> bytes | Fault:
         return bytes(content)
     finally:
         os.close(descriptor)
+
+
+def _is_private(status: os.stat_result) -> bool:
+    return os.name != "posix" or (status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o077)
 
 
 def is_there(path: Path) -> bool | Fault:

@@ -156,6 +156,12 @@ def apply_all(text: str, edits: Sequence[Edit]) -> str:
     return text
 
 
+def after(snapshot: Snapshot, edit: Edit) -> Snapshot:
+    """The document after an edit at the cursor, which then comes after what was inserted."""
+    source = snapshot.source.replaced(edit.start, edit.end, edit.new_text)
+    return replace(snapshot, source=source, offset=edit.start + len(edit.new_text), tree=None, deleted="")
+
+
 def rebase(suggestion: Suggestion, newer: Snapshot) -> Suggestion | None:
     """What is left of `suggestion` in `newer`, or None where the user went another way.
 
@@ -198,9 +204,3 @@ def _is_retyped(covered: str, rest: str) -> bool:
     """Whether `covered` is within one line and a subsequence of `rest`: editors show nothing else."""
     remaining = iter(rest)
     return "\n" not in covered and "\r" not in covered and all(char in remaining for char in covered)
-
-
-def after_edit(snapshot: Snapshot, edit: Edit) -> Snapshot:
-    """The document after an edit at the cursor, which is then at the edit's end."""
-    source = snapshot.source.replaced(edit.start, edit.end, edit.new_text)
-    return replace(snapshot, source=source, offset=edit.start + len(edit.new_text), tree=None, deleted="")

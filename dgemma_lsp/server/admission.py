@@ -14,11 +14,12 @@ import logging
 import os
 import secrets
 import socket
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dgemma_lsp.documents import disk
+from dgemma_lsp.documents.disk import Fault
 from dgemma_lsp.server.streams import NotTheProtocolError, strict_bodies
 from dgemma_lsp.settings import SECTION
 
@@ -68,16 +69,13 @@ def chosen_token(file: Path | None) -> str:
 
 
 def _read_token(file: Path) -> str:
+    content = disk.read(file, _TOKEN_BYTES, private=True)
+    if content is Fault.NOT_PRIVATE:
+        raise AdmissionError(f"others can read {file}, or it is not yours: chmod 600, and take a new token")
+    if isinstance(content, Fault):
+        raise AdmissionError(f"{file}: {content.value}")
     try:
-        with os.fdopen(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
-            found = os.fstat(opened.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise AdmissionError(f"{file} is no regular file; write the token to one")
-            if os.name == "posix" and (found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o077):
-                raise AdmissionError(f"others can read {file}, or it is not yours: chmod 600, and take a new token")
-            token = opened.read(_TOKEN_BYTES).decode("ascii").strip()
-    except OSError as error:
-        raise AdmissionError(f"{file}: {error.strerror or error}") from error
+        token = content.decode("ascii").strip()
     except UnicodeDecodeError as error:
         raise AdmissionError(f"{file} is no token; it wants ASCII characters, one line") from error
     if not token:

@@ -17,7 +17,7 @@ from pygls.protocol import default_converter
 from dgemma_lsp import settings
 from dgemma_lsp.documents.disk import DiskThreads
 from dgemma_lsp.documents.documents import Documents, TextChange, Trees, parsed
-from dgemma_lsp.documents.edits import Edit, NoSuggestion, Rewrite, Snapshot, Suggestion, after_edit, rebase
+from dgemma_lsp.documents.edits import Edit, NoSuggestion, Rewrite, Snapshot, Suggestion, after, rebase
 from dgemma_lsp.documents.exclusions import size_rule
 from dgemma_lsp.documents.masking import adds_secret, without_secrets
 from dgemma_lsp.documents.notebooks import Notebooks
@@ -209,7 +209,7 @@ class DgemmaServer(transport.StrictServer):
         suggested is judged in its cell, which runs alone."""
         chosen = snapshot
         if selected is not None:
-            chosen = after_edit(snapshot, selected)
+            chosen = after(snapshot, selected)
         chosen = self.with_allowed_context(chosen)
         notebook = self.notebooks.around(chosen, self.documents)
 
@@ -266,7 +266,7 @@ class DgemmaServer(transport.StrictServer):
         if self.look_ahead_s is None:
             return
         asked = suggestion.snapshot
-        accepted = replace(after_edit(asked, suggestion.edit), version=None)
+        accepted = replace(after(asked, suggestion.edit), version=None)
 
         async def work(delay_s: float) -> None:
             started, budget_s = time.perf_counter(), using.time_budget_ms / 1000

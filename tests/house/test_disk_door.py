@@ -27,8 +27,6 @@ NO_FILES = frozenset({"documents", "notebooks", "server"})
 
 EXCEPTIONS = {
     ("documents/disk.py", "*"): "the door itself",
-    ("server/admission.py", "open"): "the token file, whose owner and mode are looked at",
-    ("server/admission.py", "fdopen"): "the same file",
     ("server/transport.py", "open"): "the null device, in place of standard input",
     ("command/check.py", "glob"): "weights of a checkpoint that the user names",
     ("command/check.py", "is_dir"): "weights of a checkpoint that the user names",

@@ -201,7 +201,7 @@ def test_a_token_file_is_the_user_s_alone(tmp_path: Path) -> None:
             admission.chosen_token(file)
     with pytest.raises(AdmissionError, match="No such file"):
         admission.chosen_token(tmp_path / "nowhere")
-    with pytest.raises(AdmissionError, match="directory"):
+    with pytest.raises(AdmissionError, match="regular"):
         admission.chosen_token(tmp_path)
     os.mkfifo(tmp_path / "pipe", 0o600)
     with pytest.raises(AdmissionError, match="regular"):
