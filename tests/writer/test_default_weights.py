@@ -121,3 +121,9 @@ def test_it_serves_an_editor() -> None:
         first, *_ = wire.request("textDocument/inlineCompletion", inline(uri, 3, 8, kind=1))
         assert first["insertText"] == "width * height"
     assert catalogue.DEFAULT in wire.log
+
+
+def test_another_seed_is_another_text() -> None:
+    prefix, suffix = "total = 0\nfor item in items:\n    ", "\nprint(total)\n"
+    texts = [last(prefix, suffix, one_line=True, seed=seed, verify=False if seed else None).text for seed in range(3)]
+    assert texts[0] == "total += item" and len(set(texts)) == 3

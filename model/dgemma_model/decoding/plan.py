@@ -40,7 +40,13 @@ class FillPlan:
     @property
     def chooses_line(self) -> bool:
         """Whether several texts are considered for a line, and the judge chooses."""
-        return self.one_line and self.reads_project
+        return self.one_line and self.reads_project and not self.alternative
+
+    @property
+    def alternative(self) -> int:
+        """Which other text is wanted of a checkpoint that does not denoise, for whom another seed changes nothing: the
+        one that begins with the best token after so many others. 0 for the likeliest text."""
+        return 0 if self.denoises else self.seed
 
 
 def plan_for(request: FillRequest, policy: Policy, sampler: SamplerConfig, *, ends_holes: bool) -> FillPlan:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dgemma_model.decoding.constraint import ids_in_line
@@ -45,7 +46,14 @@ def fill(
         copy_model, drafters = start()
         limit = _limit(opened, plan)
         text = CausalText(
-            opened, copy_model, limit=limit, one_line=plan.one_line, end=end, probe=probe, avoided=avoided
+            opened,
+            copy_model,
+            limit=limit,
+            one_line=plan.one_line,
+            end=end,
+            probe=probe,
+            avoided=avoided,
+            alternative=plan.alternative,
         )
         for draft in _written(opened, text, drafters, passes):
             yield draft
@@ -104,6 +112,7 @@ class CausalText:
         one_line: bool,
         end: FillEnd | None = None,
         probe: EndProbe | None = None,
+        alternative: int = 0,
         avoided: int | None = None,
     ) -> None:
         """`avoided` is a token that its free text does not begin with."""
@@ -126,7 +135,7 @@ class CausalText:
         self._end_set = frozenset(self._ends)
         self._end, self._cut = end, None if end is None else end.cut("")
         """Where the text ends by the rules of `end`, or as `probe` says, once it has come there."""
-        self._probe, self._avoided = probe, avoided
+        self._probe, self._avoided, self._alternative = probe, avoided, alternative
         self.asked: list[int] = []
         """What the probe wants read behind the text before it is asked again whether that ends."""
         self.first: int | None = None
@@ -169,8 +178,8 @@ class CausalText:
                 self._cut = self._probe.cut(self._text(), said[place:], drafted[place:])
                 if self._cut is not None:
                     return place
-            if self._avoided is not None and not self.written:
-                spoken[self._avoided] = -np.inf
+            if not self.written and (self._avoided is not None or self._alternative):
+                self._forbid_beginnings(spoken)
                 likeliest[place] = int(spoken.argmax())
             token, log_probability = self._choose(spoken.item, likeliest[place], ending[place] if ending else -math.inf)
             self._write(token, log_probability)
@@ -208,6 +217,18 @@ class CausalText:
             mixed[token] = share * count + math.exp(own(token)) * (1 - share)
         token = max(mixed, key=mixed.__getitem__)
         return token, math.log(mixed[token]) if mixed[token] else -math.inf
+
+    def _forbid_beginnings(self, spoken: NDArray[np.float32]) -> None:
+        """Make the first tokens that are not wanted impossible."""
+        if self._avoided is not None:
+            spoken[self._avoided] = -np.inf
+        token_bytes = self._tokenizer.token_bytes
+        allowed = [token for token in self._allowed() if len(token_bytes[token]) > len(self.forced)]
+        for _ in range(self._alternative):
+            if not self.forced:
+                spoken[spoken.argmax()] = -np.inf
+            elif allowed:
+                spoken[max(allowed, key=spoken.item)] = -np.inf
 
     def _allowed(self) -> Sequence[int]:
         return ids_in_line(self._tokenizer, self.forced, is_indent_settled=self.is_indent_settled)
