@@ -24,7 +24,7 @@ VARIANTS = 3
 """How often the model is asked before an action gives up: as its checkpoint would have it, then by other seeds."""
 
 REPAIR_NOISE = (0.1, 0.3, None)
-"""How much of a span a repair draws again, try by try; None writes it anew. LOG.md has the figures."""
+"""How much of a span a repair draws again, try by try; None writes it anew. log/archive.md has the figures."""
 _MAX_REVISED_CHARS = 120
 """A longer span is written anew: it would not fit into a canvas."""
 

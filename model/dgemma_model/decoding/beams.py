@@ -15,7 +15,7 @@ from dgemma_model.decoding.constraint import ids_in_line
 from dgemma_model.decoding.prompt_cache import OpenPrompt
 
 BEAMS, LONGEST = 3, 8
-"""Texts, and tokens of each, at most (LOG.md)."""
+"""Texts, and tokens of each, at most (log/archive.md)."""
 
 
 class _Beam(NamedTuple):

@@ -77,7 +77,7 @@ def masked_attention(queries: Tensor, keys: Tensor, values: Tensor, allowed: Ten
 
     [B, H, T, C] queries, [B, K, N, C] keys and values; `allowed` is bool, broadcastable to [B, 1, T, N] -> [B, H, T,
     C]. On CPUs this is faster than the fused kernel with a mask, and grouped queries need no copies of the keys
-    (LOG.md).
+    (log/archive.md).
     """
     batch, heads, tokens, size = queries.shape
     kv_heads, seen = keys.shape[1], keys.shape[2]

@@ -5,7 +5,7 @@ What differs from `Network`, which training uses and which says what is computed
 - queries, keys and values come from one product, and are normed and rotated together;
 - products and norms are those of kernels.py;
 - where a CPU has instructions for bfloat16, operands of products, keys and values are bfloat16; the residual stream,
-  norms, and logits stay float32 (LOG.md says what that changes);
+  norms, and logits stay float32 (log/archive.md says what that changes);
 - canvas keys and values are written into the room behind the cached ones, instead of joining copies of both;
 - rotary tables and masks are computed once and cut to size;
 - on CPUs passes over ever new numbers of tokens, which products would each have to be prepared for, are filled up to a
@@ -39,7 +39,7 @@ KEYS_MULTIPLE = 64
 """Keys that products read on CPUs; those behind the last one are hidden."""
 FEW_QUERIES = 16
 """So many queries, at most, go to torch's fused attention on CPUs: it costs less to begin with, and multiplies more
-slowly (LOG.md)."""
+slowly (log/archive.md)."""
 
 
 class ServedLayer:

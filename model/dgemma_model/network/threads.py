@@ -1,10 +1,10 @@
 """How many threads a pass takes: one, or all that torch has, whichever took less time lately.
 
-Threads that work on one product wait for each other, many times in a pass. If they sleep meanwhile, waking them takes
-longer than what they bring to all but the largest passes; if they spin, and another process has one of their cores,
-all wait for that one, and a pass takes many times as long (LOG.md). So they spin briefly (`dgemma_model.__init__`),
-and whether that is worth it is measured while fills run: it depends on the processor, and on what else is at work.
-Sums may be taken in another order, so that the last bits of a result depend on it.
+Threads that work on one product wait for each other, many times in a pass. If they sleep while they wait, waking them
+costs more than they save in all but the largest passes. If they spin and another process has one of their cores, all
+wait for that core, and a pass takes many times as long (log/archive.md). So they spin briefly (`dgemma_model.__init__`).
+Whether several threads pay depends on the processor and on what else runs, so it is measured while fills run. The
+number of threads changes the order of sums, and with it the last bits of a result.
 """
 
 from __future__ import annotations

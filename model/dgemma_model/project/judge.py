@@ -1,9 +1,10 @@
-"""Which of several texts for a line is most likely right, and how likely: what was written, what the head alone would
-write, what lines elsewhere have in its place, or what stands elsewhere between the same words.
+"""Which of several texts for a line is most likely right, and how likely it is.
 
-What was written is the likeliest text token by token, and often a line that nobody would write; what stands elsewhere
-is one, and often of another place. A logistic model of a few figures tells them apart better than any likelihood alone,
-and its odds tell better than the score of what was written whether it should be shown (train/fit_judge.py, LOG.md).
+The texts are what the model wrote, what its causal head alone would write, what similar lines of the project have, and
+what the project has between the same words. Text that is the likeliest token by token is often a line that nobody would
+write. A copied line is real code, but it may belong somewhere else. A logistic model of a few figures tells them apart
+better than any likelihood alone. Its odds also tell better whether the text should be shown (train/fit_judge.py,
+log/archive.md).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 and which of its lines stands between lines like those around the hole. No torch.
 
 Projects repeat themselves as files do, and a small model gains most from being told (nested cache n-gram models:
-Hellendoorn & Devanbu 2017; figures in LOG.md).
+Hellendoorn & Devanbu 2017; figures in log/archive.md).
 """
 
 from __future__ import annotations

@@ -331,7 +331,7 @@ def train(args: argparse.Namespace) -> None:
 
 def keep_freed_memory() -> None:
     """Have glibc keep the memory of freed tensors. By default it gives large ones back to the system at once, and the
-    next ones are cleared page by page, which can cost more time than the products that fill them (LOG.md)."""
+    next ones are cleared page by page, which can cost more time than the products that fill them (log/archive.md)."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         never_mapped, never_trimmed, one_arena = (-4, 0), (-1, -1), (-8, 1)
         for option, value in (never_mapped, never_trimmed, one_arena):
