@@ -2,7 +2,8 @@
 
 Threads that work on one product wait for each other, many times in a pass. If they sleep while they wait, waking them
 costs more than they save in all but the largest passes. If they spin and another process has one of their cores, all
-wait for that core, and a pass takes many times as long (log/archive.md). So they spin briefly (`dgemma_model.__init__`).
+wait for that core, and a pass takes many times as long (log/archive.md). So they spin briefly
+(`dgemma_model.__init__`).
 Whether several threads pay depends on the processor and on what else runs, so it is measured while fills run. The
 number of threads changes the order of sums, and with it the last bits of a result.
 """
