@@ -1,9 +1,8 @@
-"""What is worth knowing at the cursor: the text around it, its functions and classes kept whole, and what the rest of
-the file and of the project say.
+"""What a fill is shown: the text around the cursor, with functions and classes kept whole, and text of the project.
 
-Context notes (imports, headers of the scopes that were cut off, signatures of what is used, recent edits) come before
-the prefix, the most relevant last. They change seldom while the user types, for a prompt that changes is encoded anew:
-the names to look up are those up to the last point of a coarse grid.
+Context notes come before the prefix, the most relevant last: imports, headers of scopes that were cut off, signatures
+of what is used, recent edits. A prompt that changes must be encoded again, so notes should change seldom while the user
+types. Therefore the names to look up are taken up to the last point of a coarse grid.
 """
 
 from __future__ import annotations
@@ -174,7 +173,7 @@ def _chosen(notes: Iterable[ContextNote], snapshot: Snapshot, window: Span, limi
 
 
 def _notes(snapshot: Snapshot, window: Span, scopes: Sequence[int], budget: ExcerptBudget) -> Iterator[ContextNote]:
-    """What could be said of the rest, the most relevant first. The `window` is what the excerpt has anyway."""
+    """Candidates for context notes, the most relevant first. The excerpt shows the `window` anyway."""
     left, right = window
     source, tree = snapshot.source, snapshot.tree
     if tree is None:
@@ -208,7 +207,7 @@ def _signatures(document: Snapshot, tree: SyntaxTree, used: Container[str]) -> I
 
 @lru_cache(maxsize=8)
 def _imports_of(language: str, head: str) -> list[Span]:
-    """Those at the head of a document, which few keystrokes change."""
+    """The imports at the head of a document, which few keystrokes change."""
     tree = syntax.parse(language, head)
     return outline.imports(tree) if tree is not None else []
 
@@ -231,5 +230,5 @@ def _lines(document: Snapshot, start: int, end: int) -> ContextNote:
 
 
 def _line_feeds(text: str) -> str:
-    """The model has only ever seen files whose lines end in a line feed."""
+    """The same with line feeds at the ends of lines: the model knows no others."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
