@@ -106,5 +106,5 @@ class Norm:
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether a norm is best written out: elsewhere there is a fused kernel, or float32 must be asked for."""
+    """Whether the written-out norm is best for `x`. On GPUs a fused kernel is, and other dtypes need float32 sums."""
     return x.device.type == "cpu" and x.dtype == torch.float32
