@@ -4,7 +4,7 @@
     python -m dgemma_model.train.train --data .train --run .train/run --stage joint --tokens 36e6
 
 Stage `causal`: next-token loss of the encoder over suffix-first rows; cheap, and where infilling is learnt first.
-Stage `joint`: the same loss, plus the denoising loss over many noised canvases behind each encoded prompt, while the
+Stage `joint`: the same loss, plus the denoising loss over many noised canvases after each encoded prompt, while the
 learning rate falls to zero. Interrupt it at any time: it resumes from `state.pt` in the run's folder.
 """
 
@@ -57,7 +57,7 @@ CONFIG = NetworkConfig(
 
 ROW_LENGTH, ROWS = 512, 16
 CANVAS_POSITIONS = 256
-"""Canvas positions behind each row in the joint stage."""
+"""Canvas positions after each row in the joint stage."""
 FILL_WEIGHT = 2.0
 """Weight of a fill's tokens in the causal loss; the prompt's weigh one."""
 CLEAN_WEIGHT = 0.2
@@ -123,15 +123,15 @@ class NoisedCanvases:
     mask: Tensor
     targets: Tensor
     weights: Tensor
-    """[B, M] float32: one where noise stands, `CLEAN_WEIGHT` elsewhere, zero where the text is given."""
+    """[B, M] float32: one for noise, `CLEAN_WEIGHT` for clean tokens, zero for given text."""
 
 
 def add_noise(canvases: Canvases, noise: Noise, generator: torch.Generator) -> NoisedCanvases:
     """Replace each token by noise with the probability t of its canvas, but never the text given between holes.
 
-    In a share of the canvases the noise is wrong tokens instead, half of them uniform ids, half from elsewhere in the
-    same row. t is spread evenly over a row's canvases (low-discrepancy), with extra mass at one, where every fill
-    begins. The first token of half the canvases stays, as it does when a draft is verified.
+    In a share of the canvases the noise is wrong tokens instead: half of them uniform ids, half tokens of other places
+    in the same row. t is spread evenly over a row's canvases (low-discrepancy), with extra mass at one, where every
+    fill begins. The first token of half the canvases stays, as it does when a draft is verified.
     """
     batch, positions = canvases.targets.shape
     count = int(canvases.number[-1]) + 1
