@@ -111,9 +111,9 @@ class Text:
         return text
 
     def difference(self, other: Text) -> tuple[int, int, int]:
-        """Where the two differ: `self[start:end]` stands where `other[start:other_end]` does.
+        """Where the two differ, as (start, end, other_end): `self[start:end]` corresponds to `other[start:other_end]`.
 
-        A stretch that holds the difference, not the smallest one: it grows to whole pieces.
+        The stretch holds the whole difference, but is not the smallest one: it grows to whole pieces.
         """
         ours, theirs = self._pieces, other._pieces
         most = min(len(ours), len(theirs))
@@ -127,7 +127,7 @@ class Text:
 
 
 def _joined(text: str) -> str:
-    """Two edits may bring the two halves of one character."""
+    """Join halves of one character that two edits brought."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass") if _SURROGATE.search(text) else text
 
 
