@@ -253,7 +253,7 @@ class CopyModel:
         return found
 
     def _suggested(self, token: int) -> int | None:
-        """The token that a copied one stands for here: itself, or end-of-text; None if it may not come here."""
+        """The token that a copied one means here: itself, or end-of-text; None if it may not come here."""
         end, data = self._vocabulary.end_id, self._tokenizer.token_bytes[token]
         if token in self._ends:
             return end
