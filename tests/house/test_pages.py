@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_layers import ROOMS
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -161,3 +162,11 @@ def test_the_log_lists_its_pages() -> None:
     index = (ROOT / "log" / "README.md").read_text("utf-8")
     pages = [page.name for page in (ROOT / "log").glob("*.md") if page.name != "README.md"]
     assert [name for name in pages if f"({name})" not in index] == []
+
+
+def test_the_architecture_has_the_layers_that_imports_are_held_to() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    table = next(fence for fence in FENCE.findall(text) if "dgemma_lsp.__main__" in fence)
+    assert [set(row.split()) for row in table.splitlines()[1:-1]] == ROOMS
+    glossary = text.partition("## Glossary")[2]
+    assert 1 < len(re.findall(r"^\| (?!word )[a-z]", glossary, re.MULTILINE)) <= 15
