@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 Overrides = Mapping[str, Any]
-"""What a way to fill asks for in a `FillRequest`, beside the checkpoint's own policy."""
+"""The fields of a `FillRequest` by which a way to fill overrides the checkpoint's policy."""
 
 
 ALONE = ("alone",)

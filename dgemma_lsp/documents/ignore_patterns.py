@@ -80,7 +80,7 @@ def deciding(
 
 
 def _without_trailing_spaces(line: bytes) -> bytes:
-    """Without the spaces at its end, but for one after a backslash."""
+    """The line without the spaces at its end; a space after a backslash stays."""
     kept = line.rstrip(b" ")
     backslashes = len(kept) - len(kept.rstrip(b"\\"))
     return line[: len(kept) + 1] if backslashes % 2 and len(kept) < len(line) else kept

@@ -317,7 +317,7 @@ def _is_bare_secret(value: str, after: str, name: str) -> bool:
 
 
 def _classes(value: str) -> set[str]:
-    """The kinds of characters in it, but for those that only separate words."""
+    """The kinds of characters in it, without those that only separate words."""
     kinds = set()
     for char in value:
         if char.isalpha():

@@ -1,8 +1,8 @@
 r"""A long text that is cheap to edit: immutable, in pieces of whole lines.
 
-An edit makes a new text, which shares every piece that it does not touch, so that a keystroke costs the same in any
-file and whoever holds the old text keeps it. Only `\n`, `\r\n` and `\r` end a line, whatever Python's `splitlines`
-thinks of form feeds; no piece ends inside a line break. Offsets are code points.
+An edit makes a new text, which shares every piece that it does not touch. So a keystroke costs the same in any file,
+and the old text stays valid. Only `\n`, `\r\n` and `\r` end a line, although Python's `splitlines` has further line
+ends. No piece ends inside a line break. Offsets are code points.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _joined(text: str) -> str:
 
 
 def _can_end(text: str, following: str) -> bool:
-    """Whether a piece may end where `text` does and `following` follows; small ones may not, lest they grow many."""
+    """Whether a piece may end between `text` and `following`. Small pieces may not, so that there are few pieces."""
     inside_break = text.endswith("\r") and following.startswith("\n")
     return len(text) >= _PIECE_CHARS // 2 and text.endswith(("\r", "\n")) and not inside_break
 

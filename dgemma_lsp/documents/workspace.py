@@ -124,7 +124,7 @@ class Workspace:
         return self._read[file][1]
 
     def _root(self, path: Path) -> Path | None:
-        """How far up files are near, for a real path: to the workspace's folder; None outside of it."""
+        """The uppermost folder whose files are near to a real path: the workspace's folder; None outside of it."""
         folders = (disk.real(folder) for folder in map(path_of, self._uris) if folder is not None)
         holding = [folder for folder in folders if folder in path.parents]
         return max(holding, key=lambda folder: len(folder.parts), default=None)

@@ -47,8 +47,8 @@ class View:
 
     excerpt: Excerpt
     project_text: tuple[str, ...]
-    """What may be copied beside the excerpt: files near the document, other open documents, and the rest of this one;
-    the nearest last. The same strings as long as the text stays the same, so that each is indexed once."""
+    """Text to copy from, outside the excerpt: files near the document, other open documents, and the rest of this one;
+    the nearest last. The strings stay the same objects as long as the text does, so that each is indexed once."""
     shown: tuple[Span, ...]
     """Where the excerpt's text is in the document, in the order of the excerpt: the document's own context notes, then
     what is before, between and after the holes. Notes from other documents have no place here."""
@@ -121,8 +121,7 @@ def _outside_line_break(source: Text, offset: int) -> int:
 
 
 def _project_text(snapshot: Snapshot, window: Span, notes: Sequence[Span]) -> Iterator[str]:
-    """The open documents' text beside the `window` that the excerpt shows and the `notes` before it; the nearest
-    last."""
+    """The text of open documents outside the excerpt, which shows the `window` and the `notes`; the nearest last."""
     left, right = window
     for other in reversed(snapshot.others):
         yield from (_line_feeds(piece) for _, piece in _pieces(other.source, other.offset, other.offset))
@@ -213,7 +212,7 @@ def _imports_of(language: str, head: str) -> list[Span]:
 
 
 def _names_used(source: Text, left: int, cursor: int, right: int, grid: int) -> frozenset[str]:
-    """The names around the cursor, but for those typed since the last point of the grid."""
+    """The names around the cursor, without those typed since the last point of the grid."""
     before = source[left : max(cursor // grid * grid, left)]
     return frozenset(_NAME.findall(before)) | frozenset(_NAME.findall(source[cursor:right]))
 

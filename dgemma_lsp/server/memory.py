@@ -141,7 +141,7 @@ class Statistics:
             self.counts["shown"] += 1
 
     def accept(self, number: object) -> None:
-        """A client says that an offer was accepted as a whole; what is said twice counts once."""
+        """A client says that an offer was accepted as a whole; a repeated message counts once."""
         if isinstance(number, int) and self._open.pop(number, None) is not None:
             self.counts["accepted"] += 1
 

@@ -41,7 +41,7 @@ class TextSoFar(Protocol):
 
     ids: list[int]
     forced: bytes
-    """Healed bytes still to be said."""
+    """Healed bytes that are not written yet."""
     is_indent_settled: bool
 
     @property

@@ -149,7 +149,7 @@ class LineChoice:
 
     @property
     def knows_project(self) -> bool:
-        """Whether there is enough beside the prompt for the judge to go by."""
+        """Whether there is enough project text for the judge to choose."""
         return is_line_begun(self.excerpt) or self.project_chars >= LITTLE_ELSEWHERE
 
     def _options(self, written: Sequence[str], alone: Sequence[str]) -> list[ScoredText]:

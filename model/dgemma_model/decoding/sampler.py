@@ -76,7 +76,7 @@ BLOCK = 64
 """Tokens that are summed up before any of them is looked at: finding a token among blocks, then in its block, takes a
 fraction of the time that a search over the vocabulary takes."""
 READ_AT_ONCE = 1 << 24
-"""Scores that are read together; bounds what a large vocabulary takes beside its logits."""
+"""Most scores that are read together; it bounds the memory that a large vocabulary takes in addition to its logits."""
 
 
 def read_logits(logits: Tensor, uniform: Tensor) -> LogitReading:

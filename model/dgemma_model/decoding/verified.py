@@ -115,7 +115,7 @@ class CausalText:
         self.ids: list[int] = []
         self.forced = prompt.forced
         self._healed = len(prompt.forced)
-        """Healed bytes still to be said."""
+        """The number of healed bytes."""
         self.is_indent_settled = prompt.is_indent_settled
         self._bytes = 0
         self.written = 0

@@ -222,7 +222,7 @@ class Experts(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then a dense block beside routed experts, each between two norms."""
+    """Attention, then a dense block and, in parallel, routed experts; each between two norms."""
 
     layer_scalar: Tensor
     encoder_layer_scalar: Tensor

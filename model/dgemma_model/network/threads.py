@@ -21,7 +21,7 @@ import torch
 FEW_ROWS = 32
 """Passes of so many rows, at most, are compared with each other, and larger ones."""
 ROWS_OVERHEAD = 24
-"""What a pass takes beside what its rows take, in rows."""
+"""The constant part of a pass's time, in rows."""
 RECENT, ENOUGH = 5, 3
 """Latest passes whose median counts, and how many are wanted of either kind before they are compared."""
 RETRY, RETRY_WORSE, WORSE = 16, 64, 1.5
@@ -40,8 +40,8 @@ class ThreadChoice:
 
     @contextmanager
     def measured(self, rows: int) -> Iterator[None]:
-        """Around a pass over so many rows, whose time counts for the next ones; but for the first one over as many with
-        as many threads, when products are prepared."""
+        """Use around a pass over so many rows; its time counts for later choices. The first pass with the same rows and
+        threads does not count, because products are prepared in it."""
         everyone, few = torch.get_num_threads(), rows <= FEW_ROWS
         if everyone == 1:
             yield

@@ -152,7 +152,7 @@ class PromptCopies:
 
 
 class CopyModel:
-    """What the prompt and the project text suggest for each token of one fill, beside the causal head."""
+    """What the prompt and the project text suggest for each token of one fill, in addition to the causal head."""
 
     def __init__(
         self,

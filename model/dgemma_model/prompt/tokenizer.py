@@ -51,7 +51,7 @@ def recipe_pieces() -> pre_tokenizers.PreTokenizer:
 
 
 class Tokenizer:
-    """A `tokenizers` tokenizer with what infilling needs beside it: exact token bytes and token borders.
+    """A `tokenizers` tokenizer with two additions for infilling: exact token bytes and token borders.
 
     Two kinds: byte-level BPE with the markers of this repository's recipe, and SentencePiece-style BPE with byte
     fallback, as Gemma's (`▁` means a space, `<0x0A>` a byte).
@@ -266,7 +266,7 @@ class Tokenizer:
 
 
 def _beginnings(data: bytes) -> list[bytes]:
-    """What `data` begins with, but for itself and nothing at all."""
+    """All proper, non-empty beginnings of `data`."""
     return [data[:size] for size in range(1, len(data))]
 
 

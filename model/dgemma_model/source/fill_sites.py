@@ -211,7 +211,7 @@ def site_between(
 
 
 def node_at(tree: SyntaxTree, byte: int) -> Node | None:
-    """The smallest node that begins at `byte` or stretches over it."""
+    """The smallest node that contains `byte`."""
     byte = max(byte, 0)
     return tree.tree.root_node.descendant_for_byte_range(byte, min(byte + 1, len(tree.data)))
 

@@ -53,7 +53,7 @@ CONFIG = NetworkConfig(
     max_position_embeddings=2048,
     canvas_length=64,
 )
-"""The embedded network: 11.9 M parameters beside 1.6 M of embeddings."""
+"""The embedded network: 11.9 M parameters, and 1.6 M of embeddings."""
 
 ROW_LENGTH, ROWS = 512, 16
 CANVAS_POSITIONS = 256
