@@ -38,9 +38,9 @@ def fill(
 ) -> Iterator[Draft]:
     """Yield a draft after each pass; the last one is complete.
 
-    A beginning of the prompt is cached. `start` makes a new copy model, and drafters that may read it. `end` and `probe`
-    end texts that do not end by themselves. A text that begins with the line below the hole is written once more, with
-    another first token.
+    A beginning of the prompt is cached. `start` makes a new copy model, and drafters that may read it. `end` and
+    `probe` end texts that do not end by themselves. A text that begins with the line below the hole is written once
+    more, with another first token.
     """
     passes, avoided = 0, None
     while True:
@@ -130,7 +130,7 @@ class CausalText:
         """Where the text ends by the rules of `end`, or as `probe` says, once it has come there."""
         self._probe, self._avoided = probe, avoided
         self.asked: list[int] = []
-        """What the probe wants read behind the text before it is asked again whether that ends."""
+        """The tokens that must be read after the text before the probe is asked again whether it ends."""
         self.first: int | None = None
         """The first token that was not forced."""
         self._said = list[tuple[int, float]]()
@@ -155,8 +155,8 @@ class CausalText:
         return self.limit - self.written + len(self.forced)
 
     def take(self, logits: Tensor, drafted: list[int]) -> int:
-        """Write the next token, and those behind it as long as the draft foretold them; how many it did. Nothing is
-        written behind the place where the probe says that the text ends, or where it wants to read first.
+        """Write the next token, and further ones as long as the draft agrees; returns how many tokens it agreed on.
+        Nothing is written after a place where the probe ends the text, or where it must read first.
 
         `logits` [len(drafted) + 1, V] are those after the last written token and after each drafted one.
         """
