@@ -17,7 +17,7 @@ demo: .venv/.installed
 	$(BIN)/dgemma-lsp fill examples/basket.ts:15:5
 	$(BIN)/dgemma-lsp fill examples/inventory.go:14:3
 
-# The default checkpoint, for tests of the real weights: they fail without it in CI, and are skipped elsewhere.
+# The default checkpoint, for tests of the real weights. Without it they fail in CI, and are skipped on other machines.
 weights: .venv/.installed-test
 	$(BIN)/dgemma-lsp pull || test -z "$$CI"
 

@@ -68,10 +68,10 @@ def parse(options: object, defaults: Settings = DEFAULTS) -> tuple[Settings, lis
 
 
 def own_part(options: object) -> object:
-    """What of a notification about settings is about ours: some clients send those of all servers at once.
+    """The part of a notification that is about our settings: some clients send those of all servers at once.
 
-    Ours are under our name, or bare. No setting is an object, so an unknown bare name with one is another server's
-    section. None where all are others'.
+    Ours are under our name, or bare. No setting of ours is an object, so an unknown bare name with an object is another
+    server's section. None if all of them are.
     """
     if not isinstance(options, Mapping) or not options or SECTION in options:
         return options

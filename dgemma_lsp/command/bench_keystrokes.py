@@ -22,7 +22,7 @@ from dgemma_lsp.settings import Settings
 from dgemma_model.request import Draft, FillRequest
 
 EMBEDDED_TOKENS, LARGE_TOKENS = 512, 4096
-"""Prompts of two checkpoints: the embedded one, and one that is shown what stands elsewhere, too."""
+"""Prompt sizes of two checkpoints: the embedded one, and one whose prompts also have context notes."""
 
 Result = TypeVar("Result")
 

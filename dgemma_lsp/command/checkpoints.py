@@ -67,7 +67,7 @@ def show(*, as_json: bool) -> None:
 
 
 def _line(*cells: str) -> Table:
-    """A row of the table; what is said about it stands below."""
+    """A row of the table; its description is printed below it."""
     table = Table.grid(padding=(0, 1))
     for width in (24, 14, 8, 7, 11, 10):
         table.add_column(width=width, overflow="fold")

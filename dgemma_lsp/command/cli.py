@@ -48,7 +48,7 @@ def serve(
     """Fill code in place with a block-diffusion model. Without a command: serve an editor over stdio."""
     if context.invoked_subcommand is not None:
         if any(option is not None for option in (checkpoint, device, tcp, token_file)) or insecure_listen:
-            fail(f"options go behind the command: dgemma-lsp {context.invoked_subcommand} --checkpoint ...")
+            fail(f"options go after the command: dgemma-lsp {context.invoked_subcommand} --checkpoint ...")
         return
     from dgemma_lsp.server import server
     from dgemma_lsp.server.admission import AdmissionError

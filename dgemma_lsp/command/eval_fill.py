@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 Overrides = Mapping[str, Any]
-"""What a way to fill asks for in a `FillRequest`, beside the checkpoint's own policy."""
+"""The fields of a `FillRequest` by which a way to fill overrides the checkpoint's policy."""
 
 
 ALONE = ("alone",)
@@ -36,7 +36,8 @@ ALONE = ("alone",)
 
 
 class OneWayInfiller:
-    """An infiller that is always asked in one way, and knows its last answer: the pipeline asks it the same again."""
+    """An infiller that is always asked in one way. It keeps its last answer, because the pipeline asks the same
+    again."""
 
     def __init__(self, infiller: Infiller, overrides: Overrides) -> None:
         self.name, self.device, self.languages = infiller.name, infiller.device, infiller.languages
@@ -62,7 +63,7 @@ class OneWayInfiller:
 def fill_case(
     case: Case, way: str, overrides: Overrides | None, infiller: Infiller, *, unconfined: bool = False
 ) -> Fill:
-    """Fill one case, with a prompt that nothing is known of, run its tests, and see what the server would offer.
+    """Fill one case, whose prompt is not cached, run its tests, and see what the server would offer.
 
     `unconfined` says that tests may run where nothing confines them; see `execution.run`.
     """
@@ -96,7 +97,7 @@ def snapshot_of(case: Case) -> tuple[Snapshot, list[tuple[int, int]]]:
 def _filled(
     fill: Fill, asked: OneWayInfiller, snapshot: Snapshot, holes: list[tuple[int, int]], *, starts: bool
 ) -> Fill:
-    """`starts` says that a text to be repaired is denoised from where it stands, not written anew."""
+    """Fill the case. With `starts`, a text to be repaired is denoised from its present form, not written anew."""
     case = fill.case
     start = case.start if starts else None
     request = request_for(

@@ -22,7 +22,7 @@ SHOWN = (
     *("similarity", "same_tree", "parses", "offered", "offered_right", "offered_parses"),
     *("passes", "revised", "p50_ms", "p95_ms"),
 )
-"""Columns that are printed of the row `ALL`, beside exactness."""
+"""Columns of the row `ALL` that are printed in addition to exactness."""
 
 
 def tables(table: Sequence[Row]) -> list[Table]:

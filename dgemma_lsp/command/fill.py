@@ -154,7 +154,7 @@ def in_place(text: str, suggestion: Suggestion) -> Text:
 
 
 def canvas_text(frame: Frame, before: str) -> Text:
-    """A canvas behind the line `before` it, with its step, its time, and what its colours mean."""
+    """A canvas after the line `before` it, with its step, its time, and a key to its colours."""
     shown = Text(f"step {frame.step} · {frame.ms:.1f} ms\n", style="bold")
     shown.append(before.rpartition("\n")[2], style="dim")
     for token, state in zip(frame.tokens, frame.states, strict=True):
@@ -222,8 +222,8 @@ def fill_batch(
     """Fill every task of a JSON-lines file: `id`, `prefix`, `suffix`, optional `language`. One JSON line each, in
     order.
 
-    Each is filled as the server would fill at a cursor between prefix and suffix, however doubtful: up to the end of
-    the line, or a block where the syntax expects one. `one_line` decides that for all tasks. A bad line gets an object
+    Each is filled as the server would fill at a cursor between prefix and suffix, whatever the score: up to the end of
+    the line, or a block if the syntax expects one. `one_line` decides that for all tasks. A bad line gets an object
     with `error`.
 
     Raises:

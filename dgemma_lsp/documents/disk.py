@@ -1,9 +1,9 @@
 """The one door to the disk. Nothing else in `dgemma_lsp` opens, lists or looks at a file.
 
-A repository may hold anything: named pipes, links to endless devices, folders that may not be entered, and whatever is
-mounted may never answer. The functions here open regular files only, read no more than they are told to, and return a
-`Fault` where the operating system would raise. They can still block, on a network file system for instance: the event
-loop asks through `DiskThreads`, which waits for a limited time and never holds up the end of the process.
+A repository may hold anything: named pipes, links to endless devices, folders that may not be entered. A mounted file
+system may never answer. The functions here open regular files only, read no more than they are told to, and return a
+`Fault` where the operating system would raise. They can still block, for instance on a network file system. So the
+event loop uses `DiskThreads`, which never delay the end of the process.
 """
 
 from __future__ import annotations
@@ -174,10 +174,10 @@ _MOST_THREADS = 16
 
 
 class DiskThreads:
-    """Asks questions to the disk away from the event loop.
+    """Threads that ask the disk, so that the event loop does not.
 
-    Threads are started as they are needed; one that the disk keeps is left behind, and ends with the process, for all
-    are daemons. When the disk keeps them all, no question is answered.
+    They are started as needed. A thread that the disk never answers is abandoned; it is a daemon, so it ends with the
+    process. If all threads hang, no question is answered.
     """
 
     def __init__(self) -> None:

@@ -33,16 +33,16 @@ MAX_PARSED_CHARS = 1_000_000
 """Longer documents are never parsed as a whole: that takes a fifth of a second and more."""
 
 _DELETED_CHARS = 2_000
-"""Who deletes more than that at once does not wait to have it suggested again."""
+"""A longer deletion is not remembered: nobody expects it to be suggested again."""
 _APART_CHARS = 1_000
-"""Edits nearer to each other than that are one place, of which"""
+"""Edits nearer to each other than that count as one place, and"""
 _EDITS_KEPT = 4
-"""so many are remembered."""
+"""so many places are remembered."""
 _OTHERS_KEPT = 4
-"""Of how many other open documents a snapshot knows."""
+"""Other open documents that a snapshot has."""
 
 _OUTERMOST = re.compile(r"^[^\W\d]|^[@<\[{]", re.MULTILINE)
-"""The beginning of a line that is likely to be no part of anything else."""
+"""The beginning of a line that is likely to be at the outermost level."""
 _UNIT_BYTES = {"utf-8": 1, "utf-16": 2, "utf-32": 4}
 
 
@@ -287,9 +287,9 @@ _KEPT = 16
 
 
 _AT_ONCE_CHARS = 20_000
-"""A text up to this long is parsed in a few milliseconds; a longer one elsewhere, while the loop goes on."""
+"""A text up to this long is parsed on the event loop, in a few milliseconds; a longer one on another thread."""
 _AT_ONCE_S = 0.05
-"""CPU time that the loop spends on a parse; one that takes longer is done elsewhere, too."""
+"""CPU time that the event loop spends on a parse; a longer one is moved to another thread, too."""
 
 
 class Trees:

@@ -1,7 +1,7 @@
-"""Values that travel between the editor side and the model side: what was, what to change, and why not.
+"""Values of the pipeline: a document at one moment, edits and suggestions, and reasons why nothing is shown.
 
-Everything here is immutable and counts in code points of the document's text; `protocol` and `documents`
-convert to what a client counts in.
+Everything here is immutable and counts in code points of the document's text. `documents` and `server/to_client`
+convert to the units of a client.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Snapshot:
     deleted: str = field(default="", compare=False, repr=False)
     """What the user has just deleted at the cursor, with nothing done since."""
     edited_at: tuple[int, ...] = field(default=(), compare=False, repr=False)
-    """Where else in the document the user was busy, the latest first."""
+    """The places of the user's other recent edits in the document, the latest first."""
     others: tuple[Snapshot, ...] = field(default=(), compare=False, repr=False)
     """The other open documents of the language, the last edited first; their cursor is where that was."""
     nearby: tuple[str, ...] = field(default=(), compare=False, repr=False)
@@ -66,7 +66,7 @@ class Snapshot:
         return str(self.source)
 
     def at(self, offset: int) -> Snapshot:
-        """The same with the cursor elsewhere."""
+        """The same snapshot with the cursor at `offset`."""
         return replace(self, offset=offset)
 
 
@@ -87,8 +87,8 @@ class Edit:
 class Suggestion:
     """An edit offered for one version of one document.
 
-    `edit.start` is never after the cursor, `edit.end` never before it, and both are on the cursor's line;
-    what lies between is re-typed by the edit (a closing bracket, for instance).
+    `edit.start` is never after the cursor, `edit.end` never before it, and both are on the cursor's line. The edit
+    types the text between them again, for instance a closing bracket.
     """
 
     snapshot: Snapshot
@@ -96,7 +96,7 @@ class Suggestion:
     score: float
     """How sure the model is, in nats: see `Draft.score`."""
     steps: int
-    """Denoising steps that it took; 0 when it was typed through."""
+    """Passes of the network that it took; 0 if the user typed along an earlier suggestion."""
     others: tuple[Edit, ...] = ()
     """Further candidates, for a user who asked."""
     trace: dict[str, float] = field(default_factory=dict, compare=False)
@@ -111,7 +111,7 @@ class Rewrite:
     edits: tuple[Edit, ...]
     """Disjoint, in the order of the text; at least one, and together they change something."""
     steps: int
-    """Denoising steps that it took."""
+    """Passes of the network that it took."""
 
     def apply(self) -> str:
         """The document's text afterwards."""
@@ -145,7 +145,7 @@ class NoSuggestion(Enum):
     SECRET = "it holds what looks like a secret"
     LOW_CONFIDENCE = "the model was not sure enough"
     NOTHING_HERE = "there is nothing here that this could be done to"
-    NOTHING_BETTER = "the model had nothing better than what stands there"
+    NOTHING_BETTER = "the model had nothing better than the present text"
     FAILED = "the fill failed; the log has the reason"
 
 
@@ -163,11 +163,10 @@ def after(snapshot: Snapshot, edit: Edit) -> Snapshot:
 
 
 def rebase(suggestion: Suggestion, newer: Snapshot) -> Suggestion | None:
-    """What is left of `suggestion` in `newer`, or None where the user went another way.
+    """The rest of `suggestion` in `newer`, or None if the user typed something else.
 
-    Only typing along is followed: with the result applied, the text is the one that was suggested. Characters
-    that came to stand after the cursor (a closing bracket that the editor typed) are covered where the rest
-    re-types them.
+    The user must have typed along: with the result applied, the text is the one that was suggested. Characters that the
+    editor added after the cursor (a closing bracket) are covered by the edit if the rest types them again.
     """
     older, edit = suggestion.snapshot, suggestion.edit
     then, now = older.source, newer.source

@@ -1,7 +1,7 @@
 """Which documents are never read, and which are never shown beside another one.
 
-The rules are read, never run: names that look secret, what git ignores, `.dgemmaignore`, and sizes. A document goes by
-every name that it has: the one that the client uses, and the file's real path.
+The rules are read, never run: names that look secret, what git ignores, `.dgemmaignore`, and sizes. A document is
+judged by all of its names: the one that the client uses, and the file's real path.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dgemma_model.request import Readable
 MAX_CHARS = 8_000_000
 """Code points of the longest document that is read."""
 MAX_LINE_CHARS = 20_000
-"""Code points of the longest line with a cursor in it: what is longer was written by no one."""
+"""Code points of the longest line with a cursor in it: nobody writes longer ones."""
 
 _LINE_BREAK = re.compile(r"[\r\n]")
 _LOCAL_SCHEMES = frozenset({"file", "vscode-notebook-cell", "vscode-remote"})
@@ -44,7 +44,7 @@ _SECRET_WORD = re.compile(
     r"(?:^|[^a-z])(?:secrets?|credentials?|creds|passwords?|passwd|passphrases?|api[_-]?keys?|private[_-]?keys?"
     r"|(?:access|auth|api)[_-]?tokens?)(?:[^a-z]|$)"
 )
-"""In the name of a file: what is said there is likely to be secret, in whatever language."""
+"""A word in the name of a file whose content is likely to be secret, in whatever language."""
 _DATA_SUFFIXES = frozenset(
     {"", ".json", ".json5", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf", ".config", ".properties", ".xml",
      ".csv", ".tsv", ".txt", ".plist", ".gpg", ".asc", ".enc", ".age"}
@@ -156,7 +156,7 @@ def _secret_name(path: Path) -> str | None:
 
 
 def _secret_sounding(path: Path) -> str | None:
-    """The reason why a file's content is nobody else's business, by its name; a program of that name is completed."""
+    """The reason, by its name, why a file is not shown beside other documents. It may still be completed itself."""
     stem = path.name.lower().partition(".")[0] if not path.name.startswith(".") else path.name.lower()
     if (word := _SECRET_WORD.search(stem)) is not None:
         return f"looks secret: {word[0].strip('_-. ')}"

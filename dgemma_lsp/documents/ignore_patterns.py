@@ -1,8 +1,8 @@
 """What one ignore file says of a path: git's patterns, matched in linear time.
 
-The patterns are a repository's own text, so that no pattern may cost more than its length times the path's: each is
-run as a nondeterministic automaton whose states are the bits of an integer. Paths and patterns are bytes, as to git,
-where `?` is one byte. The meaning is that of git 2.39 (dir.c and wildmatch.c), to which the tests compare it.
+Anyone may have written the patterns of a repository. So a pattern must not cost more than its length times the path's.
+Each one is run as a nondeterministic automaton whose states are the bits of an integer. Paths and patterns are bytes,
+as in git, where `?` is one byte. The meaning is that of git 2.39 (dir.c and wildmatch.c), and tests compare with it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def deciding(
 
 
 def _without_trailing_spaces(line: bytes) -> bytes:
-    """Without the spaces at its end, but for one after a backslash."""
+    """The line without the spaces at its end; a space after a backslash stays."""
     kept = line.rstrip(b" ")
     backslashes = len(kept) - len(kept.rstrip(b"\\"))
     return line[: len(kept) + 1] if backslashes % 2 and len(kept) < len(line) else kept
@@ -114,7 +114,7 @@ def _lowered(pattern: bytes) -> bytes:
 
 @dataclass(slots=True)
 class _Automaton:
-    """A pattern with wildcards. State i is "the first i elements have matched"; bit i of an integer stands for it."""
+    """A pattern with wildcards. State i, which is bit i of an integer, means that the first i elements have matched."""
 
     steps: list[int] = field(default_factory=lambda: [0] * 256)
     """For each byte, the states that it leads from to the next one."""
@@ -127,7 +127,7 @@ class _Automaton:
     count: int = 0
     """Elements; the last state."""
     required: bytes = b""
-    """Bytes that stand in every path that matches."""
+    """Bytes that every matching path has."""
 
     def matches(self, text: bytes) -> bool:
         """Whether the pattern matches all of `text`."""

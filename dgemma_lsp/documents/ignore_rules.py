@@ -1,8 +1,8 @@
 """What ignore files say of a path: `.gitignore` and git's other sources, and `.dgemmaignore`.
 
-As git does it, a file in an ignored folder is ignored, an inner ignore file goes before an outer one, and a repository
-inside another one follows its own rules; but where the outer repository ignores its folder, all of it is ignored. A
-rule file that is there and cannot be read hides what it would speak of: nobody knows what it says.
+As in git, a file in an ignored folder is ignored, an inner ignore file overrides an outer one, and a repository inside
+another one follows its own rules. If the outer repository ignores the inner one's folder, all of it is ignored. If an
+ignore file cannot be read, its rules are not known; so everything that it could name is ignored.
 """
 
 from __future__ import annotations

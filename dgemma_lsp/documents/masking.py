@@ -1,7 +1,7 @@
-"""Documents as they may be seen from another one: without what looks secret in them.
+"""Other documents without the text in them that looks secret, as the model may see them.
 
-A document is masked piece by piece, and a piece that stays the same is looked through once. For the model's thread: the
-first look at a long document takes its time.
+A document is masked piece by piece, and an unchanged piece is searched only once. This is for the model's thread,
+because the first search of a long document takes time.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def without_secrets(snapshot: Snapshot) -> Snapshot:
 
 
 def masked(text: str) -> str:
-    """A text without what looks secret in it, looked through once."""
+    """A text without the parts of it that look secret; the same text is searched only once."""
     return str(_masked_text(tuple(Text(text).pieces()))[0])
 
 
 def adds_secret(text: str, own: Text) -> bool:
-    """Whether a text that is to be inserted holds what looks secret, and does not stand in the document itself."""
+    """Whether a text to insert has something that looks secret and that the document itself does not have."""
     found = [text[start:end] for start, end in secrets.spans(text)]
     return bool(found) and any(secret not in str(own) for secret in found)
 

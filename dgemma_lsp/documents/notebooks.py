@@ -1,5 +1,5 @@
-"""Notebooks: the cells of one notebook, in one language, are one text to the model and documents of their own to the
-editor, and to Python: each runs alone."""
+"""Notebooks. To the model, all cells of a notebook in one language are one text. To the editor and to Python, each cell
+is a document of its own."""
 
 from __future__ import annotations
 

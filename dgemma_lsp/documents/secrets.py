@@ -1,8 +1,8 @@
 """What looks like a secret in a text: never shown beside another document, never copied into a suggestion.
 
-Four kinds are found: tokens that say themselves what they are (`token_forms`), blocks of private keys, passwords in
-connection strings and command lines, and literals that are given to a secret-looking name. Hashes, test vectors and
-identifiers are no secrets where nothing says so; to be given to a name like `checksum` says the opposite.
+Four kinds are found: tokens with a form of their own (`token_forms`), blocks of private keys, passwords in connection
+strings and command lines, and literals that are assigned to a secret-looking name. Hashes, test vectors and identifiers
+do not count as secrets by themselves. A name like `checksum` says that its literal is none.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _PGPASS = re.compile(r"^[\w.*-]{1,256}:(?:\d{1,5}|\*):[\w*-]{1,64}:[\w*-]{1,64}:
 
 
 class _Judge(Enum):
-    """What must be true of a value in a telling place, beside that it is no mere placeholder."""
+    """What must be true of a value in a suspicious place, apart from not being a placeholder."""
 
     NOTHING = auto()
     NO_WORDS = auto()
@@ -84,7 +84,7 @@ _IN_CONTEXT = (
     ("value=", _XML_VALUE, _Judge.PASSWORD),
     (":", _PGPASS, _Judge.PASSWORD),
 )
-"""What must stand in a text, and an expression whose last group is the value."""
+"""Letters that a text must have, an expression whose last group is the value, and how the value is judged."""
 
 # --------------------------------------------------------------------------------------------------------- named values
 
@@ -243,7 +243,7 @@ def _named_values(text: str) -> Iterator[Span]:
 
 
 def _stems(text: str) -> list[int]:
-    """Where stems of secret-looking names stand, in order."""
+    """The places of stems of secret-looking names, in order."""
     lowered = text.lower()
     if len(lowered) != len(text):  # a few letters become two
         lowered = "".join(char.lower() if len(char.lower()) == 1 else char for char in text)
@@ -317,7 +317,7 @@ def _is_bare_secret(value: str, after: str, name: str) -> bool:
 
 
 def _classes(value: str) -> set[str]:
-    """The kinds of characters in it, but for those that only separate words."""
+    """The kinds of characters in it, without those that only separate words."""
     kinds = set()
     for char in value:
         if char.isalpha():

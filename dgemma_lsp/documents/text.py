@@ -1,8 +1,8 @@
 r"""A long text that is cheap to edit: immutable, in pieces of whole lines.
 
-An edit makes a new text, which shares every piece that it does not touch, so that a keystroke costs the same in any
-file and whoever holds the old text keeps it. Only `\n`, `\r\n` and `\r` end a line, whatever Python's `splitlines`
-thinks of form feeds; no piece ends inside a line break. Offsets are code points.
+An edit makes a new text, which shares every piece that it does not touch. So a keystroke costs the same in any file,
+and the old text stays valid. Only `\n`, `\r\n` and `\r` end a line, although Python's `splitlines` has further line
+ends. No piece ends inside a line break. Offsets are code points.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ class Text:
         return text
 
     def difference(self, other: Text) -> tuple[int, int, int]:
-        """Where the two differ: `self[start:end]` stands where `other[start:other_end]` does.
+        """Where the two differ, as (start, end, other_end): `self[start:end]` corresponds to `other[start:other_end]`.
 
-        A stretch that holds the difference, not the smallest one: it grows to whole pieces.
+        The stretch holds the whole difference, but is not the smallest one: it grows to whole pieces.
         """
         ours, theirs = self._pieces, other._pieces
         most = min(len(ours), len(theirs))
@@ -127,12 +127,12 @@ class Text:
 
 
 def _joined(text: str) -> str:
-    """Two edits may bring the two halves of one character."""
+    """Join halves of one character that two edits brought."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass") if _SURROGATE.search(text) else text
 
 
 def _can_end(text: str, following: str) -> bool:
-    """Whether a piece may end where `text` does and `following` follows; small ones may not, lest they grow many."""
+    """Whether a piece may end between `text` and `following`. Small pieces may not, so that there are few pieces."""
     inside_break = text.endswith("\r") and following.startswith("\n")
     return len(text) >= _PIECE_CHARS // 2 and text.endswith(("\r", "\n")) and not inside_break
 

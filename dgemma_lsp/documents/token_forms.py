@@ -1,4 +1,4 @@
-"""Tokens that say themselves what they are.
+"""Tokens that can be recognised by their form.
 
 The forms are those that the issuers publish, and that gitleaks (MIT) and detect-secrets (Apache 2.0) look for; the
 expressions are our own.
@@ -71,7 +71,7 @@ _TOKEN_REST = re.compile(r"[A-Za-z0-9_.\-+/=~]*")
 
 
 def spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where tokens stand in a text: start and end, in code points."""
+    """The places of tokens in a text: start and end, in code points."""
     for word in _WORD.finditer(text):
         for token in _TOKEN.finditer(word[0]):
             end = word.start() + token.end()

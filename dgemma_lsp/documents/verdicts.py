@@ -1,8 +1,8 @@
-"""What the rules say of open documents, for the event loop: asked on the disk's threads, and remembered.
+"""Whether open documents are excluded, for the event loop: found out on the disk's threads, and kept for a while.
 
-A verdict counts for a second and is then asked for anew. Who asks waits a limited time: where the disk does not
-answer, an earlier verdict counts, and a document without one is excluded. It is not asked about a document again
-before the disk has answered, so that a folder that hangs costs one thread and delays nobody else.
+A verdict is asked for again after a second. A request waits for it only for a limited time. If the disk does not
+answer, the earlier verdict counts, and a document without one is excluded. The disk is not asked about a document again
+before it has answered. So a folder that hangs costs one thread and delays no other document.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Known:
     asked_at: float = float("-inf")
     asking: asyncio.Future[Verdict] | None = None
     in_vain: bool = False
-    """Somebody has waited for the disk, which has not answered since."""
+    """A request has waited for the disk, and the disk has not answered since."""
 
 
 class Verdicts:

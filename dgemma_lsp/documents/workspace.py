@@ -1,9 +1,9 @@
-"""Files on disk that are near a document: what the model may know of the project beside the open documents.
+"""Files on disk near a document: project text beside the open documents.
 
-They are read on threads of their own, so that no request waits for a disk; a document whose folder was not read yet
-has none. Near are the files of the workspace's folder that the document is in; of a document outside of them, those of
-its own folder only, not below it. Links are not followed. What the rules of `exclusions` keep out is not read, nor what
-is large, and what looks like a secret is left out of what is.
+They are read on threads of their own, so that no request waits for a disk. A document whose folder was not read yet has
+none. For a document in a folder of the workspace, the files of that folder are near. For any other document, only the
+files of its own folder are, not those below it. Links are not followed. Files that `exclusions` rules out and large
+files are not read. Text that looks like a secret is left out.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from dgemma_lsp.documents.text import Text
 NEARBY_CHARS = 200_000
 """Code points of all files near a document together."""
 _FILE_BYTES = 200_000
-"""Longer files were hardly written by hand."""
+"""Bytes of the longest file that is read: longer ones were hardly written by hand."""
 _MOST_ENTRIES = 2_000
 """Files and folders that are looked at for one document."""
 _FOLDERS_KEPT = 16
 """Folders whose files are kept, those of the latest documents."""
 _FRESH_S = 20.0
-"""How long what was read counts as what is there."""
+"""Seconds after which files are read again."""
 _READING_S = 5.0
-"""How long the files near a document are read, at most; there are then fewer of them."""
+"""Most seconds that the files near a document are read; after that, the files read so far are used."""
 _SKIPPED_FOLDERS = frozenset({"node_modules", "site-packages", "venv", "__pycache__", "build", "dist", "target"})
 
 
@@ -124,7 +124,7 @@ class Workspace:
         return self._read[file][1]
 
     def _root(self, path: Path) -> Path | None:
-        """How far up files are near, for a real path: to the workspace's folder; None outside of it."""
+        """The uppermost folder whose files are near to a real path: the workspace's folder; None outside of it."""
         folders = (disk.real(folder) for folder in map(path_of, self._uris) if folder is not None)
         holding = [folder for folder in folders if folder in path.parents]
         return max(holding, key=lambda folder: len(folder.parts), default=None)

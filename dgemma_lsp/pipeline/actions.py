@@ -24,7 +24,7 @@ VARIANTS = 3
 """How often the model is asked before an action gives up: as its checkpoint would have it, then by other seeds."""
 
 REPAIR_NOISE = (0.1, 0.3, None)
-"""How much of a span a repair draws again, try by try; None writes it anew. LOG.md has the figures."""
+"""Share of a span that a repair draws again, try by try; None writes all of it anew. Figures: log/archive.md."""
 _MAX_REVISED_CHARS = 120
 """A longer span is written anew: it would not fit into a canvas."""
 
@@ -172,7 +172,7 @@ def _candidates(kind: ActionKind, snapshot: Snapshot, end: int) -> Iterator[Sequ
 
 
 def _placeholder_at(snapshot: Snapshot, start: int, end: int) -> tuple[str, Site] | None:
-    """What stands for code that is yet to be written, on the lines between two offsets, and its label."""
+    """The label and site of the first placeholder on the lines between two offsets: `...`, a TODO, an empty body."""
     tree = snapshot.tree
     assert tree is not None
     if _is_stub(snapshot):
@@ -194,7 +194,7 @@ def _unfinished(snapshot: Snapshot) -> Iterator[placeholders.Placeholder]:
 
 
 def _is_stub(snapshot: Snapshot) -> bool:
-    """Whether the document only declares what is written elsewhere, so that no code belongs into it."""
+    """Whether the document only declares code of other files, as stubs do: no code belongs into it."""
     return urlsplit(snapshot.uri).path.lower().endswith(_STUBS)
 
 
@@ -266,7 +266,7 @@ def _filled(
 
 
 def _to_revise(group: Sequence[Site], text: str) -> tuple[str, ...] | None:
-    """What stands in the sites now, where all of it is to be replaced and is short."""
+    """The sites' present text, if all of it is to be replaced and it is short; otherwise None."""
     start = tuple(text[site.start : site.end] for site in group)
     replaced = all(site.pieces == ("", "") and site.start < site.end for site in group)
     return start if replaced and sum(map(len, start)) <= _MAX_REVISED_CHARS else None
@@ -366,7 +366,8 @@ def _parses(language: str, text: str, tolerated: int) -> bool:
 def _is_refused(snapshot: Snapshot, after: str, edits: Sequence[Edit]) -> bool:
     """Whether Python itself refuses what was edited; tree-sitter forgives a good deal.
 
-    A fault that was there before, one elsewhere, or a text that this Python is too old or too small for, is no reason.
+    Faults that were there before or lie outside the edit are ignored. So are texts that this Python is too old or too
+    small for.
     """
     if snapshot.language != "python":
         return False

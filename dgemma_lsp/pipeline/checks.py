@@ -1,4 +1,4 @@
-"""What speaks against an edit: syntax in place, Python's own compiler, names that are defined nowhere."""
+"""Reasons to refuse an edit: syntax in place, Python's own compiler, names that are defined nowhere."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ _NEIGHBOUR_CHARS = 400
 def _objections(
     snapshot: Snapshot, *, names: bool, invoked: bool, in_notebook: bool = False
 ) -> Callable[[Edit], NoSuggestion | None]:
-    """What the syntax has against an edit at the cursor.
+    """A function that gives the reason to refuse an edit at the cursor, or None.
 
-    The text may have as many errors as it has now, for it may well be broken there, but no more than with just any
-    expression at the cursor. What nobody asked for must leave its own lines sound, in Python, and with `names`, those
-    in it must mean something, where all of the text can be looked through. Without a tree every edit passes.
+    The edited text may have as many errors as the text has now, which may be broken at the cursor. But it may have no
+    more errors than a dummy expression here would give. An edit that nobody asked for must also leave its own lines
+    without errors, in Python. With `names`, each name in it must be defined in the text, if the text is short enough to
+    look through. Without a tree every edit passes.
     """
     if snapshot.tree is None:
         return lambda edit: None
@@ -46,7 +47,7 @@ def _objections(
     if tolerated:
         tolerated = min(tolerated, syntax.error_count_after(tree, offset, offset, tree.row.stand_in))
     python = snapshot.language == "python" and syntax.kind_at(tree, offset) is CursorKind.CODE
-    whole_lines = python and not invoked  # elsewhere half a file is often no file
+    whole_lines = python and not invoked  # in other languages half a file often does not parse
     in_notebook = in_notebook or snapshot.uri.startswith(_NOTEBOOK_CELL)
     names = names and not invoked and not in_notebook and len(snapshot.source) <= _NAMES_CHARS
 
@@ -77,8 +78,8 @@ def _objections(
 
 
 def _without_broken_neighbours(tree: SyntaxTree, source: Text, offset: int) -> tuple[SyntaxTree, Text]:
-    """The same with the nearest lines of Python above and below as comments, where they do not parse whatever the
-    cursor's line says: their faults are not the suggestion's. Offsets stay the same."""
+    """The same tree and text, with the nearest lines above and below as comments if they do not parse, whatever the
+    cursor's line says. A suggestion is not to blame for their errors. Offsets stay the same."""
     line = source.line_at(offset)
     start, end = _content(source, line)
     column = (start if start < end else offset) - source.line_start(line)

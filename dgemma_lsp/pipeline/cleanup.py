@@ -24,7 +24,7 @@ _EXPRESSION_END = re.compile(r"""[\w)\]}"'](?=[\s,;:)\]}]|$)""")
 _LOOP_LINES = 4
 """The longest run of lines whose repetition is looked for, and"""
 _LOOP_COUNT = 3
-"""how often in a row it must stand there."""
+"""how often in a row it must occur."""
 
 
 def clean(text: str, place: Place, *, complete: bool, automatic: bool) -> Edit | NoSuggestion:
@@ -72,7 +72,7 @@ def invisible(text: str) -> frozenset[str]:
 
 
 def is_line_above(text: str, place: Place) -> bool:
-    """Whether the cursor's line would be the one above once more, which hardly any line is: one of 1,900 held out."""
+    """Whether the cursor's line would repeat the line above. Of 1,900 held-out lines, one does."""
     first, _, _ = text.partition("\n")
     return (place.before + first + place.after).rstrip() == place.above.rstrip()
 
@@ -181,7 +181,7 @@ def drop_bodiless_headers(text: str, place: Place) -> str:
 
 
 def drop_following_lines(text: str, place: Place) -> str:
-    """Without the lines at the end that stand below the cursor already."""
+    """Without lines at the end that are below the cursor already."""
     if place.after.strip():
         return text
     lines = (place.before + text).split("\n")
@@ -196,7 +196,7 @@ def drop_following_lines(text: str, place: Place) -> str:
 
 
 def drop_rest_of_line(text: str, place: Place) -> str:
-    """Without what stands after the cursor already, unless that is typed over (see `retyped_length`)."""
+    """Without text that follows the cursor already, unless the edit types over it (see `retyped_length`)."""
     while overlap := overlap_length(text, place):
         if RETYPED.issuperset(place.after[:overlap]):
             break
@@ -220,7 +220,7 @@ NOT_REPEATING: tuple[Callable[[str, Place], str], ...] = (drop_following_lines, 
 
 
 def is_past_block(text: str, place: Place) -> bool:
-    """Whether all that will still be written behind `text` is going to be dropped: the cursor's block is over."""
+    """Whether the cursor's block is over, so that whatever is written after `text` would be dropped."""
     for rule in FITTING[: FITTING.index(drop_after_block)]:
         text = rule(text, place)
     return drop_after_block(text, place) != text

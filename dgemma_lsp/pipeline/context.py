@@ -1,9 +1,8 @@
-"""What is worth knowing at the cursor: the text around it, its functions and classes kept whole, and what the rest of
-the file and of the project say.
+"""What a fill is shown: the text around the cursor, with functions and classes kept whole, and text of the project.
 
-Context notes (imports, headers of the scopes that were cut off, signatures of what is used, recent edits) come before
-the prefix, the most relevant last. They change seldom while the user types, for a prompt that changes is encoded anew:
-the names to look up are those up to the last point of a coarse grid.
+Context notes come before the prefix, the most relevant last: imports, headers of scopes that were cut off, signatures
+of what is used, recent edits. A prompt that changes must be encoded again, so notes should change seldom while the user
+types. Therefore the names to look up are taken up to the last point of a coarse grid.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ class View:
 
     excerpt: Excerpt
     project_text: tuple[str, ...]
-    """What may be copied beside the excerpt: files near the document, other open documents, and the rest of this one;
-    the nearest last. The same strings as long as the text stays the same, so that each is indexed once."""
+    """Text to copy from, outside the excerpt: files near the document, other open documents, and the rest of this one;
+    the nearest last. The strings stay the same objects as long as the text does, so that each is indexed once."""
     shown: tuple[Span, ...]
     """Where the excerpt's text is in the document, in the order of the excerpt: the document's own context notes, then
     what is before, between and after the holes. Notes from other documents have no place here."""
@@ -122,8 +121,7 @@ def _outside_line_break(source: Text, offset: int) -> int:
 
 
 def _project_text(snapshot: Snapshot, window: Span, notes: Sequence[Span]) -> Iterator[str]:
-    """The open documents' text beside the `window` that the excerpt shows and the `notes` before it; the nearest
-    last."""
+    """The text of open documents outside the excerpt, which shows the `window` and the `notes`; the nearest last."""
     left, right = window
     for other in reversed(snapshot.others):
         yield from (_line_feeds(piece) for _, piece in _pieces(other.source, other.offset, other.offset))
@@ -174,7 +172,7 @@ def _chosen(notes: Iterable[ContextNote], snapshot: Snapshot, window: Span, limi
 
 
 def _notes(snapshot: Snapshot, window: Span, scopes: Sequence[int], budget: ExcerptBudget) -> Iterator[ContextNote]:
-    """What could be said of the rest, the most relevant first. The `window` is what the excerpt has anyway."""
+    """Candidates for context notes, the most relevant first. The excerpt shows the `window` anyway."""
     left, right = window
     source, tree = snapshot.source, snapshot.tree
     if tree is None:
@@ -208,13 +206,13 @@ def _signatures(document: Snapshot, tree: SyntaxTree, used: Container[str]) -> I
 
 @lru_cache(maxsize=8)
 def _imports_of(language: str, head: str) -> list[Span]:
-    """Those at the head of a document, which few keystrokes change."""
+    """The imports at the head of a document, which few keystrokes change."""
     tree = syntax.parse(language, head)
     return outline.imports(tree) if tree is not None else []
 
 
 def _names_used(source: Text, left: int, cursor: int, right: int, grid: int) -> frozenset[str]:
-    """The names around the cursor, but for those typed since the last point of the grid."""
+    """The names around the cursor, without those typed since the last point of the grid."""
     before = source[left : max(cursor // grid * grid, left)]
     return frozenset(_NAME.findall(before)) | frozenset(_NAME.findall(source[cursor:right]))
 
@@ -231,5 +229,5 @@ def _lines(document: Snapshot, start: int, end: int) -> ContextNote:
 
 
 def _line_feeds(text: str) -> str:
-    """The model has only ever seen files whose lines end in a line feed."""
+    """The same with line feeds at the ends of lines: the model knows no others."""
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -1,4 +1,4 @@
-"""What to fill at a cursor, by what the syntax says stands there: a pure decision."""
+"""What to fill at a cursor, decided from the syntax there alone."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def fill_kind(
 
 
 def ends_with_line(tree: SyntaxTree | None, text: Readable, offset: int) -> bool:
-    """Whether a fill at `offset` that was asked for ends with its line; also where `fill_kind` fills nothing."""
+    """Whether an asked-for fill at `offset` ends with its line, even if `fill_kind` fills nothing there."""
     kind = fill_kind(tree, text, offset, comments=True, strings=True)
     return kind is not FillKind.BLOCK
 

@@ -1,4 +1,4 @@
-"""The text around the place where a suggestion goes, as far as cleaning it up asks about it."""
+"""The text around a cursor, as far as the clean-up rules need it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dgemma_model.request import Readable
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What stands around the text that is to be inserted."""
+    """The text around a suggestion's place."""
 
     offset: int
     before: str
@@ -33,7 +33,7 @@ class Place:
 
 
 def place_at(source: Readable, offset: int, *, one_line: bool, deleted: str = "") -> Place:
-    """The place of a cursor at `offset`; with something after it on its line it takes one line only."""
+    """The place of a cursor at `offset`. If text follows on its line, only one line may be inserted."""
     first = max(0, offset - _READ_CHARS)
     text = source[first : offset + _READ_CHARS]
     offset -= first

@@ -57,7 +57,7 @@ class Renames:
 
     def next_edit(self, snapshot: Snapshot) -> Edit | None:
         """The next place to change in a parsed document: the first one after the cursor, else the first of all. None
-        where the new name had a meaning there before: then there is no telling what stands for what."""
+        if the new name had a meaning there before the rename: then it is not known which use means which."""
         rename = self._of.get(snapshot.uri)
         if rename is None or not rename.new or rename.latest != snapshot.source:
             return None

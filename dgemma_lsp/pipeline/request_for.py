@@ -1,11 +1,11 @@
 """The one place where a `FillRequest` is put together: for suggestions, actions, evaluation and the command line.
 
-How a fill is done (verified or denoised, with which drafts, in how many steps) is the checkpoint's own policy and not
-asked for here. `Watched` and the ways of `eval` override it, for users who choose another way by name.
+How a fill is done (verified or denoised, with which drafts, in how many steps) is the checkpoint's policy, so it is not
+set here. `Watched` and the ways of `eval` override it for users who name another way.
 
-A request has no time budget here, either. In an editor, the worker has the deadline: it stops reading drafts and takes
-the latest answer, for which `suggest` has cut an unfinished draft shorter. `FillRequest.budget_ms` is the command
-line's, where nobody stops reading: then the model cuts the last draft itself (`decoding.time_budget`).
+A request has no time budget here, either. In an editor the worker has the deadline: it stops reading drafts and takes
+the latest answer, which `suggest` has made insertable. `FillRequest.budget_ms` is for the command line, where nobody
+stops reading: there the model cuts the last draft itself (`decoding.time_budget`).
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def request_for(
     how long it may be. Otherwise the syntax at the cursor decides the first, unless `one_line` does, and `max_tokens`
     the second. `start` and `noise_level` are those of `FillRequest`.
 
-    Candidates are asked for one by one: a `variant` other than 0 is another seed. It is denoised, for a verified fill
-    is the same whatever its seed.
+    Candidates are asked for one by one: a `variant` other than 0 is another seed. Such a fill is denoised, because a
+    verified fill is the same for every seed.
     """
     if one_line is None:
         if contents:

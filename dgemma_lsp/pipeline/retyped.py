@@ -14,7 +14,7 @@ CLOSERS = ")]}"
 
 
 RETYPED = frozenset(CLOSERS + QUOTES + ">:;, ")
-"""What a suggestion types over; any other text that it repeats is cut from it instead."""
+"""Characters after the cursor that a suggestion may type over. Other text that it repeats is cut from it."""
 
 
 def retyped_length(text: str, place: Place) -> int:
@@ -37,9 +37,9 @@ def retyped_length(text: str, place: Place) -> int:
 
 
 def overlap_length(text: str, place: Place) -> int:
-    """Length of the longest beginning of `place.after` that `text` ends in, and that is the same thing there.
+    """Length of the longest beginning of `place.after` that `text` ends with, if both mean the same.
 
-    In `f(g(x)▮)` the text `, h(y)` closes a bracket of its own: that is not the one after the cursor.
+    In `f(g(x)▮)` the text `, h(y)` ends with a bracket that it opened itself. That is not the one after the cursor.
     """
     after = place.after.rstrip()
     quote = _scan(place.before)[2]

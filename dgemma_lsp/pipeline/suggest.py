@@ -1,7 +1,7 @@
 """The pipeline on one page: snapshot -> gate -> excerpt -> drafts -> cleanup -> syntax check -> suggestion.
 
-Runs on the model's thread, which may stop reading between two denoising steps and take the latest answer:
-every one of them can therefore be inserted as it is.
+It runs on the model's thread. That thread may stop reading between two passes and take the latest answer, so every
+answer can be inserted as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dgemma_lsp.settings import Settings
 from dgemma_model.request import Draft
 
 _SHORTER = 2
-"""How many times an unfinished draft that does not parse is cut shorter."""
+"""How many shorter beginnings of an unfinished draft are tried if it does not parse."""
 
 
 def suggest(
@@ -36,12 +36,12 @@ def suggest(
     names: bool = True,
     notebook: Snapshot | None = None,
 ) -> Generator[Suggestion | NoSuggestion, None, None]:
-    """The best answer so far after each denoising step; the last one is the answer.
+    """Yield the best answer so far after each pass; the last one is the answer.
 
-    `invoked` says that the user asked: then comments, strings and doubts are no obstacle. A `variant` other than 0
-    asks the model in another way, for another candidate. Without `names`, those in a suggestion may come from
-    elsewhere; so they may in a cell of a `notebook`, which is all of it that the model is to see. Raises what
-    `infiller` raises.
+    With `invoked` the user asked: comments, strings and low scores are then no obstacle. A `variant` other than 0 asks
+    the model for another candidate. Without `names`, a suggestion may use names that the document does not define. The
+    same holds for a cell of a `notebook`, which is the whole notebook as the model sees it. Raises what `infiller`
+    raises.
     """
     if (reason := why_disabled(snapshot, infiller.languages, settings)) is not None:
         yield reason
@@ -98,7 +98,7 @@ def suggest(
 
 
 def _is_settled(draft: Draft) -> bool:
-    """Whether what it says will only be added to."""
+    """Whether later drafts only add to its text."""
     return bool(draft.tokens) and all(token.settled for token in draft.tokens[0])
 
 
@@ -128,7 +128,7 @@ _HOPELESS = (NoSuggestion.DISABLED, NoSuggestion.LANGUAGE, NoSuggestion.IN_WORD)
 
 
 def why_disabled(snapshot: Snapshot, languages: frozenset[str] | None, settings: Settings) -> NoSuggestion | None:
-    """Why nothing is done in this document at all; `languages` are those that the checkpoint knows, None for all."""
+    """Why nothing is done in this document, or None. `languages` are those that the checkpoint knows, None for all."""
     if not settings.enabled or snapshot.language in settings.disabled_languages:
         return NoSuggestion.DISABLED
     known = languages if settings.languages is None else settings.languages

@@ -1,4 +1,4 @@
-"""A fill that somebody looks at: each draft on its way to the pipeline, and what became of each token."""
+"""A watched fill: each draft is shown on its way to the pipeline, with what became of each token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dgemma_model.request import Draft, DraftToken, FillRequest
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """An infiller that shows each draft to `show` on its way to the pipeline, and keeps to the viewer's wishes."""
+    """An infiller that passes each draft to `show` on its way to the pipeline, and fills as the viewer asked."""
 
     infiller: InfillerLike
     show: Callable[[Draft], None]
@@ -87,7 +87,7 @@ class Frame:
 
 
 def before_cursor(snapshot: Snapshot) -> str:
-    """What stands before the cursor, as far as the first token of a canvas may reach over it."""
+    """The text before the cursor, as far as the first token of a canvas may repeat it."""
     return snapshot.source[max(0, snapshot.offset - _BEFORE_CHARS) : snapshot.offset]
 
 
@@ -100,8 +100,8 @@ class Frames:
     def __init__(
         self, show: Callable[[Frame], None], before: str = "", clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        """`before` is what stands before the cursor; `clock` tells seconds. The time that
-        `show` takes counts for no step."""
+        """`before` is the text before the cursor; `clock` tells seconds. The time that `show` takes counts for no
+        step."""
         self._show, self._before, self._clock = show, before, clock
         self._last = clock()
         self._accepted: dict[int, str] = {}
@@ -120,8 +120,8 @@ class Frames:
         self._last = self._clock()
 
     def _healed(self, draft: Draft) -> int:
-        """How many characters at the canvas's beginning stand before the cursor already: token healing says them
-        again."""
+        """How many characters at the beginning of the canvas repeat the text before the cursor, because of token
+        healing."""
         said = "".join(token.text for token in draft.tokens[0])
         at = said.find(draft.text)
         return at if at > 0 and self._before.endswith(said[:at]) else 0

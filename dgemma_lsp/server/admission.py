@@ -1,7 +1,8 @@
-"""Who may connect over TCP: the first client that says the token, before anything is done for it.
+"""Who may connect over TCP: the first client that says the token. Nothing is done for a client before that.
 
-Whoever reaches a port can connect to it: other users of the machine, scanners, and web pages in a browser. Each has a
-few seconds and a few lines to say what only the user's editor knows. All others cost nothing, and end nothing.
+Anyone who reaches a port can connect to it: other users of the machine, scanners, and web pages in a browser. Each has
+a few seconds and a few lines to say the token, which only the user's editor knows. All other connections are closed,
+and the server goes on waiting.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ TOKEN_VARIABLE = "DGEMMA_TOKEN"
 TOKEN = "token"
 """The token's name in `initializationOptions`."""
 FEWEST_CHARS = 16
-"""A token that is shorter could be guessed."""
+"""A shorter token could be guessed."""
 
 _PATIENCE_S = 10.0
 """How long a connection may take to say the token."""
 _MOST_CONNECTIONS = 32
-"""So many may be about to say it; of more the oldest is closed."""
+"""Connections that may be open without having said it; the oldest of more is closed."""
 _FIRST_BYTES = 2**20
 """The longest first message."""
 _TOKEN_BYTES = 4096
@@ -84,7 +85,7 @@ def _read_token(file: Path) -> str:
 
 
 def addresses(host: str, port: int, *, insecure: bool) -> list[str]:
-    """Where to listen for `host`; anything but this machine alone only if that is said, and then it is logged.
+    """The addresses to listen on for `host`. Addresses that other machines reach need `insecure`, and are logged.
 
     Raises:
         AdmissionError: others could reach it.

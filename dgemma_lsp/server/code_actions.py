@@ -146,7 +146,7 @@ def _found(server: DgemmaServer, target: from_client.ActionTarget) -> tuple[Acti
 
 
 async def _rewritten(server: DgemmaServer, kind: ActionKind, snapshot: Snapshot, end: int) -> Rewrite:
-    """Compute; raises what the client is to be told where nothing comes of it."""
+    """Compute an edit; raises an error for the client if there is none."""
     started, using = time.perf_counter(), server.settings
     await server.judged(snapshot)
     shown = server.with_allowed_context(snapshot)
@@ -245,7 +245,7 @@ async def _accepted(creating: Awaitable[object], task: asyncio.Future[Any]) -> b
 
 
 def _cancelling(task: asyncio.Future[Any]) -> Callable[[Any], object]:
-    """Cancels a task when the future that stands for the client's patience is cancelled."""
+    """Cancels a task when the client cancels its progress."""
 
     def on_done(patience: Any) -> None:
         if patience.cancelled():

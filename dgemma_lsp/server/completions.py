@@ -1,4 +1,4 @@
-"""What is suggested at the cursor: as inline completions, or in the menu of clients that do not know those."""
+"""Suggestions at the cursor: as inline completions, or in the completion menu of clients without those."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ async def inline_completion(
 async def completion(server: DgemmaServer, params: types.CompletionParams) -> types.CompletionList | None:
     """The same suggestion as an item of the completion menu.
 
-    Editors call every menu that opens "invoked", whoever opened it: it counts as automatic, unless the user wants
-    no suggestions but those of a menu.
+    Editors call every menu "invoked", even one that opens by itself. So a menu counts as automatic. Only with the
+    setting `trigger` at "manual" does it count as asked for.
     """
     position = from_client.position(params.position)
     answer, number = await _answer(server, params.text_document.uri, position, invoked=False, typed=False)
@@ -42,7 +42,7 @@ async def completion(server: DgemmaServer, params: types.CompletionParams) -> ty
 
 
 async def watch(server: DgemmaServer, params: object) -> dict[str, str]:
-    """Fill at the cursor for who looks on: the client gets each canvas, and nobody else anything of it."""
+    """Run a watched fill; only the client that asked receives its canvases."""
     request = from_client.watch_request(params)
     if request is None:
         raise JsonRpcInvalidParams("a document, a position and a number are wanted")
@@ -93,7 +93,7 @@ async def _answer(
     typed: bool = True,
     selected: tuple[Position, Position, str] | None = None,
 ) -> tuple[Answer, int]:
-    """What there is to suggest, or why there is nothing, which is remembered and logged; and its number."""
+    """The suggestion, or the reason why there is none, and its number. A reason is kept and logged."""
     started = time.perf_counter()
     snapshot = server.documents.snapshot(uri, position)
     answer: Answer = NoSuggestion.CANCELLED
@@ -112,7 +112,7 @@ async def _answer(
 
 
 def _selected(server: DgemmaServer, snapshot: Snapshot, selected: tuple[Position, Position, str] | None) -> Edit | None:
-    """What the menu would insert at the cursor; None where it would insert it elsewhere."""
+    """The edit that the menu would make, if it ends at the cursor; otherwise None."""
     document = server.documents.get(snapshot.uri)
     if selected is None or document is None:
         return None

@@ -1,4 +1,4 @@
-"""Every conversion between LSP's types and ours, and the leniency that sloppy clients need."""
+"""Conversions from LSP's types to ours, lenient where clients are sloppy."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CANVAS = "dgemma/canvas"
 """Notification after each step of a fill that is watched: its `watch`, `step`, `ms`, `done`, and the `tokens` of the
 canvas with `text`, `confidence` and `state` (`watched.TokenState`)."""
 STATS = "dgemma/stats"
-"""Request: how often suggestions were of use in this session. Counted in memory, never sent anywhere else."""
+"""Request: how often suggestions were of use in this session. Counted in memory, and sent to this client only."""
 DID_SHOW = "textDocument/didShowCompletion"
 DID_ACCEPT_PARTLY = "textDocument/didPartiallyAcceptCompletion"
 """Notifications about items, as Copilot's clients send them."""

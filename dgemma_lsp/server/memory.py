@@ -1,6 +1,6 @@
-"""What was suggested before, found again by the text on both sides; and how often it was of use.
+"""Earlier suggestions, found again by the text on both sides; the user's typing speed; and counts of use.
 
-All of it stays in this process' memory and ends with it.
+All of it is kept in this process' memory only, and ends with the process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MAX_ENTRIES = 64
 _MAX_CHARS = 16_000_000
 """Code points of all texts that are kept for comparison."""
 _NEAR_CHARS = 32
-"""A look at the text just before the cursor spares most comparisons of whole texts."""
+"""Code points before the cursor that are compared first, which makes most comparisons of whole texts unnecessary."""
 
 _SETTLED = frozenset(
     {
@@ -34,9 +34,9 @@ class Memory:
         self._chars = 0
 
     def remember(self, snapshot: Snapshot, answer: Suggestion | NoSuggestion, *, invoked: bool = False) -> None:
-        """Keep what was found for a snapshot, where it would be found again.
+        """Keep the answer for a snapshot, if a later request could use it.
 
-        What was `invoked` was asked for with fewer scruples: it is only followed by who types along it.
+        An `invoked` answer skipped some checks, so it is reused only while the user types along it.
         """
         if isinstance(answer, NoSuggestion) and (invoked or answer not in _SETTLED):
             return
@@ -49,7 +49,8 @@ class Memory:
             self._chars -= len(self._entries.pop()[0].source)
 
     def find(self, snapshot: Snapshot) -> Suggestion | NoSuggestion | None:
-        """What is left of a suggestion along which the user has typed since, or the silence at the same place."""
+        """The rest of a suggestion along which the user has typed, or the silence for the same text; None if neither is
+        known."""
         for asked, answer, invoked in self._entries:
             if asked.uri != snapshot.uri or not _is_near(asked, snapshot):
                 continue
@@ -75,7 +76,7 @@ def _is_near(asked: Snapshot, snapshot: Snapshot) -> bool:
 
 
 def _is_typed_along(suggestion: Suggestion, snapshot: Snapshot) -> bool:
-    """Whether what stands before the cursor is a beginning of the suggestion; `rebase` compares whole texts."""
+    """Whether the text before the cursor is a beginning of the suggestion; `rebase` compares whole texts."""
     edit = suggestion.edit
     if snapshot.offset - edit.start > len(edit.new_text):
         return False
@@ -86,7 +87,7 @@ class Rhythm:
     """How fast the user types, to tell a pause from the time between two keys."""
 
     LONGEST_S = 1.0
-    """What takes longer was no typing."""
+    """Seconds; a longer interval was a pause, not typing."""
     FEWEST = 8
     FACTOR = 1.2
     """A pause is this much longer than the user's usual time between two keys."""
@@ -104,7 +105,7 @@ class Rhythm:
             self._intervals.append(interval)
 
     def delay_s(self, configured_s: float) -> float:
-        """How long to wait for the next key: as configured, or longer for who usually presses it a little later."""
+        """Seconds to wait for the next key: as configured, or longer if this user usually presses it a little later."""
         if len(self._intervals) < self.FEWEST:
             return configured_s
         usual = median(self._intervals)
@@ -140,7 +141,7 @@ class Statistics:
             self.counts["shown"] += 1
 
     def accept(self, number: object) -> None:
-        """A client says that an offer was accepted as a whole; what is said twice counts once."""
+        """A client says that an offer was accepted as a whole; a repeated message counts once."""
         if isinstance(number, int) and self._open.pop(number, None) is not None:
             self.counts["accepted"] += 1
 

@@ -122,7 +122,7 @@ class DgemmaServer(transport.StrictServer):
         self.window_show_message(types.ShowMessageParams(type=kind, message=f"dgemma: {message}"))
 
     def refusal(self, snapshot: Snapshot) -> NoSuggestion | None:
-        """Why a document is not to be looked at, whatever the model may know."""
+        """Why nothing is done in a document, whatever the model knows; None if something may be done."""
         rule = self._rule(snapshot)
         if rule is not None:
             self.rules[snapshot.uri] = rule
@@ -131,7 +131,7 @@ class DgemmaServer(transport.StrictServer):
         return why_disabled(snapshot, self.languages, self.settings)
 
     def with_allowed_context(self, snapshot: Snapshot) -> Snapshot:
-        """With those other documents and files only that the model may be shown, and makes use of."""
+        """The snapshot with only the context that the user allows and the checkpoint uses."""
         if not self.shows_others:
             return replace(snapshot, others=())
         others = tuple(other for other in snapshot.others if self._may_be_shown(other))
@@ -140,8 +140,8 @@ class DgemmaServer(transport.StrictServer):
         return replace(snapshot, others=others, nearby=nearby)
 
     async def judged(self, snapshot: Snapshot) -> None:
-        """Return when it is known, as far as the disk says it in time, which rules there are about a document and
-        those beside it."""
+        """Return when the exclusion rules of a document and of those beside it are known, or when the disk has had its
+        time."""
         beside = (other.uri for other in snapshot.others) if self.shows_others else ()
         await self.exclusions.judged([name for uri in (snapshot.uri, *beside) for name in self._names(uri)])
 
@@ -172,8 +172,8 @@ class DgemmaServer(transport.StrictServer):
     ) -> Answer:
         """What to show at the snapshot's cursor; raises what the pipeline raises.
 
-        `invoked` says that the user asked, `typed` that he did nothing but type. `selected` is what the menu would
-        insert: the suggestion then goes on from there.
+        `invoked` says that the user asked, and `typed` that the request came from typing. `selected` is the edit that
+        the completion menu would make; the suggestion then continues it.
         """
         await self.judged(snapshot)
         using, uri = self.settings, snapshot.uri
@@ -239,9 +239,10 @@ class DgemmaServer(transport.StrictServer):
         return steps
 
     async def watch(self, snapshot: Snapshot, show: Callable[[Frame], None]) -> Answer:
-        """Fill at the snapshot's cursor by denoising alone, and have each canvas shown. Raises what the pipeline does.
+        """Fill at the snapshot's cursor, by denoising if the checkpoint can, and show each canvas. Raises what the
+        pipeline raises.
 
-        It is nobody's suggestion: what is typed or asked for meanwhile goes first, and ends it.
+        The result is not a suggestion. Any other request goes first, and ends it.
         """
         await self.judged(snapshot)
         using, loop = self.settings, asyncio.get_running_loop()
@@ -339,7 +340,7 @@ class DgemmaServer(transport.StrictServer):
         logger.info(" ".join(f"{name}={value}" for name, value in (request | fields | duration).items()))
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do what nobody waits for."""
+        """Run `work` that no request waits for."""
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)  # the loop itself would not keep it
         task.add_done_callback(self._background.discard)
@@ -384,7 +385,8 @@ class DgemmaServer(transport.StrictServer):
         return rebase(suggestion, newer) or NoSuggestion.STALE
 
     def _forget_what_is_uncertain(self, method: str, params: object) -> None:
-        """After a text that could not be read, a document's content is not known: better silent than wrong."""
+        """Forget a document after a change that could not be read: its content is not known, and silence is better than
+        a wrong edit."""
         if method in (types.TEXT_DOCUMENT_DID_CHANGE, types.TEXT_DOCUMENT_DID_OPEN):
             uri = from_client.changed_uri(params)
             if uri is not None:

@@ -1,6 +1,7 @@
 """Bytes from and to a client, bounded in both directions, whatever the client does.
 
-A client that writes faster than it is heard waits; one that does not read what it asked for is given up.
+A client that writes faster than the server handles messages has to wait. A client that does not read its answers is
+disconnected.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 MAX_UNREAD_BYTES = 16 * 2**20
-"""How much may wait for a client to read it before the next message is one too many."""
+"""Bytes that may wait for a client to read them; with more, the next message ends the connection."""
 
 _CHUNK_BYTES = 1 << 16
 _CHUNKS = 16
 """So many chunks may wait for the event loop."""
 
 _PIPE_BYTES = getattr(select, "PIPE_BUF", 512)
-"""So much can be written to a pipe that takes more, without waiting."""
+"""Bytes that a writable pipe takes without blocking."""
 
 # A longer number is rubbish: to wait for a terabyte would be to go deaf.
 _CONTENT_LENGTH = re.compile(rb"Content-Length: *(\d{1,9})\s*$", re.IGNORECASE)
@@ -30,7 +31,7 @@ _HEADER = re.compile(rb"Content-(Length: *\d{1,9}|Type: *[^\r\n]*)\r?\n", re.IGN
 
 
 class NotTheProtocolError(Exception):
-    """What arrived on a connection is not the protocol; who sent it is no client."""
+    """What arrived on a connection is not the protocol, so the other side is not a client."""
 
 
 class Writer(Protocol):
@@ -69,7 +70,7 @@ async def bodies(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 
 async def strict_bodies(reader: asyncio.StreamReader, max_bytes: int | None = None) -> AsyncIterator[bytes]:
-    """The bodies of messages from who may be anybody: nothing is skipped.
+    """The bodies of messages from an unknown sender: nothing is skipped.
 
     Raises:
         NotTheProtocolError: a line is no header of the protocol, as those of HTTP, or a message is longer than
@@ -100,7 +101,8 @@ async def strict_bodies(reader: asyncio.StreamReader, max_bytes: int | None = No
 
 
 class PipeSource(asyncio.ReadTransport):
-    """Feeds `reader` from a pipe, on a thread of its own, as that works everywhere; no faster than it is read."""
+    """Feeds `reader` from a pipe, no faster than it is read. It uses a thread of its own, which works on every
+    system."""
 
     def __init__(self, descriptor: int, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -138,7 +140,7 @@ class PipeSource(asyncio.ReadTransport):
 
 
 class PipeWriter:
-    """Writes to a pipe without waiting for who reads it; `give_up` is told why nothing more is sent."""
+    """Writes to a pipe without waiting for its reader; `give_up` is told why nothing more is sent."""
 
     def __init__(self, pipe: int, loop: asyncio.AbstractEventLoop, give_up: Callable[[str], None]) -> None:
         self._pipe, self._loop, self._give_up = pipe, loop, give_up

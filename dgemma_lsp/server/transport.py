@@ -45,13 +45,13 @@ CLIENT_WATCH_S = 2.0
 """Seconds between looks at whether the client's process still lives."""
 
 _MOST_REQUESTS = 1000
-"""So many requests may be without an answer; no editor has that many."""
+"""Most requests that may be unanswered at once; no editor needs so many."""
 
 _FLUSH_S = 0.5
 """How long the end of a connection may wait for the client to read the last answers."""
 
 _INTERRUPTED = 130
-"""The exit code of who was interrupted."""
+"""The exit code of an interrupted process."""
 
 _CANCELLED = types.LSPErrorCodes.ServerCancelled.value
 _EXPECTED = (types.LSPErrorCodes.ContentModified.value, types.LSPErrorCodes.RequestFailed.value)
@@ -260,8 +260,8 @@ def serve_tcp(server: StrictServer, hosts: Sequence[str], port: int, token: str)
 def _run(server: StrictServer, serving: Coroutine[Any, Any, int]) -> NoReturn:
     """Run to its end, stop the server's work, and end the process, whatever its other threads do.
 
-    Nothing is waited for: neither a thread that reads from a disk that does not answer, nor one that computes. The
-    interpreter would wait for the first, and abort for the second.
+    No thread is waited for. One may read from a disk that does not answer, and another may compute. At its own end the
+    interpreter would wait for the first one, and abort because of the second one.
     """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)

@@ -1,8 +1,8 @@
-"""The one thread that owns the model. Threads and deadlines live here and nowhere else.
+"""The one thread that owns the model, and the deadlines of its work.
 
-A job is a generator of ever better answers, and stopping to read it stops the work. The newest keystroke of a
-document wins; whoever replaces or drops a job settles it, so that nothing is left unanswered. All methods are
-for the event loop's thread.
+A job is a generator of ever better answers. To stop reading it stops the work. The newest keystroke of a document wins.
+Whoever replaces or drops a job settles it, so that every request is answered. All methods are for the event loop's
+thread.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Model = TypeVar("Model")
 Result = TypeVar("Result")
 Answer = Suggestion | NoSuggestion
 Steps = Generator[Result | NoSuggestion, None, None]
-"""Yields the best answer so far after each denoising step."""
+"""Yields the best answer so far after each pass."""
 
 
 class Lane(IntEnum):
-    """Who waits for the answer. Of the waiting jobs the lowest lane goes first, within a lane the oldest."""
+    """Who waits for the answer. The lowest lane runs first, and within a lane the oldest job."""
 
     COMMAND = 0
-    """Asked for by the user: replaced by the same question in the same place only."""
+    """Asked for by the user; replaced only by the same question in the same place."""
     KEYSTROKE = 1
     """Replaced by any newer command or keystroke in the same document."""
     BACKGROUND = 2
@@ -82,10 +82,10 @@ class Worker(Generic[Model]):
     ) -> Result | NoSuggestion:
         """The last answer of `steps`, or the latest one when `budget_s` seconds of work have passed.
 
-        Waits `delay_s` seconds for something newer, then queues. Only commands wait for the model to load.
-        Background work is dropped as soon as anybody asks for anything, in any document. A job with a `place` replaces
-        the document's earlier one of that place, whether it waits or runs: nobody wants that any more.
-        Raises what `steps` raises. When the caller is cancelled, the work stops after its current step.
+        Waits `delay_s` seconds for something newer, then queues. Only commands wait for the model to load. Background
+        work is dropped as soon as there is any other request, in any document. A job with a `place` replaces the
+        document's earlier job of that place, whether it waits or runs. Raises what `steps` raises. If the caller is
+        cancelled, the work stops after its current step.
         """
         if lane is not Lane.BACKGROUND:
             self.supersede(document)
@@ -150,7 +150,7 @@ class Worker(Generic[Model]):
             self._queue[job.lane].pop(job, None)
 
     def _emptied(self) -> list[_Job[Model]]:
-        """All that waits, no longer waiting. The lock is held."""
+        """Empty the queue and return its jobs. The lock is held."""
         jobs = [job for waiting in self._queue.values() for job in waiting]
         for waiting in self._queue.values():
             waiting.clear()
@@ -234,7 +234,7 @@ class _Job(Generic[Model]):
 
 
 def _as_exception(error: BaseException) -> Exception:
-    """What a caller may be given. A panic in a library written in Rust is no `Exception`; no thread may die of one."""
+    """The error as an `Exception`. A panic in a Rust library is not one, and must not end the thread."""
     return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
 
 
@@ -248,6 +248,6 @@ def _settle(future: asyncio.Future[Any], outcome: object) -> None:
 
 
 def _call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: object) -> None:
-    """Call on the loop's thread; a loop that is closed has nobody waiting."""
+    """Call on the loop's thread; does nothing if the loop is closed."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(callback, *arguments)

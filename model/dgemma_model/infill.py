@@ -1,14 +1,14 @@
 """The face of the model: load a checkpoint, fill holes, judge texts. All it takes and gives is plain data (request.py).
 
-A fill's path: request and policy become a plan (`plan`), the excerpt a prompt (the checkpoint's `PromptFormat`), which
-is encoded after what is cached of it (`prompt_cache`). Then the plan's way writes:
+A fill's path: request and policy become a plan (`plan`). The excerpt becomes a prompt (the checkpoint's
+`PromptFormat`). Of the prompt, only what is not cached is encoded (`prompt_cache`). Then the plan's way writes:
 
-- `verified` writes what the causal head would write token by token, with drafts to take fewer passes; of a line,
-  `line_choice` considers other texts, too;
-- `denoised` denoises one canvas with all the holes;
+- `verified` writes what the causal head would write token by token; drafts save passes. For a line, `line_choice`
+  also considers other texts.
+- `denoised` denoises one canvas with all the holes.
 - `width_search` denoises canvases of several widths, for checkpoints that were not trained to end a hole.
 
-Drafts come out as they are made, within the time asked for (`time_budget`).
+Drafts are yielded as they are made, within the time that the request allows (`time_budget`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CACHE_BYTES = {"cpu": 128 * 2**20, "cuda": 2 * 2**30}
 
 
 NEW_CHARS = 16_000
-"""Text elsewhere that a fill reads when it sees it for the first time, in code points: some 20 ms."""
+"""Most code points of new project text that one fill indexes; this takes some 20 ms."""
 
 
 class Infiller:
@@ -62,8 +62,8 @@ class Infiller:
         cache_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`products` is the dtype of the operands of matrix products (`served.ServedNetwork`), `cache_bytes` how
-        much may be kept of prompts; `clock` tells seconds."""
+        """`products` is the dtype of the operands of matrix products (`served.ServedNetwork`). `cache_bytes` bounds the
+        keys and values of prompts that are kept. `clock` tells seconds."""
         self._checkpoint = checkpoint.served(products)
         network = self._checkpoint.network
         self._tokenizer = checkpoint.format.vocabulary.tokenizer
@@ -119,8 +119,8 @@ class Infiller:
         yield from drafts
 
     def review(self, excerpt: Excerpt, span: str, min_nats: float = review.DOUBT_NATS) -> list[Doubt]:
-        """Tokens of `span`, which stands in the (single) hole of `excerpt`, that one noiseless pass strongly disagrees
-        with: by at least `min_nats`.
+        """Tokens of `span`, the text in the (single) hole of `excerpt`, with which one noiseless pass disagrees by at
+        least `min_nats`.
 
         Raises:
             InfillError: the excerpt has several holes, or the device failed.
@@ -154,11 +154,11 @@ class Infiller:
         return self._policy.verify and (self._policy.copy_weight > 0 or self._policy.reads_project)
 
     def index_ahead(self, texts: Sequence[str]) -> None:
-        """Read `FillRequest.project_text` ahead, all of it; a fill itself reads only a little that is new."""
+        """Index all of `FillRequest.project_text` now; a fill itself indexes only a little new text."""
         self._project.read(texts)
 
     def considered(self, request: FillRequest) -> list[ScoredText]:
-        """What the judge is told of each text for the (single) hole of one line, the model's own first.
+        """What the judge knows of each text for the (single) hole of one line, the model's own text first.
 
         Raises:
             InfillError: see `fill`.
@@ -218,7 +218,7 @@ class Infiller:
     def _written(
         self, opened: OpenPrompt, excerpt: Excerpt, plan: FillPlan, project: Sequence[IndexedText], copy_weight: float
     ) -> Iterator[Draft]:
-        """What the causal head writes, mixed with copies by their weight."""
+        """What the causal head writes; copies are mixed in by `copy_weight`."""
 
         def start() -> tuple[CopyModel, list[Drafter]]:
             copy_model = CopyModel(
@@ -245,7 +245,7 @@ class Infiller:
     def _line_choice(
         self, opened: OpenPrompt, request: FillRequest, plan: FillPlan, project: Sequence[IndexedText]
     ) -> LineChoice | None:
-        """Who chooses among texts for a line; None where the likeliest is taken."""
+        """What chooses among texts for a line; None if the likeliest text is taken."""
         if not plan.chooses_line or self._policy.judge is None:
             return None
         return self._choice(opened, request, plan, project, Judge(self._policy.judge))
@@ -291,7 +291,7 @@ class Infiller:
             yield replace(draft, done=True)
 
     def _fill_one_by_one(self, request: FillRequest) -> Iterator[Draft]:
-        """Each hole from left to right, with what is filled before it as text and without the holes after it."""
+        """Fill each hole from left to right. Earlier fills are text to it, and later holes are left out."""
         excerpt = request.excerpt
         between = (*excerpt.between, "")
         done = [Draft(("",), 0, tokens=((),))] * excerpt.hole_count
@@ -319,7 +319,7 @@ class Infiller:
 
     @contextmanager
     def _opened(self, excerpt: Excerpt) -> Iterator[OpenPrompt]:
-        """The excerpt's prompt, and what is cached of it. What fails on the device becomes an `InfillError`."""
+        """The excerpt's prompt and its cached beginning. Errors of the device become an `InfillError`."""
         prompt = self._checkpoint.format.encode(excerpt, self.prompt_tokens)
         try:
             with self._caches.borrowed(prompt.ids) as cached:

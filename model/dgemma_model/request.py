@@ -1,7 +1,6 @@
 """What is asked of the model and what it answers: plain data, no torch.
 
-`Infiller` (infill.py) takes these and gives these, so that everything above it can be tested, and could one
-day live in another process, without a tensor in sight.
+`Infiller` (infill.py) takes and gives these values only. So everything above it can be tested without tensors.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """What the model will see of a file, in text: `prefix HOLE between[0] HOLE between[1] ... HOLE suffix`.
+    """The text that the model sees of a file: `prefix HOLE between[0] HOLE between[1] ... HOLE suffix`.
 
-    One hole, the usual case, has no `between`. Cut by `excerpt.cut`, in serving and training alike.
+    With one hole, the usual case, `between` is empty. `excerpt.cut` makes it, in serving and in training.
     """
 
     prefix: str
@@ -32,7 +31,7 @@ class Excerpt:
     between: tuple[str, ...] = ()
     language: str = "python"
     file_name: str = ""
-    """Shown to checkpoints that are asked in words."""
+    """Used by chat prompts only."""
 
     @property
     def hole_count(self) -> int:
@@ -41,8 +40,7 @@ class Excerpt:
 
 
 class InfillError(Exception):
-    """A fill that cannot be done, or that the device failed at; the message is for users. The next one may well
-    succeed."""
+    """A fill cannot be done, or the device failed; the message is for users. The next fill may succeed."""
 
 
 Drafting = Literal["none", "copied", "denoised", "both"]
@@ -58,8 +56,8 @@ class FillRequest:
 
     excerpt: Excerpt
     project_text: tuple[str, ...] = ()
-    """The rest of the file and of the project, as far as it may say how this file goes on; the nearest last, and
-    never what stood in the holes. Only checkpoints that copy (`Policy.copy_weight`) make use of it."""
+    """Text to copy from: the rest of the file, and other files; the nearest last. It never has the former text of the
+    holes. Only checkpoints whose policy copies or reads the project use it (`Infiller.uses_project_text`)."""
     one_line: bool = False
     """Every hole ends at its first newline."""
     max_tokens: int = 96
@@ -67,13 +65,13 @@ class FillRequest:
     candidates: int = 1
     """How many different texts are wanted for the (single) hole; `Draft.candidates` has them, best first."""
     start: tuple[str, ...] | None = None
-    """What stands in the holes now, to be repaired rather than written anew."""
+    """The holes' present texts, to be repaired rather than written anew."""
     noise_level: float = 1.0
-    """Share of `start` that is drawn again, 0 to 1; what holds up among the rest stays."""
+    """Share of `start` that becomes noise, 0 to 1. The rest stays where the network agrees with it."""
     budget_ms: float | None = None
-    """Time from the first pass behind the prompt; when it is over, the draft at hand is the last one."""
+    """Milliseconds from the first pass after the prompt. Then the next draft is the last one."""
     max_denoising_steps: int | None = None
-    """A verified fill with none at all is read token by token."""
+    """Most denoising steps of a canvas. 0 disables drafts: a verified fill then decodes token by token."""
     entropy_bound: float | None = None
     verify: bool | None = None
     drafting: Drafting | None = None
@@ -99,11 +97,11 @@ class Doubt:
 
     start: int
     end: int
-    """Where it stands in the text, in code points."""
+    """Its place in the text, in code points."""
     nats: float
-    """How much more likely the model finds what it would put."""
+    """How much more likely the model finds its own token."""
     instead: str
-    """What it would put."""
+    """The model's own token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ class DraftToken:
     confidence: float
     """Probability of the shown token, 0 to 1."""
     settled: bool
-    """Accepted by the sampler or verified; otherwise it is noise that will be drawn again."""
+    """True if the sampler accepted it or it was verified; otherwise it is noise and will be drawn again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +127,7 @@ class Draft:
     """Passes of the network so far (decoder steps plus causal passes); 0 while the prompt is being read."""
     done: bool = False
     complete: bool = False
-    """The model ended every hole itself; False means the text was cut by a limit or by stopping early."""
+    """Every hole has come to its end; False means that a limit or an early stop cut the text."""
     score: float = float("-inf")
     """Mean log-probability per token of the holes' text, in nats; of a line that was judged, the log-probability that
     it is right, shared out among as many tokens as a line usually has (`judge`). Higher is more certain."""

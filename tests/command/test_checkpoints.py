@@ -21,7 +21,7 @@ def world(tmp_path: Path) -> TinyWorld:
 
 @pytest.fixture
 def filled_world(world: TinyWorld) -> TinyWorld:
-    """With the row pulled and converted, forms of a file elsewhere, a pull that was interrupted, and a damaged one."""
+    """With the row pulled and converted, forms of a file outside the store, an interrupted pull, and a damaged one."""
     assert world.run("pull", NAME, "--from", world.folder / "published" / FILE).returncode == 0
     (world.file.parent / "converted" / "x86").mkdir(parents=True)
     (world.file.parent / "converted" / "x86" / "weights.safetensors").write_bytes(bytes(2_000_000))

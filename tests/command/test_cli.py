@@ -85,7 +85,7 @@ def test_a_number_that_is_none_is_named(file: Path, where: str) -> None:
 
 
 def test_options_before_the_command_are_not_ignored(file: Path) -> None:
-    assert_says(invoke("--checkpoint", tiny_checkpoint(), "fill", f"{file}:4:9"), "options go behind the command")
+    assert_says(invoke("--checkpoint", tiny_checkpoint(), "fill", f"{file}:4:9"), "options go after the command")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_an_address_that_others_reach_and_a_token_that_others_read_are_refused(t
     (tmp_path / "token").write_text("a token that all can read")
     (tmp_path / "token").chmod(0o644)
     assert_says(invoke("--tcp", "127.0.0.1:7777", "--token-file", tmp_path / "token"), "chmod 600")
-    assert_says(invoke("--insecure-listen", "check"), "options go behind the command")
+    assert_says(invoke("--insecure-listen", "check"), "options go after the command")
 
 
 def missing(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""Several texts read behind one prompt in one pass: what each would give alone."""
+"""Several texts read after one prompt in one pass: what each would give alone."""
 
 from __future__ import annotations
 

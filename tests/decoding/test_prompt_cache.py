@@ -34,13 +34,13 @@ PLENTY = 2**30
 
 
 def anew(network: Network, ids: list[int]) -> Tensor:
-    """Logits behind `ids`, nothing re-used."""
+    """Logits after `ids`, with nothing reused."""
     with torch.inference_mode():
         return network.logits(network.encode(torch.tensor([ids]), Cache())[0, -1])
 
 
 def read(caches: PromptCaches, ids: list[int]) -> Tensor:
-    """Logits behind `ids`, whatever is cached re-used."""
+    """Logits after `ids`, reusing whatever is cached."""
     with caches.borrowed(ids) as cached:
         for _ in cached.read_most_of(ids):
             pass

@@ -47,7 +47,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def batched(cache: Cache, batch: int) -> Cache:
-    """One prompt behind several canvases."""
+    """One prompt for several canvases."""
     wide = Cache()
     wide.length = cache.length
     pairs = [cache.layer(index) for index in range(len(NETWORK.layers))]

@@ -107,7 +107,7 @@ def test_pinned_text_is_untouched_in_every_step() -> None:
 
 
 def criterion(infiller: Infiller, excerpt: Excerpt, texts: tuple[str, ...]) -> tuple[float, float]:
-    """The mean log-probability of the holes' tokens, and that averaged with the tokens behind, from one fresh pass."""
+    """The mean log-probability of the holes' tokens, and its average with the tokens after them, from one new pass."""
     written = infiller._checkpoint.format
     prompt = written.encode(excerpt, 1024)
     ids, own = list(prompt.ids), list[int]()

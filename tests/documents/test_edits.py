@@ -56,7 +56,7 @@ def test_what_is_rebased_leads_to_the_text_that_was_suggested(
 @pytest.mark.parametrize(
     ("suggestion", "newer", "expected"),
     [
-        # Nothing typed, one letter typed, a bracket that the suggestion re-types still stands after the cursor.
+        # Nothing typed, one letter typed; a bracket that the suggestion re-types is still after the cursor.
         (suggested("x = |", "value"), "x = |", Edit(4, 4, "value")),
         (suggested("x = |", "value"), "x = v|", Edit(5, 5, "alue")),
         (suggested("f(|)", "a, b)", covers=1), "f(a|)", Edit(3, 4, ", b)")),
@@ -80,7 +80,7 @@ def test_typing_along(suggestion: Suggestion, newer: str, expected: Edit) -> Non
     ("suggestion", "newer"),
     [
         (suggested("x = |", "value"), "x = w|"),  # another letter
-        (suggested("x = |", "value"), "x =| "),  # the cursor is elsewhere
+        (suggested("x = |", "value"), "x =| "),  # the cursor is at another place
         (suggested("x = |", "value"), "x =|"),  # deleted
         (suggested("x = |", "value"), "x = value|"),  # nothing left
         (suggested("x = |", "value"), "x = valuev|"),  # too much

@@ -19,7 +19,7 @@ def shape(snapshot: Snapshot) -> str:
 
 
 def assert_same(found: Snapshot, expected: Snapshot) -> None:
-    """The same tree; of a text that does not parse, tree-sitter may find its way back elsewhere the second time."""
+    """The same tree. In a text that does not parse, tree-sitter may recover at another place the second time."""
     assert found.tree is not None and expected.tree is not None
     assert found.tree.data == expected.tree.data
     if not expected.tree.tree.root_node.has_error:

@@ -338,7 +338,7 @@ def test_a_cache_cannot_be_cropped_to_what_it_does_not_hold(length: int) -> None
 
 @torch.no_grad()
 def test_several_canvases_behind_one_prompt_are_as_good_as_each_alone() -> None:
-    """Training puts them side by side, each behind a prefix of its own length."""
+    """Training puts them side by side, each after a prefix of its own length."""
     network = random_network(tiny_config(sliding_window=64))
     prompt, canvases, starts = ids(1, 12), [ids(1, 4, seed=6), ids(1, 4, seed=7)], (5, 12)
     number = torch.arange(8) // 4
@@ -385,7 +385,7 @@ def test_gradients_reach_every_weight_that_is_used() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 5, CAUSAL_CHUNK + 3])
 def test_attention_on_a_processor_equals_that_on_a_gpu(tokens: int) -> None:
-    """On CPUs attention is written out; elsewhere the fused kernel does the same."""
+    """On CPUs attention is written out; on other devices the fused kernel gives the same."""
     queries, keys, values = (torch.randn(2, heads, tokens, 8) for heads in (4, 2, 2))
     fused = partial(F.scaled_dot_product_attention, queries, keys, values, scale=1.0, enable_gqa=True)
     allowed = torch.rand(2, 1, tokens, tokens) < 0.5

@@ -136,7 +136,7 @@ def test_several_holes() -> None:
 
 
 def further(marked: str, budget: ExcerptBudget = MORE) -> str:
-    """What stands before the text next to the cursor."""
+    """The notes before the text next to the cursor."""
     offset = marked.index("▮")
     snapshot = parsed(Snapshot("file:///a", 1, "python", marked.replace("▮", ""), offset))
     with_more = context.view(snapshot, budget=budget).excerpt.prefix

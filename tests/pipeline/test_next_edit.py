@@ -22,7 +22,7 @@ URI = "file:///project/module.py"
 
 
 def left(text: str, old: str, new: str) -> str:
-    """The text with every place marked that is left behind."""
+    """The text with every place marked that still has the old name."""
     tree = syntax.parse("python", text)
     assert tree is not None
     for start, end in reversed(left_behind(tree, old, new)):

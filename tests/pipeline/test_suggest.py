@@ -58,7 +58,7 @@ def answers(
 
 
 def shown(answer: Suggestion | NoSuggestion) -> str:
-    """The text with the suggestion in it and the cursor behind it, or the reason's name."""
+    """The text with the suggestion in it and the cursor after it, or the reason's name."""
     if isinstance(answer, NoSuggestion):
         return answer.name
     edit = answer.edit

@@ -199,13 +199,13 @@ def test_a_copied_bracket_closes_one_that_is_open(before: str, *, closes: bool) 
         ("y = load(path, mode)\nx = load(▮, mode)\n", ["path"]),
         ("y = load(path, mode)\nx = load(▮)\n", ["path, mode"]),
         ("a = self.go(bar(1), 2)\nb = self.go(▮)\n", ["bar(1), 2"]),
-        ("x = go(first(a + b))\ny = go(▮ + 1)\n", []),  # what is behind the hole stands in a bracket there
+        ("x = go(first(a + b))\ny = go(▮ + 1)\n", []),  # there, the text after the hole is in a bracket
         ("return self.items[0]\nif x:\n    return sel▮\n", ["f.items[0]"]),
         ("return a.b\nx = a.c\nreturn a.c\n    return a.▮\n", ["c", "b"]),  # the oftener, then the nearer
         ("    return old\nbegin\n    return▮\n", []),  # one word before the hole
         ("x = 1\ny = 2\n▮\n", []),
         ("(x)\n(▮)\n", []),  # only signs before the hole
-        ("x.y()\nx.y(▮)\n", []),  # nothing stands there
+        ("x.y()\nx.y(▮)\n", []),  # nothing is there
         ("▮", []),
     ],
 )

@@ -325,6 +325,6 @@ async def test_a_ping_is_answered_while_the_model_works(session: LanguageClient,
     editor = Editor(session, "x = ")
     running = editor.request()
     await model.standing()
-    assert await editor.silence() is None  # an answer, while the model stands still
+    assert await editor.silence() is None  # an answer, while the model is held
     await model.release()
     assert texts(await asyncio.wait_for(running, TIMEOUT_S)) == ["value"]

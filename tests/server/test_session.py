@@ -241,7 +241,7 @@ def test_shutdown_during_a_fill(own_wire: Wire) -> None:
     own_wire.request("shutdown", None)
     assert own_wire.error(running) == -32800
     own_wire.notify("exit", None)
-    assert own_wire.exit_code() == 0  # although the model still stands at its step
+    assert own_wire.exit_code() == 0  # although the model is still held at its step
 
 
 def test_exit_while_the_model_loads() -> None:

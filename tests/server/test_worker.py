@@ -22,7 +22,7 @@ def answer(number: int) -> Suggestion:
 
 
 class Model:
-    """Counts what is done with it, and stands still at each step until it may go on."""
+    """Counts what is done with it, and waits at each step until it may go on."""
 
     def __init__(self) -> None:
         self.threads: set[threading.Thread] = set()
@@ -103,7 +103,7 @@ async def test_newest_wins_and_every_other_is_settled(worker: Worker[Model], mod
     tasks = [keystroke(worker, model.held(3))]
     await model.standing()
     tasks += [keystroke(worker, model.counting(n)) for n in range(1, 20)]
-    # All but the last are answered while the model still stands at the first step of the first.
+    # All but the last are answered while the model is still at the first step of the first.
     assert await asyncio.gather(*tasks[:-1]) == [NoSuggestion.SUPERSEDED] * 19
     assert not tasks[-1].done()
     model.let_go_on()
@@ -370,7 +370,7 @@ async def test_stopping_ends_the_running_job_after_its_step_and_settles_the_wait
     await model.standing()
     waiting = command(worker, model.counting(1))
     await asyncio.sleep(0)
-    assert not worker.stop(0.0)  # it stands at its step
+    assert not worker.stop(0.0)  # it is held at its step
     assert await waiting is NoSuggestion.CANCELLED
     model.let_go_on()
     assert worker.stop(TIMEOUT_S)

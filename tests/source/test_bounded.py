@@ -85,7 +85,7 @@ def test_it_is_not_tried_again_until_it_is_shorter(monkeypatch: pytest.MonkeyPat
         assert (await trees.parsed(snapshot(CODE[:-9]))).tree is not None
 
     asyncio.run(check())
-    assert tries == [len(CODE), len(CODE), len(CODE) - 9]  # the first one on the loop, and then elsewhere
+    assert tries == [len(CODE), len(CODE), len(CODE) - 9]  # the first one on the loop, and then on another thread
     tries.clear()
     last = syntax.LastTree()
     assert [last.update("python", text, 0) is None for text in (CODE, CODE + "x", CODE[:-9])] == [True, True, False]

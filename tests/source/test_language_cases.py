@@ -4,7 +4,7 @@ A heading is `kind: what it is about`, with these kinds; `▮` is the cursor:
 
 - `fill WHAT`: what is filled there (a `FillKind`, or the reason for filling nothing); `(comments)` and `(strings)`
   after WHAT say that these are filled, too;
-- `scopes`: `»` stands at the beginning of each enclosing scope;
+- `scopes`: `»` marks the beginning of each enclosing scope;
 - `errors N`: how many places do not parse;
 - `outline`: code, then its imports and `name: signature` of what it defines;
 - `suggest`: code, what the model writes, and the text that is offered or the reason for none; `(incomplete)` says that

@@ -42,7 +42,7 @@ def objected(marked: str, new: str, *, may_be_newer: bool = False) -> bool:
         ("def f():\n    while ▮\n", "a b:", True),
         ("@cached\n▮\n@other\ndef f(): ...\n", "def g():", True),
         ("@cached\n▮\n@other\ndef f(): ...\n", "@third", False),
-        # whatever is wrong elsewhere
+        # whatever is wrong at other places
         ("def broken(:\n\nx = ▮\n", "f(a)", False),
         ("f(a,\n  ▮\n\ndef g():\n    return 1\n", "b,", False),
         ("x = ▮\n\n\ndef broken(:\n    pass\n", "f(a)", False),

@@ -1,4 +1,4 @@
-"""Arguments, fields and attributes that are there twice. `▮` stands around an edit."""
+"""Arguments, fields and attributes that are there twice. `▮` marks both ends of an edit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions about trees. `▮` is the cursor; in `check_scopes`, `»` stands at each expected start."""
+"""Questions about trees. `▮` is the cursor; in `check_scopes`, `»` marks each expected start."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from dgemma_model.infill import Infiller
 
 
 def default_weights() -> Path:
-    """The default checkpoint's file. Where it is missing, the test fails in CI and is skipped elsewhere."""
+    """The default checkpoint's file. If it is missing, the test fails in CI and is skipped on other machines."""
     with patch.dict(os.environ, {"DGEMMA_CHECKPOINTS": str(USERS_STORE)}):
         there = store.stored(catalogue.DEFAULT)
     if there is None:

@@ -89,7 +89,7 @@ def test_a_rest_of_line_begins_behind_something(cutter: HoleCutter) -> None:
 
 @pytest.mark.parametrize("cutter", CUTTERS)
 def test_an_expression_parses_in_parentheses_and_a_statement_as_code(cutter: HoleCutter) -> None:
-    """But for what only stands in calls and definitions: keyword arguments, parameters, types."""
+    """Except for what occurs in calls and definitions only: keyword arguments, parameters, types."""
     whole = 0
     for hole in holes("expression", cutter):
         piece = cutter.text[hole.start : hole.end]

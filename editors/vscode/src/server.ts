@@ -217,7 +217,7 @@ export class Server implements vscode.Disposable {
     const process = spawn(command, args, { cwd: homedir(), stdio: 'pipe', windowsHide: true });
     run.process = process;
     createInterface({ input: process.stderr }).on('line', (line) => this.note(line));
-    process.stdin.on('error', () => undefined); // its end is noticed elsewhere
+    process.stdin.on('error', () => undefined); // the client notices that the connection ended
     return new Promise((resolve, reject) => {
       process.once('error', reject);
       process.once('spawn', () => resolve({ reader: process.stdout, writer: process.stdin, detached: true }));

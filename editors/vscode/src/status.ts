@@ -1,4 +1,4 @@
-/** The language status item, and the menu behind it. */
+/** The language status item, and its menu. */
 import * as vscode from 'vscode';
 import type { Server } from './server';
 import { wantedLanguages } from './settings';

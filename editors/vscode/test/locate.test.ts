@@ -36,7 +36,7 @@ test('a setting that leads nowhere is said, and nothing else is started', () => 
   assert.equal(said, "'/gone/dgemma-lsp' was not found; correct the setting dgemma.server.path, an absolute path, or clear it");
 });
 
-test('a path that depends on where one stands is none', () => {
+test('a path that depends on the current folder is none', () => {
   assert.match(found(['dgemma-lsp', 'bin/dgemma-lsp'], { setting: 'bin/dgemma-lsp' }), /absolute path/);
 });
 

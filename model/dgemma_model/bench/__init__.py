@@ -1,1 +1,1 @@
-"""Times of the networks and of fills on this machine, beside those of transformers."""
+"""Times of the networks and of fills on this machine, compared with those of transformers."""

@@ -71,7 +71,7 @@ def warm_fills(directory: Path | None, device: torch.device, repeats: int) -> di
 
 
 def written_fills(directory: Path | None, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Fills of up to `WRITTEN` tokens behind a cached prompt, in turns: milliseconds a token, and tokens a pass."""
+    """Fills of up to `WRITTEN` tokens after a cached prompt, in turns: milliseconds a token, and tokens a pass."""
     infiller = Infiller.load(None if directory is None else str(directory), str(device))
     found: dict[str, dict[str, list[float]]] = {name: {"ms": [], "tokens": [], "passes": []} for name in WRITTEN_WAYS}
     for number, (excerpt, elsewhere) in enumerate(places(repeats, 4 * WRITTEN)):

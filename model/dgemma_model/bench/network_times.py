@@ -41,37 +41,37 @@ class _Ours:
         self.network.encode(prompt, self.cache)
 
     def encode(self, prompt: Tensor) -> object:
-        """The prompt, with the scores of the token behind it."""
+        """Encode a prompt, and score the token after it."""
         return self.network.logits(self.network.encode(prompt, Cache())[:, -1:])
 
     def encode_more(self, tokens: int) -> object:
-        """So many tokens behind the cached prompt."""
+        """Encode `tokens` tokens after the cached prompt."""
         self.cache.crop(self._prompt.shape[1])
         found = self.network.logits(self.network.encode(self._prompt[:, :tokens], self.cache)[:, -1:])
         self.cache.crop(self._prompt.shape[1])
         return found
 
     def step(self, canvas: Tensor, logits: Tensor) -> object:
-        """A denoising step behind the cached prompt, given the scores of the step before."""
+        """A denoising step after the cached prompt, given the scores of the step before."""
         network = self.network
         return network.logits(network.decode(canvas, self.cache, expected=network.mean_embedding(logits.softmax(-1))))
 
     def fill(self, prompt: Tensor, tokens: int) -> None:
-        """Encode a prompt and denoise a canvas behind it."""
+        """Encode a prompt and denoise a canvas after it."""
         cache = Cache()
         self.network.encode(prompt, cache)
         self._denoise(cache, tokens)
 
     def fill_cached(self, tokens: int) -> None:
-        """Denoise a canvas behind the cached prompt."""
+        """Denoise a canvas after the cached prompt."""
         self._denoise(self.cache, tokens)
 
     def write(self, prompt: Tensor, tokens: int) -> None:
-        """Encode a prompt and write behind it token by token, greedily, with the cache."""
+        """Encode a prompt and write after it token by token, greedily, with the cache."""
         self._write(Cache(), prompt, tokens)
 
     def write_cached(self, tokens: int) -> None:
-        """Write token by token behind the cached prompt, whose last token is read again."""
+        """Write token by token after the cached prompt, whose last token is read again."""
         self.cache.crop(self._prompt.shape[1] - 1)
         self._write(self.cache, self._prompt[:, -1:], tokens)
         self.cache.crop(self._prompt.shape[1])
@@ -109,11 +109,11 @@ class _Transformers:
         return self._model.model.encoder(input_ids=prompt)
 
     def step(self, canvas: Tensor, logits: Tensor) -> object:
-        """A denoising step behind the cached prompt, given the scores of the step before."""
+        """A denoising step after the cached prompt, given the scores of the step before."""
         return self._model(decoder_input_ids=canvas, past_key_values=self._cache, self_conditioning_logits=logits)
 
     def fill(self, prompt: Tensor, tokens: int) -> object:
-        """`generate()`: encode a prompt and denoise a canvas behind it."""
+        """`generate()`: encode a prompt and denoise a canvas after it."""
         self._model.config.canvas_length = tokens
         return self._model.generate(
             prompt,
@@ -174,7 +174,7 @@ def compare(directory: Path | None, device: torch.device, repeats: int) -> dict[
 
 
 def _in_turn(fill: Callable[[Tensor, int], object], prompts: list[Tensor], tokens: int) -> Work:
-    """A fill behind another one of the prompts each time."""
+    """A fill of another prompt each time."""
     following = itertools.cycle(prompts)
     return lambda: fill(next(following), tokens)
 

@@ -45,7 +45,7 @@ def weight_bytes(config: NetworkConfig) -> int:
 
 @torch.inference_mode()
 def measure_shape(config: NetworkConfig, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Decoder steps of a network of random weights on a GPU, beside the time that reading its weights takes.
+    """Times of decoder steps of a network with random weights on a GPU, and the time that reading its weights takes.
 
     Raises:
         BenchError: `device` is no GPU, or has too little memory.

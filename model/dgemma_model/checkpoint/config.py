@@ -21,7 +21,7 @@ from dgemma_model.request import Drafting
 
 @dataclass(frozen=True, slots=True)
 class SamplerConfig:
-    """The published sampler's knobs and their published values (facts: generation_config.json of the checkpoint)."""
+    """The published sampler's settings, with the values of the published `generation_config.json`."""
 
     max_denoising_steps: int = 48
     entropy_bound: float = 0.1
@@ -71,28 +71,30 @@ class Policy:
     name: str = ""
     noise: Literal["uniform", "mask"] = "uniform"
     denoises: bool = True
-    """It was trained to denoise canvases; otherwise every fill is read causally, whatever is asked for."""
+    """It was trained to denoise canvases. If not, every fill is written causally, whatever the request asks for."""
     ends_by_rules: bool = False
-    """Its fills do not end by themselves: they end where they come to what follows the hole (decoding/fill_end.py)."""
+    """Its fills do not end by themselves. They are ended where they reach the text after the hole
+    (decoding/fill_end.py)."""
     ends: tuple[float, ...] | None = None
-    """Weights of the probe that tells where its fills end (decoding/end_probe.py); None where they say so."""
+    """Weights of the probe that tells where its fills end (decoding/end_probe.py); None without a probe."""
     reads_project: bool = False
-    """Texts of the project are drafts and candidates for its fills even where they do not change what it writes."""
+    """Project text gives drafts and candidates for its fills, even if copies do not change what it writes."""
     verify: bool = False
-    """Check drafts with the causal head and re-draft from the first disagreement."""
+    """Write as the causal head does: check drafts with it, and draft again from the first disagreement."""
     drafting: Drafting = "copied"
     """Where the drafts of a verified fill come from."""
     renoise: bool = False
-    """Draw positions of a fill that is not verified again where the causal head disagrees."""
+    """In unverified fills, re-noise positions where the causal head disagrees."""
     together: bool = True
     """Fill several holes in one canvas rather than one after the other."""
     copy_weight: float = 0.0
-    """How much verified fills trust copies from the prompt (copying.py): 0 not at all, 1 by its table."""
+    """How much copies change the probabilities of verified fills, 0 to 1 (project/copy_model.py). With 0, copies are
+    drafts only."""
     draft_steps: int = 1
     """Denoising steps of a draft that will be verified."""
     canvas_lengths: tuple[int, ...] = (64, 128, 256)
     hole_widths: tuple[int, ...] = (4, 8, 16, 32, 64)
-    """Widths of a hole, in tokens, that are tried side by side where a checkpoint was not trained to end holes."""
+    """Widths of a hole, in tokens, that are tried side by side if the checkpoint was not trained to end holes."""
     prompt_tokens: int = 1024
     languages: tuple[str, ...] | None = None
     """Languages it knows; None for all."""

@@ -44,7 +44,7 @@ def placed(name: str, value: Tensor, device: torch.device, dtype: torch.dtype) -
 
 
 WORKING_SHARE = 0.05
-"""Of the weights' size, for activations and the cache, beside them."""
+"""Share of the weights' size that is needed in addition, for activations and the cache."""
 
 
 def free_memory(device: torch.device) -> int | None:

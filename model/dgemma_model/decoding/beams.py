@@ -1,7 +1,7 @@
 """The likeliest texts of one line under the causal head alone, by beam search: all beams take one pass a token.
 
-The tokens of the beams are nodes of a tree behind the prompt, in one row of the cache; a pass reads the newest ones,
-each of which sees the prompt and its own beam.
+The tokens of the beams are nodes of a tree after the prompt, in one row of the cache. A pass reads the newest nodes.
+Each of them sees the prompt and its own beam.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from dgemma_model.decoding.constraint import ids_in_line
 from dgemma_model.decoding.prompt_cache import OpenPrompt
 
 BEAMS, LONGEST = 3, 8
-"""Texts, and tokens of each, at most (LOG.md)."""
+"""Texts, and tokens of each, at most (log/archive.md)."""
 
 
 class _Beam(NamedTuple):
     log_probability: float
     ids: tuple[int, ...]
     nodes: tuple[int, ...]
-    """Of its tokens, the prompt's last one first, but without the newest."""
+    """The nodes of its tokens, first that of the prompt's last token, without the newest token."""
     forced: bytes
-    """Healed bytes still to be said."""
+    """Healed bytes that are not written yet."""
 
 
 @torch.inference_mode()
 def search(opened: OpenPrompt, *, beams: int = BEAMS) -> Iterator[list[str]]:
-    """Yield after each pass what is known of the likeliest texts, the likeliest first; the last list is whole, with at
-    most `beams` texts. All but the last token of the prompt must be cached; what is cached stays as it is."""
+    """Yield the likeliest texts known after each pass, the likeliest first; the last list is complete.
+
+    A list has at most `beams` texts. All but the last token of the prompt must be cached; the cache stays as it is.
+    """
     cached, prompt, vocabulary = opened.cached, opened.prompt, opened.vocabulary
     cache, kept, before = cached.cache, cached.cache.length, len(prompt.ids) - 1
     tokenizer, never, ends = vocabulary.tokenizer, vocabulary.never, list(vocabulary.line_ends)

@@ -19,11 +19,11 @@ from dgemma_model.request import Candidate, Draft, DraftToken, InfillError
 def next_token_logits(
     cached: CachedPrompt, ids: list[int], rows: Sequence[Sequence[int]]
 ) -> tuple[Tensor, list[list[int]]]:
-    """Logits [N, V] of what follows the prompt `ids` and each token of each row, from one pass; and of each row, which
-    of them these are, [len(row) + 1].
+    """Next-token logits [N, V] after the prompt `ids` and after each token of each row, from one pass. Also, for each
+    row, the indices of its logits, [len(row) + 1].
 
-    The rows are the branches of a tree behind the prompt: what several begin with is read once, and each token sees its
-    own branch (Miao et al., arXiv 2305.09781). All but the last of `ids` must be cached; what is cached stays as it is.
+    The rows are branches of a tree after the prompt: a common beginning is read once, and each token sees its own
+    branch (Miao et al., arXiv 2305.09781). All but the last of `ids` must be cached; the cache stays as it is.
 
     Raises:
         InfillError: the rows are longer than the model's context has room for.
@@ -62,10 +62,9 @@ def next_token_logits(
 
 
 def fill_log_probabilities(opened: OpenPrompt, texts: Sequence[str], *, one_line: bool = False) -> list[Tensor]:
-    """Log-probabilities, in nats, of each text's tokens and of its end behind the prompt; what healing forces does not
-    count.
+    """Log-probabilities, in nats, of each text's tokens and of its end after the prompt.
 
-    The end is end-of-text, or with `one_line` a line break as well.
+    Tokens that healing forces are left out. The end is end-of-text, or with `one_line` a line break as well.
     """
     prompt, tokenizer = opened.prompt, opened.vocabulary.tokenizer
     healed = prompt.forced.decode("utf-8", "replace")
@@ -83,8 +82,8 @@ def fill_log_probabilities(opened: OpenPrompt, texts: Sequence[str], *, one_line
 
 
 def ranked(opened: OpenPrompt, plan: FillPlan, draft: Draft, others: Sequence[str]) -> Draft:
-    """The likeliest, as a whole, of a finished draft of one hole and `others`; with the best of all as `candidates`
-    where the plan wants several."""
+    """The likeliest text among a finished draft of one hole and `others`; with the best ones as `candidates` if the
+    plan wants several."""
     texts = list(dict.fromkeys([draft.text, *filter(None, others)]))
     if len(texts) == 1 and plan.candidates == 1:
         return draft

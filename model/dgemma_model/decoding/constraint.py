@@ -1,4 +1,4 @@
-"""What may be said: the healed text first, then anything but special tokens other than end-of-text."""
+"""Which tokens may be written: the healed text first, then all but special tokens; end-of-text is allowed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dgemma_model.prompt.tokenizer import Tokenizer
 
 
 class Constraint:
-    """Keeps what is to be written in line with the healed text that must come first, position by position; for
-    `is_indent_settled` see `EncodedPrompt`."""
+    """Restricts logits, position by position, to texts that begin with the healed text. For `is_indent_settled` see
+    `EncodedPrompt`."""
 
     def __init__(self, vocabulary: FillVocabulary, forced: bytes, *, is_indent_settled: bool = False) -> None:
         self._tokenizer, self._forced = vocabulary.tokenizer, forced
@@ -21,8 +21,8 @@ class Constraint:
         self._never = vocabulary.never
 
     def apply(self, logits: Tensor) -> Tensor:
-        """[B, L, V], the first of which begins the fill -> the same with -inf for special tokens, and certainty along
-        the healed text."""
+        """Change logits [B, L, V] in place: -inf for special tokens, and certainty along the healed text. Position 0
+        begins the fill."""
         logits[..., self._never] = -torch.inf
         logits[..., self._tokenizer.vocab_size :] = -torch.inf  # a network may know more ids than its tokenizer
         for row in logits if self._forced else ():
@@ -38,8 +38,8 @@ class Constraint:
 
 
 def ids_in_line(tokenizer: Tokenizer, forced: bytes, *, is_indent_settled: bool) -> Sequence[int]:
-    """The ids that may come while `forced` is still to be said: those that begin it, or go beyond it, but not with
-    more blanks where it is an indentation that is settled."""
+    """The ids that may come next while `forced` is not written yet: those that begin it or go beyond it. If it is a
+    settled indentation, ids that add blanks to it are left out."""
     ids = tokenizer.ids_starting(forced)
     if not is_indent_settled:
         return ids
@@ -53,5 +53,5 @@ def best_allowed(logits: Tensor, allowed: Sequence[int]) -> int:
 
 
 def remaining_forced(forced: bytes, ids: list[int], tokenizer: Tokenizer) -> bytes:
-    """What of the healed text is still to be said behind `ids`."""
+    """The part of the healed text that is not written yet after `ids`."""
     return forced[sum(len(tokenizer.token_bytes[i]) for i in ids) :]

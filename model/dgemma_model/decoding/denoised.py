@@ -1,8 +1,8 @@
 """Denoised fills: the holes are regions of one canvas, the text between them is pinned, and every step gives a draft.
 
-The canvas is as wide as what is asked for (the rest of a line, a line, more) and grows while the end of a hole is not
-reached: a single hole goes on with a fresh canvas behind the first, as published for long texts; of several holes,
-those that are too narrow are widened. Candidates are rows of a batch over one cache.
+The first canvas is as wide as what is asked for: the rest of a line, a line, or more. As long as a hole has not ended,
+it grows. A single hole gets another canvas after the first one, as published for long texts. Of several holes, those
+that are too narrow are widened. Candidates are rows of a batch over one cache.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ RENOISE_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class PartialNoise(Noise):
-    """Noise that never falls on what is kept: such a position holds its token until the network says otherwise."""
+    """Noise that spares kept tokens: such a position holds its token until the network replaces it."""
 
     ids: Tensor | None = None
-    """[1, L] or [B, L] int64: the tokens that are kept, -1 elsewhere."""
+    """[1, L] or [B, L] int64: the kept tokens, and -1 at all other positions."""
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Noise ids, and the kept ones where there are such."""
@@ -101,7 +101,7 @@ class DenoisedFill:
             yield replace(self._latest, step=self._passes)
 
     def _go_on(self, cache: Cache) -> None:
-        """Put the canvas behind the prompt, and begin another."""
+        """Append the canvas to the prompt, and begin another one."""
         if cache is self._cached.cache:
             self._cached.append(self._best[0].tolist(), last=0)
         else:
@@ -132,7 +132,7 @@ class DenoisedFill:
             kept = self._kept(layout, found)
 
     def _as_it_stands(self) -> Iterator[Draft]:
-        """What is to be repaired, as a draft, where a pass has looked at it."""
+        """The text to repair, as a draft, if a pass has read it."""
         if self._plan.start is not None and self._passes:
             self._latest = replace(self._latest, texts=self._plan.start, step=self._passes)
             yield self._latest
@@ -173,7 +173,7 @@ class DenoisedFill:
                 return
 
     def _counted_positions(self, best: Tensor, layout: Layout, forced: bytes) -> Tensor:
-        """[B, L] bool: the positions of holes up to the end of each; what stands behind it does not matter."""
+        """[B, L] bool: the positions of each hole up to its end; positions after that do not matter."""
         is_read = torch.zeros(best.shape, dtype=torch.bool)
         for row, ids in enumerate(best.tolist()):
             for number, hole in enumerate(layout.hole_slices):
@@ -187,7 +187,8 @@ class DenoisedFill:
         return is_read.to(best.device)
 
     def _renoise(self, cache: Cache, layout: Layout) -> Iterator[Draft]:
-        """Draw again, as long as there are such, the positions at which the causal head would write something else."""
+        """Denoise again the positions at which the causal head would write something else, as long as there are
+        such."""
         end = self._vocabulary.end_id
         for _ in range(RENOISE_ROUNDS if self._plan.candidates == 1 else 0):
             written, best = self._written[0].tolist(), self._best[0].tolist()
@@ -257,7 +258,7 @@ class DenoisedFill:
         return next((length for length in lengths if length >= wanted), lengths[-1])
 
     def _start(self) -> list[list[int] | None]:
-        """What stands in each hole, ended, as ids; None where nothing is known."""
+        """The present text of each hole and its end, as ids; None if nothing is known."""
         texts = self._plan.start
         if texts is None or self._plan.noise_level >= 1.0:
             return [None] * self._excerpt.hole_count
@@ -268,7 +269,7 @@ class DenoisedFill:
         return [[*ids, self._vocabulary.end_id] for ids in encoded]
 
     def _kept(self, layout: Layout, found: Sequence[list[int] | None]) -> Tensor:
-        """[1, L]: the tokens known of each hole, -1 elsewhere."""
+        """[1, L]: the known tokens of each hole, and -1 at all other positions."""
         kept = torch.full((1, len(layout.ids)), -1, device=self._cached.device)
         for hole, ids in zip(layout.hole_slices, found, strict=True):
             if ids is not None:

@@ -1,7 +1,7 @@
-"""Who proposes tokens for the next pass to check, and whether that pays.
+"""Drafters propose tokens for the next pass to check.
 
-What is accepted is what the causal head would have written, so drafts change how many passes a fill takes, never its
-text.
+A token is accepted only if the causal head would have written it. So drafts change how many passes a fill takes, and
+never its text.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dgemma_model.project.copy_model import PromptCopies
 from dgemma_model.request import DraftToken
 
 TRUSTED_MATCH = 2
-"""A copy after a match of so many tokens goes before a denoised draft."""
+"""A copy is preferred to a denoised draft if at least so many tokens before it match."""
 WORTHWHILE_GAIN = 2
-"""Tokens that a denoised draft must have saved for another one to be made: it costs a pass, about one token's time."""
+"""Tokens that a denoised draft must have saved for another one to be made; a draft costs a pass."""
 MISSES = 2
 """After so many passes that agreed with nothing of a denoised draft, the rest of it is dropped."""
 
@@ -33,7 +33,7 @@ class Proposal(NamedTuple):
 
     ids: list[int]
     trust: float = 0.0
-    """By which proposals of several drafters are compared: how many of the last tokens a copy matches."""
+    """How many of the last tokens a copy matches; proposals of several drafters are compared by it."""
 
 
 class TextSoFar(Protocol):
@@ -41,7 +41,7 @@ class TextSoFar(Protocol):
 
     ids: list[int]
     forced: bytes
-    """Healed bytes still to be said."""
+    """Healed bytes that are not written yet."""
     is_indent_settled: bool
 
     @property
@@ -53,15 +53,15 @@ class Drafter(Protocol):
     """Proposes what may come next in a fill."""
 
     def at_hand(self) -> Proposal:
-        """What it would propose now, for nothing; no ids where it has nothing to say."""
+        """The proposal that it has now, without a pass; without ids if it has none."""
 
     def passes(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
-        """Spend passes of the network on a new draft, where those have paid lately; yields what to show after each
-        pass. The last token of `text` is not cached yet."""
+        """Spend passes of the network on a new draft, if drafts have paid lately. Yields what to show after each pass.
+        The last token of `text` is not cached yet."""
 
     def checked(self, written: int, agreed: int | None) -> None:
-        """So many tokens were written in a pass, so many of them as it proposed (None where another's proposal was
-        read)."""
+        """Learn from a pass: how many tokens it wrote, and how many of them agreed with this drafter's proposal (None
+        if another drafter's proposal was checked)."""
 
 
 class CopyDrafter:
@@ -77,19 +77,19 @@ class CopyDrafter:
         return Proposal(ids, match)
 
     def passes(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
-        """None: copies cost nothing."""
+        """Nothing: copies need no pass."""
         return iter(())
 
     def checked(self, written: int, agreed: int | None) -> None:
-        """Nothing to learn: the next copy is as good as its match."""
+        """Nothing: a copy is judged by its match."""
 
 
 @dataclass
 class CanvasDrafter:
-    """Proposes what one canvas of the same network says when it is denoised.
+    """Proposes the text of one denoised canvas of the same network.
 
-    A draft costs a pass or more, so another one is made only while the last one saved more than it cost. What is left
-    of it after a disagreement is tried again, for nothing.
+    A draft costs a pass or more, so another one is made only if the last one saved more than it cost. After a
+    disagreement the rest of the draft is proposed again, which costs nothing.
     """
 
     checkpoint: Checkpoint
@@ -143,7 +143,7 @@ class CanvasDrafter:
 def drafters_for(
     plan: FillPlan, checkpoint: Checkpoint, opened: OpenPrompt, sampling: Sampling, copies: PromptCopies
 ) -> list[Drafter]:
-    """The drafters that a plan asks for; none of them for a fill that is read token by token."""
+    """The drafters that a plan asks for; none for a fill that decodes token by token."""
     found: list[Drafter] = []
     if plan.drafting in ("copied", "both"):
         found.append(CopyDrafter(copies))

@@ -1,8 +1,8 @@
-"""Where a middle ends, told by the writer itself: a logistic model of what it would write next and how the text lies.
+"""Finds where a fill ends: a logistic model of what the writer would write next, and of the shape of the text.
 
-A writer that has unlearnt to say that it ends still knows it. Inside a line, wherever brackets are level, it is asked
-whether it would go on with the suffix. At the end of a line the line below the hole is read as a draft: how likely is
-it to come next? The weights are fitted by `train/fit_ends.py`.
+Some instruction-tuned models do not end their fills, but their probabilities still show where the end is. Inside a
+line, wherever brackets are level, the model asks whether the writer would go on with the suffix. At the end of a line,
+the line below the hole is read as a draft: how likely is it to come next? `train/fit_ends.py` fits the weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ END_FIGURES = 24
 NEXT_TOKENS = 8
 """Tokens of the line below the hole that are read at the end of each line."""
 _LONGEST_HEAD = 24
-"""Bytes of the text behind the hole whose beginnings are compared with what would be written next."""
+"""Bytes of the text after the hole whose beginnings are compared with what would be written next."""
 _LEAST = -20.0
 """The least log-probability, in nats, that counts."""
 
@@ -38,7 +38,7 @@ class EndPlace:
 
 
 class EndFigures:
-    """What is known, of one hole, of the places where it may end."""
+    """The figures of the places where one hole may end."""
 
     def __init__(self, prefix: str, suffix: str, vocabulary: FillVocabulary) -> None:
         self._end = FillEnd.of(prefix, suffix, one_line=False)
@@ -47,7 +47,7 @@ class EndFigures:
         self._ends = list(vocabulary.ends)
         self._heads = _heads(vocabulary.tokenizer.ids_by_bytes, suffix)
         self.next_ids = vocabulary.tokenizer.encode(self._end.next_line)[:NEXT_TOKENS] if not self._end.rest else []
-        """What the line below the hole begins with; nothing where the hole ends inside a line."""
+        """The first tokens of the line below the hole; none if the hole ends inside a line."""
 
     def place(self, text: str) -> EndPlace | None:
         """Where the hole may end now that `text` is written; None if it may not."""
@@ -61,14 +61,15 @@ class EndFigures:
         return EndPlace("line_end", len(stripped) + blank.find("\n")) if blank.endswith("\n") else None
 
     def said(self, spoken: np.ndarray) -> list[float]:
-        """Of the log-probabilities [V] of the next token: that the fill ends, the likeliest, and that of the tokens
-        that the suffix begins with."""
+        """Three log-probabilities from those of the next token, [V]: that the fill ends, of the likeliest token, and
+        that the suffix begins."""
         suffix = float(np.logaddexp.reduce(spoken[self._heads])) if self._heads else _LEAST
         return [float(np.logaddexp.reduce(spoken[self._ends])), float(spoken.max()), suffix]
 
     def of(self, text: str, said: Sequence[float], below: np.ndarray) -> list[float]:
-        """The `END_FIGURES` figures of a text. `said` is what `said` gives; `below` [n, 2] are log-probabilities of the
-        first n of `next_ids`, one after the other, and of what is likeliest instead of each."""
+        """The `END_FIGURES` figures of a text. `said` is what the method of that name returns. `below` [n, 2] has the
+        log-probabilities of the first n of `next_ids`, one after the other, and of the likeliest token at each
+        place."""
         ends, best, suffix = (max(value, _LEAST) for value in said)
         stripped = text.rstrip()
         last = (self._line_before + stripped).rpartition("\n")[2]
@@ -106,7 +107,7 @@ class EndFigures:
 
 
 class EndProbe:
-    """Tells of one hole whether it ends."""
+    """Decides whether the text of one hole ends."""
 
     def __init__(self, weights: Sequence[float], figures: EndFigures) -> None:
         """`weights` [2 * END_FIGURES]: those for ends of lines, then those for places inside a line."""
@@ -115,14 +116,13 @@ class EndProbe:
         self._figures = figures
 
     def draft(self, text: str) -> list[int]:
-        """What has to be read behind `text` before `cut` is asked whether it ends there."""
+        """The tokens that must be read after `text` before `cut` can decide whether it ends there."""
         place = self._figures.place(text)
         return self._figures.next_ids if place is not None and place.kind == "line_end" else []
 
     def cut(self, text: str, spoken: np.ndarray, drafted: Sequence[int]) -> int | None:
-        """How much of `text` belongs in the hole if it ends here; None where it goes on. `spoken` [1 + n, V] are the
-        log-probabilities of what would be written next, and behind each of the tokens that are `drafted`, of which
-        there are n."""
+        """The length of `text` that belongs into the hole if it ends here; None if it goes on. `spoken` [1 + n, V] are
+        the log-probabilities of the next token, and of the token after each of the n `drafted` ones."""
         place = self._figures.place(text)
         if place is None:
             return None
@@ -134,7 +134,7 @@ class EndProbe:
 
 
 def _heads(ids: dict[bytes, int], text: str) -> list[int]:
-    """The tokens that `text` may begin with, but for a single space."""
+    """The tokens that `text` may begin with, without a single space."""
     data = text.encode("utf-8", "replace")[:_LONGEST_HEAD]
     heads = (data[:size] for size in range(1, len(data) + 1))
     return [ids[head] for head in heads if head in ids and head != b" "]

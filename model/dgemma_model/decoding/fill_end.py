@@ -1,7 +1,7 @@
-"""Where a fill ends that does not end by itself: where it comes to what follows the hole.
+"""Ends fills that do not end by themselves, where they reach the text after the hole. No torch.
 
-Instruction tuning has unlearnt some writers to stop: they write the middle, then the suffix once more, then whatever
-may come after it. So the text is compared with the suffix while it is written. No torch.
+Some instruction-tuned models do not stop: they write the middle, then the suffix again, then whatever may follow. So
+the text is compared with the suffix while it is written.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _QUOTES = "\"'`"
 
 @dataclass(frozen=True, slots=True)
 class FillEnd:
-    """What follows the hole, as far as it tells where a fill ends."""
+    """The text after the hole, as far as it tells where a fill ends."""
 
     rest: str
     """The rest of the hole's last line, without blanks around it."""
@@ -33,8 +33,8 @@ class FillEnd:
         return cls(rest.strip(), next_line, prefix[prefix.rfind("\n") + 1 :], one_line)
 
     def cut(self, text: str) -> int | None:
-        """How much of `text`, which is written in the hole, belongs there, once it has come to what follows the hole;
-        None as long as it has not."""
+        """The length of `text` that belongs into the hole, once the text has reached what follows the hole; None until
+        then."""
         if "\n" in text and self.repeats(text):
             return 0
         line_start = text.rfind("\n") + 1

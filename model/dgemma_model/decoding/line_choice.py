@@ -19,27 +19,27 @@ from dgemma_model.project.texts_between import TextBetween, occurrences, texts_b
 from dgemma_model.request import Candidate, Draft, DraftToken, Excerpt
 
 SIMILAR_LINES, TEXTS_BETWEEN = 4, 2
-"""Lines from elsewhere, and texts between the same words, that are considered."""
+"""How many similar lines, and how many texts between the same words, are considered."""
 
 
 LITTLE_ELSEWHERE = 4_000
-"""Code points elsewhere, beyond the prompt, that make a project."""
+"""Code points of project text, at least, for the judge to choose a whole line."""
 
 
 _LONGEST = 300
-"""Code points of a text from elsewhere, at most."""
+"""Most code points of a text from the project."""
 
 
 Surroundings = tuple[str, str, Sequence[IndexedText]]
-"""What stands before the hole, behind it, and elsewhere."""
+"""The text before the hole, the text after it, and the project text."""
 
 
 @dataclass(frozen=True, slots=True)
 class LineCandidates:
-    """What may be missing in a line."""
+    """Texts that may fill a line."""
 
     written: Sequence[str]
-    """By the model."""
+    """Written by the model."""
     similar: Sequence[SimilarLine] = ()
     """The most similar first."""
     between: Sequence[TextBetween] = ()
@@ -49,7 +49,7 @@ class LineCandidates:
 
 
 def readings(opened: OpenPrompt, texts: LineCandidates, around: Surroundings) -> list[ScoredText]:
-    """What is known of each of `texts` for a line, none twice; all are read in one pass."""
+    """What is known of each of `texts` for a line; none comes twice. One pass reads all of them."""
     places = {line.text: (place, line.likeness) for place, line in enumerate(texts.similar)}
     ranks = {each.text: (place, each.closeness) for place, each in enumerate(texts.between)}
     alone = {text: place for place, text in enumerate(texts.beams)}
@@ -82,16 +82,16 @@ def readings(opened: OpenPrompt, texts: LineCandidates, around: Surroundings) ->
 
 
 def is_line_begun(excerpt: Excerpt) -> bool:
-    """Whether something stands on the line of the (single) hole."""
+    """Whether the line of the (single) hole has other text."""
     return bool((excerpt.prefix.rpartition("\n")[2] + excerpt.suffix.partition("\n")[0]).strip())
 
 
 def judged(draft: Draft, options: Sequence[ScoredText], judge: Judge, plan: FillPlan, *, knows_project: bool) -> Draft:
-    """The text that is most likely right of a finished draft of one line and all `options`, of which it is one; with
-    the best of all as `candidates` where the plan wants several.
+    """The draft with the text that is most likely right among `options`, which include its own; with the best ones as
+    `candidates` if the plan wants several.
 
-    The judge knows projects. Where there is next to nothing beside the prompt (not `knows_project`), whole lines are
-    left to the causal head.
+    The judge was fitted to projects. Without `knows_project` there is hardly any project text, and the causal head
+    chooses instead.
     """
     best, *_ = ordered = sorted(
         options, key=lambda each: -(judge.log_odds(each) if knows_project else each.log_probability)
@@ -149,7 +149,7 @@ class LineChoice:
 
     @property
     def knows_project(self) -> bool:
-        """Whether there is enough beside the prompt for the judge to go by."""
+        """Whether there is enough project text for the judge to choose."""
         return is_line_begun(self.excerpt) or self.project_chars >= LITTLE_ELSEWHERE
 
     def _options(self, written: Sequence[str], alone: Sequence[str]) -> list[ScoredText]:

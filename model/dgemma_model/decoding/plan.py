@@ -1,6 +1,6 @@
-"""How one request is filled: all that the request, the checkpoint's policy and its sampler say, resolved once.
+"""How one request is filled: what the request, the checkpoint's policy and its sampler say, resolved once.
 
-The ways to fill see a plan and a prompt, and nothing of families or of who asked.
+The ways to fill see a plan and a prompt. They do not know the family, nor who asked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Way = Literal["by_width", "one_by_one", "verified", "denoised"]
 
 @dataclass(frozen=True, slots=True)
 class FillPlan:
-    """One fill. Fields that `FillRequest` and `Policy` have, too, are described there."""
+    """How one fill is done. Fields of the same name in `FillRequest` and `Policy` are described there."""
 
     way: Way
     """`verified`: what the causal head would write, with drafts; `denoised`: one canvas with all the holes;
@@ -50,7 +50,7 @@ class FillPlan:
 
 
 def plan_for(request: FillRequest, policy: Policy, sampler: SamplerConfig, *, ends_holes: bool) -> FillPlan:
-    """What is asked for goes before the policy; `ends_holes` is that of the checkpoint's `PromptFormat`."""
+    """The plan for a request, which overrides the policy. `ends_holes` is that of the checkpoint's `PromptFormat`."""
     steps, holes = request.max_denoising_steps, request.excerpt.hole_count
     together = policy.denoises and (policy.together if request.together is None else request.together)
     verify = policy.verify if request.verify is None else request.verify

@@ -1,8 +1,8 @@
 """Keys and values of prompts, kept from fill to fill.
 
-A prompt is found again by its tokens, never by a name: whatever has the longest common beginning with a new prompt is
-re-used, so that a keystroke costs the tokens it changed. Exact beyond the sliding window, because caches keep
-everything (network.py). One `PromptCaches` belongs to one network.
+A prompt is found again by its tokens, never by a name. The one with the longest common beginning is reused, so that a
+keystroke costs the tokens that it changed. This is exact beyond a sliding window, too, because caches keep all tokens
+(network/cache.py). One `PromptCaches` belongs to one network.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PREFILL_CHUNK = 256
 
 
 class CachedPrompt:
-    """Tokens with their keys and values, behind which fills are written."""
+    """Tokens with their keys and values; fills are written after them."""
 
     def __init__(self, network: CodeNetwork, cache: Cache, ids: list[int]) -> None:
         self.network = network
@@ -41,7 +41,7 @@ class CachedPrompt:
 
     @torch.inference_mode()
     def append(self, ids: Sequence[int], last: int | None = None) -> Tensor:
-        """Encode `ids` behind what is cached; next-token logits [n, V] of the `last` ones, of all by default.
+        """Encode `ids` after the cached ones. Returns next-token logits [n, V] of the `last` ones, of all by default.
 
         Raises:
             InfillError: an id is outside the network's vocabulary, or there is no position left for it.
@@ -56,7 +56,7 @@ class CachedPrompt:
         return self.network.logits(hidden[0, len(ids) - (len(ids) if last is None else last) :])
 
     def room(self, ids: Sequence[int]) -> int:
-        """How many tokens the model's context holds behind `ids`."""
+        """How many tokens the model's context holds after `ids`."""
         return self.network.context_length - len(ids)
 
     def crop(self, length: int) -> None:
@@ -65,7 +65,8 @@ class CachedPrompt:
         del self.ids[length:]
 
     def read_most_of(self, ids: Sequence[int]) -> Iterator[None]:
-        """Encode what is missing of `ids`, a chunk at a time, but for the last chunk: its pass is the fill's own."""
+        """Encode what is missing of `ids`, a chunk at a time, except the last chunk, which the fill's first pass
+        reads."""
         while len(ids) - len(self.ids) > PREFILL_CHUNK:
             self.append(ids[len(self.ids) :][:PREFILL_CHUNK], last=0)
             yield
@@ -79,14 +80,14 @@ class CachedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class OpenPrompt:
-    """A prompt that fills go on from: its ids, what is cached of them, and how its fills are read."""
+    """A prompt in use: its ids, its cache, and how its fills are read."""
 
     cached: CachedPrompt
     prompt: EncodedPrompt
     vocabulary: FillVocabulary
 
     def rewind(self) -> None:
-        """Forget what was written after the prompt, all of which stays cached."""
+        """Forget what was written after the prompt; all of the prompt stays cached."""
         self.cached.crop(len(self.prompt.ids))
 
     def rewind_before_last(self) -> None:
@@ -110,10 +111,10 @@ class PromptCaches:
 
     @contextmanager
     def borrowed(self, ids: Sequence[int]) -> Iterator[CachedPrompt]:
-        """A cached beginning of `ids`, the longest there is, without the last token (its logits are wanted).
+        """The longest cached beginning of `ids`, without the last token, whose logits are wanted.
 
-        Nobody else gets it meanwhile; it is kept afterwards, with whatever was appended, unless an error passed
-        through: then nothing is kept, for who knows what a failing device wrote.
+        No other caller gets it meanwhile. Afterwards it is kept with whatever was appended. After an error nothing is
+        kept, because a failing device may have written anything.
         """
         prompt = self._take(ids)
         try:

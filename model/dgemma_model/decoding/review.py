@@ -1,4 +1,4 @@
-"""What the network thinks of a text that is there already, from one noiseless pass over each canvas of it."""
+"""Which tokens of an existing text the network disagrees with, from one noiseless pass over each canvas of it."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class CanvasStep:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """What a position holds that nothing is known about: any token at all, or one mask token."""
+    """What a position without a known token holds: a random token, or the mask token."""
 
     vocab_size: int
     mask_id: int | None = None
@@ -64,7 +64,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class LogitReading:
-    """What one look at the logits of N positions gives, [N] each."""
+    """What is read from the logits of N positions; each [N]."""
 
     best: Tensor
     confidence: Tensor
@@ -76,7 +76,7 @@ BLOCK = 64
 """Tokens that are summed up before any of them is looked at: finding a token among blocks, then in its block, takes a
 fraction of the time that a search over the vocabulary takes."""
 READ_AT_ONCE = 1 << 24
-"""Scores that are read together; bounds what a large vocabulary takes beside its logits."""
+"""Most scores that are read together; it bounds the memory that a large vocabulary takes in addition to its logits."""
 
 
 def read_logits(logits: Tensor, uniform: Tensor) -> LogitReading:
@@ -119,7 +119,7 @@ def accept_and_renoise(sampled: Tensor, entropy: Tensor, noise: Tensor, entropy_
     """Accept the positions of lowest entropy while the entropy summed over those before each is within
     `entropy_bound` (nats).
 
-    All [B, L]. Returns the next canvas, samples where accepted and noise elsewhere, and the accepted mask.
+    All [B, L]. Returns the next canvas (samples at accepted positions, noise at all others) and the accepted mask.
     """
     ordered, order = torch.sort(entropy, dim=-1)
     within = ordered.cumsum(dim=-1) - ordered <= entropy_bound
@@ -143,7 +143,7 @@ def denoise(
     generator: torch.Generator,
     constrain: Callable[[Tensor], Tensor] = lambda logits: logits,
 ) -> Iterator[CanvasStep]:
-    """Denoise `canvas` [B, L] behind the cached prompt for at most `max_denoising_steps` steps; stop reading to stop.
+    """Denoise `canvas` [B, L] after the cached prompt for at most `max_denoising_steps` steps; stop reading to stop.
 
     Positions where `pinned` [B, L] is True keep their token: they are certain, cost no entropy, and self-conditioning
     sees them as they are. Scores are computed only where some row is to be denoised: `constrain` maps the logits of

@@ -1,7 +1,7 @@
 """When a canvas is done. A stop rule is a small frozen object with one method.
 
-Rules look at the positions of holes only: pinned text and the end-of-text behind a fill are certain from the start,
-and would make any canvas look finished.
+Rules look at the positions of holes only. Pinned text and the end-of-text after a fill are certain from the start, and
+would make any canvas look finished.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ LOOP_TOKENS, LOOP_PERIOD, LOOP_ROUNDS = 24, 8, 4
 
 
 def is_looping(ids: Sequence[int]) -> bool:
-    """Whether a text read token by token has run into a loop, which a small model does not leave by itself."""
+    """Whether a text has run into a loop, which a small model does not leave by itself."""
     for period in range(1, LOOP_PERIOD + 1):
         size = max(LOOP_TOKENS, period * LOOP_ROUNDS)
         tail = ids[-size:]

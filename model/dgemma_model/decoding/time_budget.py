@@ -1,4 +1,4 @@
-"""A fill within a time budget: the draft at hand when it is over is the last one, cut where it parses. No torch."""
+"""Fills within a time budget: when it is over, the present draft is the last one, cut where it parses. No torch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MOST_CUTS = 24
 def within_budget(
     drafts: Iterator[Draft], budget_ms: float, excerpt: Excerpt, clock: Callable[[], float]
 ) -> Iterator[Draft]:
-    """`drafts` until `budget_ms` milliseconds have passed since the first pass behind the prompt; `clock` gives
+    """Yield `drafts` until `budget_ms` milliseconds have passed since the first pass after the prompt; `clock` tells
     seconds.
 
-    The budget ends with the first draft after it is spent, so at most one pass late, and never without a draft.
+    The first draft after that is the last one. So a fill ends at most one pass late, and always with a draft.
     """
     started = clock()
     for draft in drafts:
@@ -35,7 +35,7 @@ def within_budget(
 def cut_where_it_parses(draft: Draft, excerpt: Excerpt) -> Draft:
     """`draft` with each text cut back, as little as possible, so that the excerpt has the fewest errors.
 
-    An unfinished text is one that a later step might have made right; what parses of it is of use now.
+    A later step might have completed an unfinished text. The part of it that parses is of use now.
     """
     texts = list(draft.texts)
     for hole, text in enumerate(texts):

@@ -1,8 +1,9 @@
-"""Verified fills: lossless speculation. The text is exactly what the causal head, mixed with copies from the prompt
-(`copy_weight`), writes token by token; drafts only decide how many passes that takes.
+"""Verified fills: lossless speculative decoding.
 
-A pass reads the last written token and a draft after it; what the head would have written itself is kept, its own
-token is taken at the first disagreement (Leviathan et al., arXiv 2211.17192, with greedy choices).
+The text is exactly what the causal head writes token by token; with a `copy_weight`, copies are mixed into its
+probabilities. Drafts only change how many passes that takes. A pass reads the last written token and a draft after it.
+Tokens of the draft are kept as long as the head agrees; at the first disagreement the head's own token is taken
+(Leviathan et al., arXiv 2211.17192, with greedy choices).
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ def fill(
     end: FillEnd | None = None,
     probe: EndProbe | None = None,
 ) -> Iterator[Draft]:
-    """Yield a draft after each pass; the last one is whole. A beginning of the prompt is cached. `start` makes a fresh
-    copy model and drafters that may look at it; `end` and `probe` tell where a text ends that does not end by itself.
+    """Yield a draft after each pass; the last one is complete.
 
-    A text that begins with the line below the hole is written again with another first token, once.
+    A beginning of the prompt is cached. `start` makes a new copy model, and drafters that may read it. `end` and
+    `probe` end texts that do not end by themselves. A text that begins with the line below the hole is written once
+    more, with another first token.
     """
     passes, avoided = 0, None
     while True:
@@ -65,7 +67,7 @@ def fill(
 
 
 def _written(opened: OpenPrompt, text: CausalText, drafters: Sequence[Drafter], passes: int) -> Iterator[Draft]:
-    """Write `text` behind the prompt, after so many passes for others."""
+    """Write `text` after the prompt; `passes` were made before."""
     cached, prompt = opened.cached, opened.prompt
     pending = prompt.ids[len(cached.ids) :]
     while not text.is_finished:
@@ -95,7 +97,7 @@ def _limit(opened: OpenPrompt, plan: FillPlan) -> int:
 
 
 def _best(drafters: Sequence[Drafter]) -> tuple[Proposal, Drafter | None]:
-    """The most trusted proposal, and whose it is; of equals, the first."""
+    """The most trusted proposal and its drafter; the first of equals."""
     proposals = [(drafter.at_hand(), drafter) for drafter in drafters]
     return max(proposals, key=lambda each: each[0].trust, default=(Proposal([]), None))
 
@@ -122,7 +124,7 @@ class CausalText:
         self.ids: list[int] = []
         self.forced = prompt.forced
         self._healed = len(prompt.forced)
-        """Healed bytes still to be said."""
+        """The number of healed bytes."""
         self.is_indent_settled = prompt.is_indent_settled
         self._bytes = 0
         self.written = 0
@@ -137,7 +139,7 @@ class CausalText:
         """Where the text ends by the rules of `end`, or as `probe` says, once it has come there."""
         self._probe, self._avoided, self._alternative = probe, avoided, alternative
         self.asked: list[int] = []
-        """What the probe wants read behind the text before it is asked again whether that ends."""
+        """The tokens that must be read after the text before the probe is asked again whether it ends."""
         self.first: int | None = None
         """The first token that was not forced."""
         self._said = list[tuple[int, float]]()
@@ -162,10 +164,10 @@ class CausalText:
         return self.limit - self.written + len(self.forced)
 
     def take(self, logits: Tensor, drafted: list[int]) -> int:
-        """Write the next token, and those behind it as long as the draft foretold them; how many it did. Nothing is
-        written behind the place where the probe says that the text ends, or where it wants to read first.
+        """Write the next token, and further ones as long as the draft agrees; returns how many tokens it agreed on.
+        Nothing is written after a place where the probe ends the text, or where it must read first.
 
-        `logits` [len(drafted) + 1, V] are of what follows the last written token, and each drafted one.
+        `logits` [len(drafted) + 1, V] are those after the last written token and after each drafted one.
         """
         with THREADS.chosen(len(logits)):
             scores = logits.log_softmax(-1)
@@ -190,8 +192,8 @@ class CausalText:
     def _choose(self, spoken: Callable[[int], float], best: int, ending: float) -> tuple[int, float]:
         """The next token and its log-probability: the head's distribution, mixed with what copies suggest.
 
-        `spoken` gives the head's log-probability of a token, `best` is the likeliest, and `ending` the log-probability
-        that the fill ends: all that ends it is one outcome, end-of-text.
+        `spoken` gives the head's log-probability of a token, and `best` is its likeliest token. `ending` is the
+        log-probability that the fill ends: all tokens that end it count as one, end-of-text.
         """
         end, ends, best_value = self._vocabulary.end_id, frozenset[int](), spoken(best)
         allowed: Sequence[int] | None = None

@@ -1,11 +1,11 @@
 """Fills of checkpoints that were not trained to end a hole: several widths side by side, and the best is kept.
 
-Each width is a row of one batch of canvases over the same cached prompt. Rows are compared after PILL (facts: the
-training-free part of `Hsu1023/PILL`): half the mean log-probability of the holes' own tokens, half that of the first
-tokens of what follows them. Both are means, so that long fills are not punished for their length; the second half is
-what notices a fill that stops too early or too late, because then the suffix comes as a surprise. The judge is the
-causal head of the same weights: its probabilities are exact, and comparable over widths, which those of the denoiser
-are not. That this picks well is a hypothesis until published weights have been tried.
+Each width is a row of one batch of canvases over the same cached prompt. Rows are compared as in PILL (the
+training-free part of `Hsu1023/PILL`): half the mean log-probability of the holes' own tokens, and half that of the
+first tokens after them. Both are means, so that long fills are not punished for their length. The second half notices a
+fill that stops too early or too late, because the suffix is then unlikely. The causal head of the same weights
+compares: its probabilities are exact and comparable over widths, and those of the denoiser are not. Whether this picks
+well is not known until published weights have been tried.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dgemma_model.prompt.format import Layout
 from dgemma_model.request import Draft, DraftToken, Excerpt
 
 LEAD_TOKENS = 4
-"""How many tokens behind the last hole count in the comparison."""
+"""How many tokens after the last hole count in the comparison."""
 
 
 @dataclass(frozen=True, slots=True)

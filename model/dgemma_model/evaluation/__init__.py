@@ -1,1 +1,1 @@
-"""What an evaluation reads and judges; no tensors here. What the files in eval/ hold is said in eval/README.md."""
+"""What an evaluation reads and judges; no tensors here. eval/README.md says what the files in eval/ hold."""

@@ -1,4 +1,4 @@
-"""Fills without a model: what any model has to be better than."""
+"""Fills without a model. Any model has to be better than these."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dgemma_model.project.text_index import IndexedText, split
 
 CONSTANTS = ("else:", "return None", "return True")
 Baseline = Callable[[str, str, Sequence[str]], str]
-"""Makes a text from what stands before the hole and behind it, and from texts elsewhere."""
+"""Makes a text from the text before the hole, the text after it, and other texts of the project."""
 
 
 def _constant(text: str) -> Baseline:

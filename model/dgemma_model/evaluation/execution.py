@@ -113,7 +113,7 @@ def _run_once(
 
 
 def _report(pipe: int, deadline: float) -> Outcome:
-    """What the process says at its end, or why it says nothing: one line, and nothing before or behind it."""
+    """The report of the process at its end, or why there is none: exactly one line, with nothing before or after it."""
     received = b""
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)

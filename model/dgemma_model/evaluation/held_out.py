@@ -113,7 +113,7 @@ class Case:
     """What was in the holes, where that is known."""
     between: tuple[str, ...] = ()
     start: tuple[str, ...] | None = None
-    """What stands in the holes, to be repaired."""
+    """The present texts of the holes, to be repaired."""
     task: Task | None = None
     """What judges a fill by tests."""
     language: str = "python"

@@ -70,7 +70,7 @@ def elsewhere_of(case: Case) -> tuple[str, ...]:
 
 
 def _rest_of_file(case: Case) -> tuple[str, str]:
-    """What stands before the case's text in its file, and behind it."""
+    """The text before the case's own in its file, and the text after it."""
     if not case.path or case.middles is None:
         return "", ""
     own = case.filled(case.middles)

@@ -25,7 +25,7 @@ class Cache:
         return self._keys[index][:, :, :tokens], self._values[index][:, :, :tokens]
 
     def write(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put [B, K, T, C] keys and values behind the cached ones; return all, [B, K, length + T, C].
+        """Append [B, K, T, C] keys and values to the cached ones; return all, [B, K, length + T, C].
 
         `length` moves only when `CodeNetwork.encode` has written every layer.
         """

@@ -48,7 +48,7 @@ class Rotary(nn.Module):
         if config.rope_type == "default":
             size = int(size * config.partial_rotary_factor)
             frequencies = 1.0 / config.rope_theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
-        else:  # proportional: the first pairs rotate as in a full-size embedding, the rest stand still
+        else:  # proportional: the first pairs rotate as in a full-size embedding, the rest do not rotate
             rotated = int(config.partial_rotary_factor * size // 2)
             frequencies = torch.zeros(size // 2)
             steps = torch.arange(0, 2 * rotated, 2, dtype=torch.float32)
@@ -77,7 +77,7 @@ def masked_attention(queries: Tensor, keys: Tensor, values: Tensor, allowed: Ten
 
     [B, H, T, C] queries, [B, K, N, C] keys and values; `allowed` is bool, broadcastable to [B, 1, T, N] -> [B, H, T,
     C]. On CPUs this is faster than the fused kernel with a mask, and grouped queries need no copies of the keys
-    (LOG.md).
+    (log/archive.md).
     """
     batch, heads, tokens, size = queries.shape
     kv_heads, seen = keys.shape[1], keys.shape[2]
@@ -89,8 +89,8 @@ def masked_attention(queries: Tensor, keys: Tensor, values: Tensor, allowed: Ten
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """`masked_attention` of every token to itself and those before it, a chunk of queries at a time: a chunk skips
-    the keys behind it."""
+    """`masked_attention` of every token to itself and those before it, a chunk of queries at a time. A chunk skips
+    the keys after it."""
     outputs = []
     for start in range(0, queries.shape[2], CAUSAL_CHUNK):
         chunk = queries[:, :, start : start + CAUSAL_CHUNK]
@@ -222,7 +222,7 @@ class Experts(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then a dense block beside routed experts, each between two norms."""
+    """Attention, then a dense block and, in parallel, routed experts; each between two norms."""
 
     layer_scalar: Tensor
     encoder_layer_scalar: Tensor
@@ -247,7 +247,7 @@ class Layer(nn.Module):
         """The experts' last norm is all zeros, so that they add nothing and are not run (see `find_dense_layers`)."""
 
     def finish(self, residual: Tensor, attended: Tensor, scalar: Tensor) -> Tensor:
-        """The layer behind its attention: [B, T, D] -> [B, T, D]."""
+        """The layer after its attention: [B, T, D] -> [B, T, D]."""
         x = residual + self.post_attention_layernorm(attended)
         out = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(x)))
         if not self.is_dense:
@@ -365,8 +365,8 @@ class Network(nn.Module):
         """Bidirectional pass over a canvas, after the cached prompt.
 
         `canvas` [B, L] int64; `expected` [B, L, D]: `expected_embeddings` of the previous step, None in the first;
-        `positions` [1 or B, L], behind the prompt by default; `mask` [1 or B, L, cached + L] bool, True where
-        attention is allowed, replaces the windows (training uses it to put several canvases behind one prompt).
+        `positions` [1 or B, L], after the prompt by default; `mask` [1 or B, L, cached + L] bool, True where
+        attention is allowed, replaces the windows (training uses it to put several canvases after one prompt).
         Returns the last hidden states, [B, L, D].
         """
         length = canvas.shape[1]

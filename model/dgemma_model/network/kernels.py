@@ -1,7 +1,7 @@
-"""Matrix products and norms as they are fastest where the network is served: fused.py is made of them.
+"""The fastest matrix products and norms on this machine; the served network (served.py) is made of them.
 
-On x86 CPUs products run in oneDNN over weights packed at load time, activations included, which is about twice as fast
-as the BLAS that torch calls by default on processors not made by the BLAS' maker (LOG.md).
+On x86 CPUs, products run in oneDNN over weights that are packed at load time. On processors that are not made by the
+maker of torch's default BLAS, this is about twice as fast (log/archive.md).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from dgemma_model.network.diffusion_gemma import RMSNorm
 
-# Torch and oneDNN keep what they prepare for a shape, a thousand of them each. fused.py has few shapes come again and
-# again; what is prepared for others need not be kept: a long run once took a gigabyte for that (LOG.md). Both look here
-# at their first product.
+# Torch and oneDNN each keep what they prepared for the last thousand shapes. served.py uses few shapes, again and
+# again, so smaller caches do: a long run once took a gigabyte for the larger ones (log/archive.md). Both libraries
+# read these variables at their first product.
 os.environ.setdefault("LRU_CACHE_CAPACITY", "256")
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
@@ -106,5 +106,5 @@ class Norm:
 
 
 def _is_plain(x: Tensor) -> bool:
-    """Whether a norm is best written out: elsewhere there is a fused kernel, or float32 must be asked for."""
+    """Whether the written-out norm is best for `x`. On GPUs a fused kernel is, and other dtypes need float32 sums."""
     return x.device.type == "cpu" and x.dtype == torch.float32

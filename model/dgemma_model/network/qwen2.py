@@ -67,7 +67,7 @@ class SwiGLU(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then the feed-forward block, each behind a norm and added to the residual stream."""
+    """Attention, then the feed-forward block; each reads a norm of the residual stream and is added to it."""
 
     def __init__(self, config: Qwen2Config) -> None:
         super().__init__()

@@ -237,8 +237,8 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, before: int)
 
 @lru_cache(maxsize=8)
 def _causal_bias(rows: int, group: int, before: int, keys: int, dtype: torch.dtype) -> Tensor:
-    """What to add to the scores of `rows` tokens after `before` others, [1, 1, group * rows, keys]: zero where a token
-    looks, itself and all before it, and -inf elsewhere. All layers of a pass take the same one."""
+    """The bias of the attention scores of `rows` tokens after `before` others, [1, 1, group * rows, keys]: zero for a
+    token itself and all before it, -inf for all later keys. All layers of a pass use the same one."""
     query, key = torch.arange(before, before + rows)[:, None], torch.arange(keys)
     bias = torch.zeros(rows, keys, dtype=dtype).masked_fill_(key > query, -torch.inf)
     return bias.repeat(group, 1)[None, None]

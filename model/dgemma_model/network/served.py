@@ -1,15 +1,15 @@
 """The network as it is served: the passes of `Network` over the same weights, in fewer and faster operations.
 
-What differs from `Network`, which training uses and which says what is computed:
+`Network` says what is computed, and training uses it. What differs here:
 
 - queries, keys and values come from one product, and are normed and rotated together;
 - products and norms are those of kernels.py;
 - where a CPU has instructions for bfloat16, operands of products, keys and values are bfloat16; the residual stream,
-  norms, and logits stay float32 (LOG.md says what that changes);
-- canvas keys and values are written into the room behind the cached ones, instead of joining copies of both;
+  norms, and logits stay float32 (log/archive.md says what that changes);
+- canvas keys and values are written into the free room after the cached ones, instead of joining copies of both;
 - rotary tables and masks are computed once and cut to size;
-- on CPUs passes over ever new numbers of tokens, which products would each have to be prepared for, are filled up to a
-  few numbers, and keys are read in multiples of a number.
+- on CPUs, products must be prepared for each new number of tokens; so passes are padded to a few numbers of tokens, and
+  keys are read in multiples of a number.
 
 In float32, results are those of `Network` up to the order of additions (tests/network/test_served.py).
 """
@@ -32,14 +32,14 @@ from dgemma_model.network.threads import THREADS
 GRAPHS = 4
 """Decoder steps that are kept recorded on a GPU."""
 QUERY_CHUNK = 128
-"""Prompt tokens that look back together: a chunk skips the keys behind it and those before its window."""
+"""Prompt tokens of a chunk of queries; a chunk skips the keys after it and those before its window."""
 PASS_TOKENS = (1, 2, 4, 8, 13, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Tokens of a prompt that are encoded together on CPUs; fewer are filled up, and more to a multiple of the last."""
 KEYS_MULTIPLE = 64
-"""Keys that products read on CPUs; those behind the last one are hidden."""
+"""On CPUs keys are read in multiples of this number; keys after the last one are masked."""
 FEW_QUERIES = 16
-"""So many queries, at most, go to torch's fused attention on CPUs: it costs less to begin with, and multiplies more
-slowly (LOG.md)."""
+"""Most queries for which torch's fused attention is used on CPUs: it starts faster and multiplies more slowly
+(log/archive.md)."""
 
 
 class ServedLayer:
@@ -87,7 +87,7 @@ class ServedLayer:
         return rotated[:, :heads], rotated[:, heads:], unit[:, -self.kv_heads :]
 
     def finish(self, residual: Tensor, attended: Tensor, scalar: float) -> Tensor:
-        """The layer behind its attention: [B, T, D] and [B, H, T, C] -> [B, T, D]."""
+        """The layer after its attention: [B, T, D] and [B, H, T, C] -> [B, T, D]."""
         x = self._attention_norm.added_to(residual, self._out(attended.transpose(1, 2).flatten(2)).to(residual.dtype))
         before, after = self._dense_norms
         normed = before(x).to(self._products)
@@ -213,7 +213,8 @@ class ServedNetwork:
     def decode(
         self, canvas: Tensor, cache: Cache, *, expected: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
-        """See `Network.decode`. The canvas' keys and values go behind those of the cache, whose length stays."""
+        """See `Network.decode`. The canvas' keys and values are written after the cached ones; the cache keeps its
+        length."""
         if canvas.device.type == "cuda" and positions is None and cache.padding is None:
             return self._graphed(canvas, cache, expected)
         if canvas.device.type != "cpu":
@@ -408,9 +409,11 @@ def biased_attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, before: int, window: int) -> Tensor:
-    """Attention with a scale of one of T tokens behind `before` others, queries [B, H, T, C], each to itself and the
-    `window` - 1 before it; keys and values [B, K, N, C], those behind the T tokens being no matter -> [B, H, T, C]. For
-    CPUs."""
+    """Attention with a scale of one, for CPUs: each of T tokens after `before` others sees itself and the `window` - 1
+    tokens before it.
+
+    Queries [B, H, T, C], keys and values [B, K, N, C] -> [B, H, T, C]. Keys after the T tokens are ignored.
+    """
     outputs = []
     for chunk in torch.split(queries, QUERY_CHUNK, dim=2):
         rows = chunk.shape[2]
@@ -424,8 +427,8 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, before: int,
 
 
 def _causal_bias(rows: int, before: int, keys: int, window: int, dtype: torch.dtype) -> Tensor:
-    """What to add to the scores of `rows` tokens behind `before` others and all `keys` there are, [rows, keys]: zero
-    where a token looks, itself and the `window` - 1 before it, and -inf elsewhere."""
+    """The bias of the attention scores of `rows` tokens after `before` others, [rows, keys]: zero for a token itself
+    and the `window` - 1 before it, -inf for all other keys."""
     room = max(1024, 1 << (keys + rows - 1).bit_length())
     return _diagonals(rows, room, window, dtype)[:, room - before : room - before + keys]
 

@@ -1,10 +1,11 @@
 """How many threads a pass takes: one, or all that torch has, whichever took less time lately.
 
-Threads that work on one product wait for each other, many times in a pass. If they sleep meanwhile, waking them takes
-longer than what they bring to all but the largest passes; if they spin, and another process has one of their cores,
-all wait for that one, and a pass takes many times as long (LOG.md). So they spin briefly (`dgemma_model.__init__`),
-and whether that is worth it is measured while fills run: it depends on the processor, and on what else is at work.
-Sums may be taken in another order, so that the last bits of a result depend on it.
+Threads that work on one product wait for each other, many times in a pass. If they sleep while they wait, waking them
+costs more than they save in all but the largest passes. If they spin and another process has one of their cores, all
+wait for that core, and a pass takes many times as long (log/archive.md). So they spin briefly
+(`dgemma_model.__init__`).
+Whether several threads pay depends on the processor and on what else runs, so it is measured while fills run. The
+number of threads changes the order of sums, and with it the last bits of a result.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 FEW_ROWS = 32
 """Passes of so many rows, at most, are compared with each other, and larger ones."""
 ROWS_OVERHEAD = 24
-"""What a pass takes beside what its rows take, in rows."""
+"""The constant part of a pass's time, in rows."""
 RECENT, ENOUGH = 5, 3
 """Latest passes whose median counts, and how many are wanted of either kind before they are compared."""
 RETRY, RETRY_WORSE, WORSE = 16, 64, 1.5
@@ -39,8 +40,8 @@ class ThreadChoice:
 
     @contextmanager
     def measured(self, rows: int) -> Iterator[None]:
-        """Around a pass over so many rows, whose time counts for the next ones; but for the first one over as many with
-        as many threads, when products are prepared."""
+        """Use around a pass over so many rows; its time counts for later choices. The first pass with the same rows and
+        threads does not count, because products are prepared in it."""
         everyone, few = torch.get_num_threads(), rows <= FEW_ROWS
         if everyone == 1:
             yield

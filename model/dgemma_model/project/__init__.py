@@ -1,1 +1,1 @@
-"""What the rest of the project says: copies, similar lines, and the judge that chooses among texts."""
+"""What a fill takes from the rest of the project: copies, similar lines, and the judge that chooses among texts."""

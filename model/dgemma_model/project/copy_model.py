@@ -1,10 +1,9 @@
-"""A memory of the prompt and of text elsewhere: what followed the last few tokens before, the lines most like the one
-that is missing, and what stands between the same words. No torch.
+"""Copies: what followed the last few tokens earlier in the prompt, in the fill, or in the project text. No torch.
 
 Code repeats itself, and a small model is slow to learn to copy. Its next-token distribution is therefore mixed with
-that of a cache n-gram model over the prompt, the fill so far and text elsewhere (Kuhn & De Mori 1990; for code
-Hellendoorn & Devanbu 2017). Every place where the last tokens stood before has a say in what comes next, the more the
-longer the match, the nearer the text, and the more alike the lines around it are to those around the hole.
+that of a cache n-gram model over the prompt, the fill so far and the project text (Kuhn & De Mori 1990; for code
+Hellendoorn & Devanbu 2017). Every earlier place of the last tokens votes for the token that followed it there. A vote
+counts more for a longer match, a nearer text, and lines around it that are more like those around the hole.
 """
 
 from __future__ import annotations
@@ -26,35 +25,35 @@ LONGEST_MATCH = 20
 
 @dataclass(frozen=True, slots=True)
 class CopyWeights:
-    """How much copies are trusted; fitted to holes of packages that are not evaluated, and part of a checkpoint's
-    policy. The defaults are those of the embedded checkpoint."""
+    """How much copies are trusted: a part of a checkpoint's policy, fitted to holes of packages that are not evaluated.
+    The defaults are those of the embedded checkpoint."""
 
     by_match: tuple[float, ...] = (0.0, 0.49, 1.54, 2.77, 3.76, 4.36, 4.95, 5.17, 5.35)
-    """Log-weight of a place whose last tokens, so many of them, are those before the hole."""
+    """Log-weight of a place by the number of its last tokens that match those before the hole."""
     per_further_token: float = 0.2
     """Log-weight of each token beyond the longest of these matches."""
     in_project: float = 0.3
-    """Log-weight of a place in the nearest piece of the project, against one in the prompt."""
+    """Log-weight of a place in the nearest piece of project text, compared with one in the prompt."""
     nearness: float = 0.67
     """The weight of a place falls with the number of pieces that are nearer, to this power."""
     likeness: float = 4.9
-    """Log-weight of a place all words around which are those around the hole."""
+    """Log-weight of a place around which all words are those around the hole."""
     sharpness: float = 1.3
-    """Power to which the weight of what is copied is raised: places that agree count for more than their number."""
+    """Power to which a token's summed weight is raised: above 1, places that agree count for more than their sum."""
     plausibility: float = 0.285
-    """Power of the probability that the head gives to what is copied."""
+    """Power of the probability that the causal head gives to the copied token."""
     trust: float = -4.0
-    """Log-odds of copying rather than writing where there is next to no reason to."""
+    """Log-odds of copying, rather than writing, before any evidence."""
     trust_in_one: float = -5.1
-    """The same where only one token matches."""
+    """The same if only one token matches."""
     trust_in_weight: float = 0.386
-    """What the log-weight of all places adds."""
+    """Log-odds that each nat of the logarithm of the weight of all places adds."""
     least_weight: float = 3.0
-    """The weight that nothing has."""
+    """Added to that weight, so that its logarithm is finite."""
     trust_in_agreement: float = 2.67
-    """What it adds that all places say the same."""
+    """Log-odds that are added if all places agree on the token."""
     trust_in_head: float = -0.372
-    """What each nat adds by which the head is sure of its own."""
+    """Log-odds that each nat of the head's own log-probability adds."""
 
     def of_match(self, length: int) -> float:
         """The weight of a place of which so many of the last tokens match, 0 to `LONGEST_MATCH`."""
@@ -68,41 +67,42 @@ _IMPOSSIBLE = -30.0
 _BRACKETS_SEEN = 800
 """How far back an open bracket is looked for, in code points."""
 LONGEST_COPY = 23
-"""Most tokens copied at once as a draft; with the one before them, one of `fused.PASS_TOKENS`."""
+"""Most tokens copied at once as a draft; with the one before them, one of `served.PASS_TOKENS`."""
 _BRACKET = re.compile(rb"[(\[{)\]}]")
 
 
 class Places(NamedTuple):
-    """Where in one text the last tokens stood before, followed by another one."""
+    """The earlier places of the last tokens in one text, each followed by another token."""
 
     number: int
-    """Of the piece of the project, or `IN_PROMPT`."""
+    """The number of the piece of project text, or `IN_PROMPT`."""
     ids: list[int]
-    """Of the text."""
+    """The tokens of the text."""
     matches: dict[int, int]
-    """Where in these the last token is, in order, and how many of the last tokens stand there: 1 to `LONGEST_MATCH`, at
-    least 2 elsewhere."""
+    """From the index of the last token in `ids`, in order, to how many of the last tokens match there: 1 to
+    `LONGEST_MATCH`, at least 2 in project text."""
 
 
 IN_PROMPT = -1
 
 
 class PromptCopies:
-    """The prompt's tokens and those written since; and pieces of text `elsewhere`, the nearest last."""
+    """Finds earlier places of the last tokens: in the prompt, in what was written since, and in pieces of project text,
+    the nearest last."""
 
     def __init__(self, ids: Sequence[int], project: Sequence[IndexedText] = ()) -> None:
         self._ids = list(ids)
         self._project = project
         self._at: dict[int, list[int]] = {}
-        """Where in the prompt and behind it each token stands, but for the last one."""
+        """The indices of each token in the prompt and the fill, without the last token."""
         for at, token in enumerate(self._ids[:-1]):
             self._at.setdefault(token, []).append(at)
         self._found: list[Places] | None = None
         self._before: dict[int, dict[int, int]] = {}
-        """The matches of one token before, by the number of the text, where they were asked for."""
+        """The matches of the previous step, by the number of the text, if they were asked for."""
 
     def append(self, token: int) -> None:
-        """Take in one more token behind the others."""
+        """Add the next token of the fill."""
         self._before = {number: matches for number, _, matches in self._found or ()}
         if self._ids:
             self._at.setdefault(self._ids[-1], []).append(len(self._ids) - 1)
@@ -120,7 +120,7 @@ class PromptCopies:
         return longest, copied
 
     def places(self) -> list[Places]:
-        """Where the last tokens stood before, the nearest last; at most `elsewhere.PLACES` in each piece."""
+        """The earlier places of the last tokens, the nearest text last; at most `text_index.PLACES` in each piece."""
         if self._found is None:
             self._found = self._find()
         return self._found
@@ -152,7 +152,7 @@ class PromptCopies:
 
 
 class CopyModel:
-    """What the prompt and text elsewhere suggest for each token of one fill, beside what the head says of it."""
+    """What the prompt and the project text suggest for each token of one fill, in addition to the causal head."""
 
     def __init__(
         self,
@@ -167,8 +167,8 @@ class CopyModel:
         one_line: bool,
         forced: bytes = b"",
     ) -> None:
-        """`before` stands before the hole and `after` behind it; `forced` is what healing makes the fill begin with;
-        see `Policy.copy_weight` for `weight`."""
+        """`before` and `after` are the text before and after the hole. `forced` is what token healing makes the fill
+        begin with. For `weight` see `Policy.copy_weight`."""
         self.copies = PromptCopies(prompt, project)
         self._project = project
         self._vocabulary, self._tokenizer = vocabulary, vocabulary.tokenizer
@@ -198,16 +198,15 @@ class CopyModel:
         log_probability: Callable[[int], float],
         allowed: Container[int] | None = None,
     ) -> tuple[float, dict[int, float]]:
-        """How much of the next token's probability is shared out among what is suggested, 0 to 1, and the shares; all
-        that would end the fill is end-of-text.
+        """The share of the next token's probability that copies get, 0 to 1, and how it is divided among tokens.
 
-        `likeliest` is the log-probability of what the head would write, `log_probability` that of a token. Only
-        `allowed` tokens are suggested.
+        All tokens that would end the fill count as end-of-text. `likeliest` is the log-probability of the head's own
+        token, `log_probability` that of any token. Only `allowed` tokens are suggested.
         """
         fitted = self._fitted
         copied: dict[int, float] = {}
         longer = set[int]()
-        """Tokens behind more than one of the last ones."""
+        """Tokens that followed a match of more than one token."""
         for number, ids, matches in self.copies.places() if self._weight else ():
             nearness, lines, line_weights = self._weights_in(number)
             for at, length in matches.items():
@@ -241,7 +240,7 @@ class CopyModel:
         return self._weight / (1 + math.exp(-log_odds)), shares
 
     def _weights_in(self, number: int) -> tuple[float, Sequence[int], Mapping[int, float]]:
-        """The weight of a piece, and the lines of its tokens with the weights of these."""
+        """The weight of a piece, the line of each of its tokens, and the weights of lines."""
         found = self._weights.get(number)
         if found is None:
             piece = self._project[number]
@@ -254,7 +253,7 @@ class CopyModel:
         return found
 
     def _suggested(self, token: int) -> int | None:
-        """What a copied token means here; None where it must not be."""
+        """The token that a copied one means here: itself, or end-of-text; None if it may not come here."""
         end, data = self._vocabulary.end_id, self._tokenizer.token_bytes[token]
         if token in self._ends:
             return end
@@ -266,16 +265,16 @@ class CopyModel:
 
 @lru_cache(maxsize=1024)
 def _line_weights(piece: IndexedText, above: str, below: str, likeness: float) -> Mapping[int, float]:
-    """The weight of each line of a piece for how alike the lines around it are to those around the hole; those that are
-    not alike at all are left out. While a line is typed, the same is asked at every keystroke, and for every text that
-    is judged."""
+    """The weight of each line of a piece, by how much the lines around it are like those around the hole. Lines without
+    any likeness are left out. Cached, because the same is asked at every keystroke in a line and for every judged
+    text."""
     most = 1 + len(words(above)) + len(words(below))
     return {line: math.exp(likeness * count / most) for line, count in piece.shared_words(above, below).items()}
 
 
 def _open_brackets(text: bytes, depth: int = 0) -> int:
-    """How many brackets are open at the end of a piece of code before which `depth` are; those in strings and comments
-    count, too."""
+    """How many brackets are open at the end of a piece of code, if `depth` are open before it. Brackets in strings and
+    comments count, too."""
     for bracket in _BRACKET.findall(text):
         depth = depth + 1 if bracket in b"([{" else max(0, depth - 1)
     return depth

@@ -1,9 +1,10 @@
-"""Which of several texts for a line is most likely right, and how likely: what was written, what the head alone would
-write, what lines elsewhere have in its place, or what stands elsewhere between the same words.
+"""Which of several texts for a line is most likely right, and how likely it is.
 
-What was written is the likeliest text token by token, and often a line that nobody would write; what stands elsewhere
-is one, and often of another place. A logistic model of a few figures tells them apart better than any likelihood alone,
-and its odds tell better than the score of what was written whether it should be shown (train/fit_judge.py, LOG.md).
+The texts are what the model wrote, what its causal head alone would write, what similar lines of the project have, and
+what the project has between the same words. Text that is the likeliest token by token is often a line that nobody would
+write. A copied line is real code, but it may belong somewhere else. A logistic model of a few figures tells them apart
+better than any likelihood alone. Its odds also tell better whether the text should be shown (train/fit_judge.py,
+log/archive.md).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ FIGURES = 17
 WRITTEN, MEAN = 1, 5
 """Places among them: whether the model wrote it, and its log-probability per token."""
 _USUAL_TOKENS = 4
-"""Among how many tokens the log-probability of being right is shared out, so that it compares with the scores of fills
-that are not judged."""
+"""Tokens of a usual line. The log-probability of being right is divided by them, so that it compares with the scores of
+fills that are not judged, which are means per token."""
 
 
 NOWHERE = Occurrences(0, 0, 0, 0)
@@ -33,23 +34,23 @@ class ScoredText:
     log_probability: float
     """Of its tokens and its end under the causal head, in nats."""
     tokens: int
-    """How many these are."""
+    """How many tokens, its end included."""
     is_written: bool
     similar: int | None = None
-    """Its place among similar lines, the most similar first."""
+    """Its rank among similar lines, from 0 for the most similar; None if it is not one."""
     likeness: float = 0.0
     between: int | None = None
-    """Its place among texts between the same words, the closest first."""
+    """Its rank among texts between the same words, from 0 for the closest; None if it is not one."""
     closeness: float = 0.0
     beam: int | None = None
-    """Its place among what the head alone would write, the likeliest first."""
+    """Its rank among what the head alone would write, from 0 for the likeliest; None if it is not one."""
     occurrences: Occurrences = NOWHERE
     share: float = 1.0
-    """Of the head's probability of all texts that are considered."""
+    """Its share of the head's probability of all considered texts, 0 to 1."""
 
     @property
     def figures(self) -> tuple[float, ...]:
-        """What the judge goes by."""
+        """The inputs of the judge, in the order of its weights."""
         return (
             1.0,
             self.is_written,

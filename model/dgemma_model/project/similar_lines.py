@@ -21,18 +21,17 @@ def lines_around(prefix: str, suffix: str) -> tuple[str, str]:
 
 
 class SimilarLine(NamedTuple):
-    """What is missing in the cursor's line as another line has it."""
+    """The text that another line has in the place of the hole."""
 
     text: str
     likeness: float
-    """Of that line's neighbours to the cursor's, 0 to 2, a little more where it is near."""
+    """Likeness of that line's neighbours to those of the cursor's line, 0 to 2, and a little more if it is near."""
 
 
 def similar_lines(prefix: str, suffix: str, project: Sequence[IndexedText] = (), count: int = 1) -> list[SimilarLine]:
-    """What is missing in the cursor's line as lines near it or `elsewhere` have it: those whose neighbours are most
-    like the cursor's, the most similar first, none twice.
+    """Texts for the hole from lines near it or of the `project` whose neighbours are most like the cursor's.
 
-    Only lines that begin and end as the cursor's line does count.
+    The most similar comes first, and none comes twice. Only lines that begin and end as the cursor's line does count.
     """
     before, after = prefix.split("\n"), suffix.split("\n")
     begun, ended = before[-1].lstrip(), after[0].rstrip()
@@ -64,7 +63,7 @@ def similar_lines(prefix: str, suffix: str, project: Sequence[IndexedText] = (),
 
 @lru_cache(maxsize=4)
 def _lines_between(pieces: tuple[IndexedText, ...], above: str, below: str) -> list[tuple[str, str, str]]:
-    """Those of all pieces, the nearest first. This and the next are asked the same at every keystroke in a line."""
+    """The lines of all pieces, the nearest piece first. Cached, because every keystroke in a line asks the same."""
     return [found for piece in reversed(pieces) for found in piece.lines_between(above, below)]
 
 
@@ -74,11 +73,11 @@ def _similarity(a: str, b: str) -> float:
 
 
 def _at_most(a: str, b: str) -> float:
-    """What `_similarity` is at most, by their lengths."""
+    """An upper bound of `_similarity`, from the lengths alone."""
     return 2 * min(len(a), len(b)) / (len(a) + len(b)) if a and b else 0.0
 
 
 def most_similar_line(prefix: str, suffix: str, project: Sequence[IndexedText] = ()) -> str:
-    """The first of `similar_lines`; empty where there is none."""
+    """The first of `similar_lines`, or an empty text."""
     found = similar_lines(prefix, suffix, project)
     return found[0].text if found else ""

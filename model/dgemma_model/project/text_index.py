@@ -1,8 +1,8 @@
-"""A memory of the text outside the prompt, the rest of the file and other files: what followed the same tokens there,
-and which of its lines stands between lines like those around the hole. No torch.
+"""An index of project text: the rest of the file and other files. No torch.
 
-Projects repeat themselves as files do, and a small model gains most from being told (nested cache n-gram models:
-Hellendoorn & Devanbu 2017; figures in LOG.md).
+It answers what followed the same tokens there, and which lines have neighbours like those of the hole. Projects repeat
+themselves as files do, and a small model gains most from that (nested cache n-gram models: Hellendoorn & Devanbu 2017;
+figures in log/archive.md).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from functools import lru_cache
 from dgemma_model.prompt.tokenizer import Tokenizer
 
 PIECE_CHARS = 8_000
-"""Texts are taken in so many code points at a time, so that a change costs as much as the piece it is in."""
+"""Code points of a piece. Texts are indexed in pieces, so that a change costs one piece."""
 MOST_CHARS = 2_000_000
-"""Code points that are remembered; the pieces that were not asked for longest go first."""
+"""Code points that are kept; the least recently used pieces are dropped first."""
 PLACES = 64
-"""Most places of a pair of tokens that are looked at in a piece, the latest."""
+"""Most places of a pair of tokens in a piece that are looked at; the last ones are taken."""
 COMMON_WORD = 20
-"""A word on so many lines of a piece says nothing about where a line belongs."""
+"""A word on so many lines of a piece is ignored: it does not tell where a line belongs."""
 CANDIDATES = 3
 """Lines of a piece that are worth a closer look."""
 
@@ -30,18 +30,18 @@ _WORD = re.compile(r"[^\W\d]\w+")
 
 
 class IndexedText:
-    """Some whole lines of a text: where each pair of tokens stands in them, and each word.
+    """Some whole lines of a text, with the places of each pair of tokens and of each word.
 
-    Lines are counted without blank ones.
+    Blank lines are not counted.
     """
 
     def __init__(self, text: str, ids: list[int], lines: Sequence[int] = ()) -> None:
-        """`lines` are the numbers of the lines that the tokens are on, a line break being on the line behind it."""
+        """`lines` has the line number of each token; a line break belongs to the line that it begins."""
         self.text, self.ids, self.lines = text, ids, lines
         places: dict[tuple[int, int], list[int]] = {}
         for at in range(1, len(ids) - 1):
             places.setdefault((ids[at - 1], ids[at]), []).append(at)
-        # Tuples, for there are hundreds of thousands, and the garbage collector looks at lists again and again.
+        # Tuples: there are hundreds of thousands, and the garbage collector would look at lists again and again.
         self._places = {pair: tuple(found) for pair, found in places.items()}
         self._lines = [line for line in map(str.strip, text.split("\n")) if line]
         lines_with: dict[str, list[int]] = {}
@@ -51,14 +51,15 @@ class IndexedText:
         self._lines_with = {word: tuple(found) for word, found in lines_with.items() if len(found) < COMMON_WORD}
 
     def places(self, pair: tuple[int, int]) -> Sequence[int]:
-        """Where in `ids` the second of these tokens stands behind the first and before another one, in order."""
+        """The indices in `ids` of the second token of `pair` directly after the first, if a further token follows; in
+        order."""
         found = self._places.get(pair, ())
         return found if len(found) <= PLACES else found[-PLACES:]
 
     def shared_words(self, above: str, below: str) -> Counter[int]:
-        """How many words the lines above and below a line, by its number, share with those given.
+        """From a line's number to how many words its neighbours share with `above` and `below`.
 
-        In an order that is the same in every process, for ties are settled by it.
+        The order is the same in every process, because it settles ties.
         """
         shared = Counter[int]()
         for word in sorted(words(above)):
@@ -77,12 +78,12 @@ class IndexedText:
 
 
 def words(line: str) -> frozenset[str]:
-    """The names and keywords in a line: they say where it belongs."""
+    """The names and keywords in a line; they tell where it belongs."""
     return frozenset(_WORD.findall(line))
 
 
 class TextIndex:
-    """The pieces of texts that were read, latest used last."""
+    """Indexed pieces of texts, the latest used last."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -91,8 +92,8 @@ class TextIndex:
         self._chars = 0
 
     def read(self, texts: Sequence[str], limit: int | None = None) -> list[IndexedText]:
-        """The pieces of `texts`, the nearest of which are the last; of what was not read before, at most `limit` code
-        points, the rest being left out this time."""
+        """The indexed pieces of `texts`, the nearest last. At most `limit` code points are indexed anew; other new
+        pieces are left out this time."""
         found: list[IndexedText] = []
         for text in reversed(texts):
             for part in reversed(self._split(text)):
@@ -121,7 +122,7 @@ class TextIndex:
 
 
 def split(text: str) -> tuple[str, ...]:
-    """`text` in pieces of whole lines, as far as lines are shorter than `PIECE_CHARS`."""
+    """`text` in pieces of whole lines; a line longer than `PIECE_CHARS` is cut."""
     parts, at = [], 0
     while at < len(text):
         end = at + PIECE_CHARS

@@ -12,7 +12,7 @@ from dgemma_model.project.similar_lines import _WORD
 from dgemma_model.project.text_index import IndexedText
 
 _PLACES_BETWEEN = 200
-"""Places of the words before the hole that are looked at for what stands between these and the words behind it."""
+"""Most places of the words before the hole at which a text between them and the words after the hole is looked for."""
 
 
 _SIGN = re.compile(r"\w+|[^\w\s]")
@@ -22,19 +22,19 @@ _FIRST_WORD = re.compile(r"\s*(?:\w+|[^\w\s]|$)")
 
 
 class TextBetween(NamedTuple):
-    """What stands elsewhere between the words on both sides of the hole."""
+    """A text that another place has between the same words as those around the hole."""
 
     text: str
     closeness: float
-    """How much of what is around it is as around the hole: code points before it on its line, up to 40; half as much
-    behind it, up to 10; and the more, the more often it stands there."""
+    """How alike the surroundings are: equal code points before it on its line, up to 40, plus half of those after it,
+    up to 10, plus twice the logarithm of how often it occurs there."""
 
 
 def texts_between(prefix: str, suffix: str, project: Sequence[IndexedText] = (), count: int = 1) -> list[TextBetween]:
-    """What stands near the hole or `elsewhere` on one line between the last words before the hole and the first word
-    behind it (or the end of the line), the closest first, none twice, none empty.
+    """Texts near the hole or in the `project` that are on one line between the last words before the hole and the first
+    word after it (or the end of the line).
 
-    Only brackets that the text itself opens are closed in it.
+    The closest comes first; none comes twice, and none is empty. A text closes only brackets that it opens.
     """
     begun, ended = prefix[prefix.rfind("\n") + 1 :].lstrip(), suffix.partition("\n")[0].rstrip() + "\n"
     key = _last_words(begun)
@@ -63,13 +63,13 @@ def texts_between(prefix: str, suffix: str, project: Sequence[IndexedText] = (),
 
 
 class Occurrences(NamedTuple):
-    """How often a text stands near the hole and elsewhere."""
+    """How often a text occurs near the hole and in the project."""
 
     anywhere: int
     before: int
-    """Behind the word or sign that it is to stand behind here."""
+    """After the word or sign that is before the hole."""
     behind: int
-    """Before the word or sign, or the end of a line, that it is to stand before."""
+    """Before the word or sign, or the end of a line, that is after the hole."""
     between: int
     """Between both."""
 
@@ -77,7 +77,7 @@ class Occurrences(NamedTuple):
 def occurrences(
     texts: Sequence[str], prefix: str, suffix: str, project: Sequence[IndexedText] = ()
 ) -> list[Occurrences]:
-    """How often each of `texts` for the hole stands near it and `elsewhere`."""
+    """How often each of `texts` for the hole occurs near it and in the `project`."""
     everything = "\0".join((*(piece.text for piece in project), prefix, suffix))
     begun = prefix[prefix.rfind("\n") + 1 :].lstrip()
     spoken = [match.start() for match in _SIGN.finditer(begun)]
@@ -105,7 +105,7 @@ def _last_words(begun: str) -> str:
 
 
 def _size_before(rest: str, end: str) -> int:
-    """How much of `rest` stands before the first `end` that is in no bracket; 0 where there is none."""
+    """The length of `rest` before the first `end` outside of brackets; 0 if there is none."""
     depth = 0
     for at, sign in enumerate(rest):
         if depth == 0 and rest.startswith(end, at):
@@ -117,7 +117,7 @@ def _size_before(rest: str, end: str) -> int:
 
 
 def _common(a: str, b: str, most: int) -> int:
-    """How many signs at the beginnings of both are the same, at most so many."""
+    """The length of the common beginning of both, at most `most`."""
     for size in range(min(len(a), len(b), most)):
         if a[size] != b[size]:
             return size

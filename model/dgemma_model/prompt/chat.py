@@ -30,7 +30,7 @@ TURN_END, CHANNEL, CHANNEL_END = "<turn|>", "<|channel>", "<channel|>"
 NEAR_PREFIX_CHARS = 3000
 """At most so much of the prefix opens the model's turn: the sliding layers see about 1,000 tokens back."""
 NEAR_SUFFIX_LINES, NEAR_SUFFIX_TOKENS = 2, 24
-"""How much of the suffix is pinned behind the hole."""
+"""How much of the suffix is pinned after the hole."""
 
 _RENDERER = Path(__file__).with_name("render_template.py")
 _RENDER_S = 20.0
@@ -135,7 +135,7 @@ class ChatFormat:
         return Layout([*layout.ids, *self.after(excerpt), self._turn_end], layout.hole_slices)
 
     def after(self, excerpt: Excerpt) -> list[int]:
-        """The pinned ids behind the last hole: the first lines of the suffix, and the closing fence."""
+        """The pinned ids after the last hole: the first lines of the suffix, and the closing fence."""
         near = _first_lines(excerpt.suffix)
         ids = self._tokenizer.encode(near)
         if len(ids) > NEAR_SUFFIX_TOKENS:

@@ -20,7 +20,7 @@ from dgemma_model.request import Excerpt
 
 PREFIX, SUFFIX, MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 ENDS = ("<|im_end|>", PREFIX, MIDDLE, SUFFIX, "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
-"""What such a checkpoint writes, beside end-of-text, when it has nothing more to say, or begins another file."""
+"""Tokens that such a checkpoint writes, like end-of-text, when its text has ended or it begins another file."""
 CUT_GRID = 64
 """A prefix that is too long is cut by a multiple of so many tokens, so that its beginning stays for a while."""
 SUFFIX_SHARE = 4

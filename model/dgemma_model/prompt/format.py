@@ -1,7 +1,7 @@
-"""How text becomes what a network reads, and what it writes becomes text: the contract of every prompt format.
+"""The contract of every prompt format: excerpts become token ids, and written ids become text. No torch.
 
-A family of checkpoints is asked in the way it was trained: `suffix_first` (the embedded one) and `chat`
-(instruction-tuned DiffusionGemma). No torch.
+A family of checkpoints is asked in the way it was trained: `suffix_first` (the embedded checkpoint), `fim`
+(Qwen2.5-Coder) and `chat` (instruction-tuned DiffusionGemma).
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from dgemma_model.request import Excerpt
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """What the network reads before it writes, and what its text must begin with."""
+    """What the network reads before it writes, and the text that its fill must begin with."""
 
     ids: list[int]
     """All that is encoded."""
     text: list[int]
-    """The excerpt's own ids in an order that ends right before the hole: what copies are taken from."""
+    """The ids of the excerpt alone, in an order that ends right before the hole. Copies are taken from them."""
     forced: bytes
-    """UTF-8 text that what is written has to begin with: the healed end of the prefix. Not part of the fill."""
+    """UTF-8 bytes that the written text must begin with: the healed end of the prefix. They are not part of the
+    fill."""
     is_indent_settled: bool = False
-    """`forced` is an indentation that the fill does not make deeper."""
+    """`forced` is an indentation, and the fill must not make it deeper."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A canvas before denoising: ids and, for every position, whether it is pinned and which hole it belongs to."""
+    """A canvas before denoising: ids, and which positions belong to which hole; all others are pinned."""
 
     ids: list[int]
-    """Pinned tokens where pinned; what is in the holes does not matter, noise goes there."""
+    """The pinned tokens; in holes any ids, which noise replaces."""
     hole_slices: tuple[slice, ...]
     """The positions of each hole."""
 
@@ -46,16 +47,16 @@ class Layout:
 
 
 class FillVocabulary:
-    """Which ids a fill may hold, which end it, and what they say."""
+    """Which ids a fill may hold, which end it, and which text they make."""
 
     def __init__(self, tokenizer: Tokenizer, ends: Sequence[int]) -> None:
         """`ends` are the ids that end a fill, the one that fills up canvases first."""
         self.tokenizer = tokenizer
         self.ends = tuple(ends)
         self.end_id = self.ends[0]
-        """What fills up a canvas after the text."""
+        """The id that fills a canvas after the text."""
         self.line_ends = (*self.ends, *(i for i in tokenizer.ids_starting(b"\n") if i not in self.ends))
-        """Ids that end a line before anything else is said. Others may hold a line break further on."""
+        """Ids that end a line with their first byte. Other ids may hold a line break further on."""
         self.never = sorted(tokenizer.special_ids - set(self.ends))
         """Ids that no fill holds: markers of the prompt."""
 
@@ -66,7 +67,7 @@ class FillVocabulary:
     def read(self, ids: Sequence[int], forced: bytes) -> tuple[str, bool]:
         """The text that `ids` fill a hole with, and whether they end it themselves.
 
-        Healed bytes are taken off the front; a character that the last token only began is left out.
+        Healed bytes are removed from the front. A character of which the last token has only some bytes is left out.
         """
         size = next((at for at, token in enumerate(ids) if token in self.ends), len(ids))
         ended = size < len(ids)
@@ -84,7 +85,7 @@ class PromptFormat(Protocol):
 
     vocabulary: FillVocabulary
     mask_id: int | None
-    """The id that stands for noise on a canvas; None where noise is any token."""
+    """The id that means noise on a canvas; None if noise is any token."""
     ends_holes: bool
     """Whether the checkpoint was trained to end a hole on a canvas; otherwise several widths are tried."""
 

@@ -72,8 +72,8 @@ class SuffixFirst:
 
 
 def is_indent_settled(kept: str, healed: str) -> bool:
-    """Whether the cursor is at an indentation that the code may well have: the line before it opens nothing, or is
-    indented less already. Whoever put the cursor there meant that indentation.
+    """Whether the cursor is at an indentation that the user has chosen: the line before it opens no block, or is
+    indented less already.
 
     `healed` is the end of the prefix that leaves the prompt, `kept` the rest of it.
     """

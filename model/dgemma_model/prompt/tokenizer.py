@@ -1,4 +1,4 @@
-"""Text to ids and back. Source text is always text: what spells a special token in someone's file stays letters."""
+"""Text to ids and back. Source text is always text: letters that spell a special token stay letters."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ END_NAMES = (END, "<|endoftext|>", "</s>")
 
 
 PIECES = (
-    r"\n+[ \t]*"  # a line break with the indentation behind it: one piece, so one token where it is frequent
+    r"\n+[ \t]*"  # a line break with the indentation after it: one piece, so one token where it is frequent
     r"|\r"
     r"| ?[\p{L}\p{M}_]+"
     r"| ?\p{N}"
     r"| ?[^\s\p{L}\p{M}\p{N}_]+"
     r"|[^\S\n\r]+"
 )
-"""The recipe's pieces, across whose borders no tokens are merged. Borders depend on nothing behind the piece, which
-token healing relies on; line breaks begin a piece whatever is before them, which `Tokenizer.encode_by_line` relies
-on."""
+"""The recipe's pieces; no tokens are merged across their borders. A border does not depend on text after the piece, and
+token healing relies on that. A line break always begins a piece, and `Tokenizer.encode_by_line` relies on that."""
 _LINE = re.compile(r"\n+[^\n]*|[^\n]+")
 LINES_KEPT = 1 << 16
 """Lines whose ids are remembered, the latest used."""
@@ -52,10 +51,10 @@ def recipe_pieces() -> pre_tokenizers.PreTokenizer:
 
 
 class Tokenizer:
-    """A `tokenizers` tokenizer with what infilling needs beside it: exact token bytes and token borders.
+    """A `tokenizers` tokenizer with two additions for infilling: exact token bytes and token borders.
 
     Two kinds: byte-level BPE with the markers of this repository's recipe, and SentencePiece-style BPE with byte
-    fallback, as Gemma's (`▁` stands for a space, `<0x0A>` for a byte).
+    fallback, as Gemma's (`▁` means a space, `<0x0A>` a byte).
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
@@ -66,8 +65,8 @@ class Tokenizer:
         self._encode_line = lru_cache(maxsize=LINES_KEPT)(self.encode)
         self._encode_lines = lru_cache(maxsize=16)(self._join_lines)
         self.ids_starting: Callable[[bytes], tuple[int, ...]] = lru_cache(maxsize=64)(self._ids_starting)
-        """The ids whose bytes start with some bytes, or that these start with: what may come next while they are
-        still to be said."""
+        """The ids that may come next while some bytes are still to be written: ids whose bytes start with these, and
+        ids whose bytes begin them."""
         self.has_byte_fallback = bool(getattr(tokenizer.model, "byte_fallback", False))
         """SentencePiece style; otherwise byte-level."""
         self._special_ids = {t.content: i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
@@ -180,7 +179,7 @@ class Tokenizer:
 
     @cached_property
     def token_bytes(self) -> list[bytes]:
-        """What each id stands for, in UTF-8 bytes (a token may hold part of a character); special tokens are empty."""
+        """The UTF-8 bytes of each id; a token may hold part of a character, and special tokens are empty."""
         tokens = (self._tokenizer.id_to_token(i) for i in range(self.vocab_size))
         plain = ("" if token is None or i in self.special_ids else token for i, token in enumerate(tokens))
         if self.has_byte_fallback:
@@ -217,8 +216,8 @@ class Tokenizer:
         split = len(text) - len(tail) + border
         return text[:split], text[split:]
 
-    # Byte fallback. Nothing splits a text before its pieces are merged, so that a border is where none can be merged:
-    # between two characters that stand side by side in no token.
+    # Byte fallback. Nothing splits a text before its pieces are merged. So a border is where nothing can be merged:
+    # between two characters that are side by side in no token.
 
     def _last_border(self, text: str) -> int:
         for border in range(len(text) - 1, 0, -1):
@@ -230,7 +229,7 @@ class Tokenizer:
 
     @cached_property
     def _neighbours(self) -> frozenset[str]:
-        """Pairs of characters that stand side by side in some token."""
+        """Pairs of characters that are side by side in some token."""
         tokens = (token for token, i in self._tokenizer.get_vocab().items() if i not in self.special_ids)
         plain = (token.replace(" ", SPACE) for token in tokens if not BYTE_TOKEN.fullmatch(token))
         return frozenset(token[at : at + 2] for token in plain for at in range(len(token) - 1))
@@ -267,7 +266,7 @@ class Tokenizer:
 
 
 def _beginnings(data: bytes) -> list[bytes]:
-    """What `data` begins with, but for itself and nothing at all."""
+    """All proper, non-empty beginnings of `data`."""
     return [data[:size] for size in range(1, len(data))]
 
 

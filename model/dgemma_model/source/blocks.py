@@ -10,9 +10,9 @@ _CLOSERS = frozenset({"end", "}", ")", "]"})
 
 
 def block_expected(tree: SyntaxTree, offset: int) -> bool:
-    """Whether a block is due at `offset`: its header stands before, with nothing but a docstring between.
+    """Whether a block is due at `offset`: its header comes before, with nothing but a docstring between.
 
-    False where something follows on the line, and where the block has lines already.
+    False if something follows on the line, or if the block has lines already.
     """
     data = tree.data
     byte = byte_offset(tree, offset)
@@ -21,7 +21,7 @@ def block_expected(tree: SyntaxTree, offset: int) -> bool:
     opener = code_before(tree, byte)
     string = opener.parent if opener is not None and tree.row.docstrings else None
     if string is not None and string.type in tree.row.strings:
-        opener = code_before(tree, string.start_byte)  # what stands before a docstring
+        opener = code_before(tree, string.start_byte)  # the token before the docstring
     if opener is None or opener.parent is None:
         return False
     if code_before(tree, line_end(data, opener.end_byte)) != opener:

@@ -1,8 +1,8 @@
 """Which part of a file the model sees: one rule for serving, training and evaluation. No torch.
 
-Cuts are *sticky*: the left edge is a function of a coarse grid, so that it stays where it was while the user types
-and then moves far; the suffix is cut by its length alone, which typing before it does not change. The prompt is then
-only ever appended to, and the cached keys and values of everything before the cursor stay valid.
+Cuts are *sticky*. The left edge lies on a coarse grid: it stays while the user types, and then moves far. The suffix is
+cut by its length alone, which typing before it does not change. So typing only appends to the prompt, and the cached
+keys and values of everything before the cursor stay valid.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class ExcerptBudget:
 
     @classmethod
     def within(cls, prompt_tokens: int) -> ExcerptBudget:
-        """The budget for a checkpoint that reads so many tokens. The embedded one's, which is all text next to the
-        hole, for 512; half of what there is more goes before the hole, a quarter behind it, a quarter further away.
+        """The budget for a checkpoint that reads so many tokens. For 512 it is that of the embedded checkpoint: text
+        next to the hole only. Of further room, half is for the prefix, a quarter for the suffix, and a quarter for
+        context notes.
         """
         room = prompt_tokens * _CHARS_PER_TOKEN - cls.prefix_chars - cls.suffix_chars
         if room <= 0:

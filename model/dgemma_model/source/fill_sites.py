@@ -1,7 +1,7 @@
 """Places in a file that can be filled or rewritten on request: placeholders, templates, and the unit around a span.
 
-A place is a `Site`: what stands there now, and what shall stand there instead, with holes in it. Offsets given and
-returned are code points; bytes, tree-sitter's own, stay inside. Templates know Python; the rest works in every
+A place is a `Site`: a span of the present text, and the text with holes that replaces it. Offsets in arguments and
+results are code points; tree-sitter's bytes are used inside only. Templates know Python. Everything else works in every
 language that has a grammar. No torch.
 """
 
@@ -66,7 +66,7 @@ def unit_around(tree: SyntaxTree, start: int, end: int) -> tuple[int, int]:
         if simple and not node.has_error and lines < _MAX_UNIT_LINES:
             return code_points(tree, node.start_byte), code_points(tree, node.end_byte)
     first, last = trimmed(data, line_start(data, first), line_end(data, last))
-    if first == last:  # what is missing is all that the line had: then it belongs to what stands above
+    if first == last:  # an empty line: then the unit is the line above
         last = len(data[:first].rstrip())
         first, last = trimmed(data, line_start(data, last), last)
     return code_points(tree, first), code_points(tree, last)
@@ -197,7 +197,7 @@ def _expression(text: str) -> Node | None:
 
 
 def _dedented(text: str) -> str:
-    """Statements whose first line stands after the file's indentation, as a text of their own."""
+    """Statements as a text of their own. Their first line has no indentation yet; further lines lose theirs."""
     first, newline, rest = text.partition("\n")
     depths = [len(line) - len(line.lstrip()) for line in rest.split("\n") if line.strip()]
     depth = min(depths, default=0)
@@ -211,7 +211,7 @@ def site_between(
 
 
 def node_at(tree: SyntaxTree, byte: int) -> Node | None:
-    """The smallest node that begins at `byte` or stretches over it."""
+    """The smallest node that contains `byte`."""
     byte = max(byte, 0)
     return tree.tree.root_node.descendant_for_byte_range(byte, min(byte + 1, len(tree.data)))
 

@@ -30,11 +30,11 @@ class Language:
     """Names, as they are defined and used."""
     imports: frozenset[str] = frozenset()
     scopes: frozenset[str] = frozenset()
-    """What is worth keeping whole: functions, classes, and what stands for them."""
+    """What is worth keeping whole: functions, classes, and the like."""
     scope_wrappers: frozenset[str] = frozenset()
     """A scope together with what belongs to it: decorators, `export`, a template's parameters."""
     scope_prefixes: frozenset[str] = frozenset()
-    """What may stand before such a scope: decorators again, each on its own."""
+    """What may come before such a scope: decorators again, each on its own."""
     scope_keywords: frozenset[str] = frozenset()
     """Tokens that open a scope; all that is left of one whose header does not parse."""
     signatures: frozenset[str] = frozenset()
@@ -48,11 +48,11 @@ class Language:
     named_arguments: frozenset[str] = frozenset()
     """What has a name that may be there only once among its neighbours: arguments, fields, attributes."""
     stand_in: str = "_"
-    """An expression wherever one may stand, to see what parses around the cursor."""
+    """A dummy expression, to see what parses around the cursor."""
     is_flat: bool = False
     """Scopes go on to the next one, whatever the indentation."""
     docstrings: bool = False
-    """A string may stand between header and block."""
+    """A string may come between header and block."""
 
     @property
     def package(self) -> str:

@@ -1,4 +1,4 @@
-"""What a file offers to code elsewhere: its imports, its definitions' signatures, the names used in it. No torch."""
+"""What other code needs to know of a file: its imports, the signatures of its definitions, its names. No torch."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _name(tree: SyntaxTree, node: tree_sitter.Node, depth: int) -> str:
 
 
 def _header(tree: SyntaxTree, node: tree_sitter.Node) -> str:
-    """What stands before a definition's body; of one without a body its first line."""
+    """The text of a definition before its body; its first line if it has no body."""
     body = node.child_by_field_name("body")
     if body is None:
         body = next((child for child in node.children if child.type in tree.row.blocks), None)

@@ -1,4 +1,4 @@
-"""Placeholders in a file: `...`, `pass`, empty bodies and TODO comments that stand for code to be written."""
+"""Placeholders in a file: `...`, `pass`, empty bodies and TODO comments where code is yet to be written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from dgemma_model.source.syntax import SyntaxTree
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """Something that stands for code that is yet to be written."""
+    """A place in the text where code is yet to be written."""
 
     site: Site
     label: str
@@ -42,7 +42,7 @@ class Placeholder:
     last_line: int
     """The lines, from 0, on which a cursor means it."""
     unfinished: bool
-    """Nobody leaves it like that, so that filling all of a file's placeholders includes it."""
+    """It is certainly unfinished, so *Fill all holes in this file* includes it."""
 
 
 _CANDIDATE = re.compile(

@@ -1,5 +1,6 @@
-"""What Python's own compiler says of an edit: tree-sitter forgives a good deal, wrong indentation above all, and does
-not know what may stand where. Nothing is executed. No torch.
+"""What Python's own compiler says of an edit. Nothing is executed. No torch.
+
+tree-sitter forgives a good deal, wrong indentation above all, and does not know which statements are allowed where.
 
 The compiler refuses a text in one of two stages. What does not parse is refused in the first. `return` outside a
 function, a parameter that is there twice, `from __future__` below other code and the like are refused in the second.
@@ -25,7 +26,7 @@ _CONTINUES = re.compile(r"[\s#)\]}]|(?:else|elif|except|finally|case)\b|$")
 """How lines begin that do not begin an outermost statement."""
 _DEFINES = re.compile(r"\s*(?:@|(?:async +def|def|class)\b)")
 _CLOSED_LATER = ("unmatched", "does not match")
-"""Faults that lines further down have for want of something before them."""
+"""Errors that later lines have because something before them is missing."""
 _STAND_IN = "_"
 _FINALLY = re.compile(r"^([ \t]*)finally\b", re.MULTILINE)
 _FINALLY_DEPTH = 5
@@ -37,15 +38,15 @@ class _Verdict(NamedTuple):
 
     error: SyntaxError | None
     is_near: bool
-    """Whether it is about the edit, or the line of code behind it."""
+    """Whether the error is in the edit, or in the line of code after it."""
     parses: bool
 
 
 def finds_fault(text: str, first: int, last: int, before: str | None = None) -> bool:
-    """Whether Python cannot parse the lines `[first:last]` of `text`, counted from 1, or the line of code behind them.
+    """Whether Python cannot parse the lines `[first:last]` of `text`, counted from 1, or the line of code after them.
 
     With `before`, the text as it was, also whether Python refuses to compile them although it did not refuse before.
-    A fault elsewhere, or a text that this Python is too old or too small for, is none.
+    Errors in other lines do not count, nor do texts that this Python is too old or too small for.
     """
     error = _error(text) if len(text) <= MOST_CHARS else None
     if error is None:
@@ -203,7 +204,7 @@ def _begins_statement(lines: list[str], at: int, margin: int) -> bool:
 
 
 def _is_near(error: SyntaxError, text: str, first: int, last: int) -> bool:
-    """Whether it is about the lines `[first:last]` or the line of code behind them."""
+    """Whether the error is in the lines `[first:last]` or in the line of code after them."""
     if error.lineno is None:
         return False
     found = error.lineno
@@ -214,7 +215,7 @@ def _is_near(error: SyntaxError, text: str, first: int, last: int) -> bool:
 
 
 def _next_code(lines: list[str], line: int) -> int | None:
-    """Number of the first line behind the one of this number that is neither blank nor a comment, if there is one."""
+    """The number of the first line after `line` that is neither blank nor a comment, or None."""
     for at in range(line, len(lines)):
         if (content := lines[at].strip()) and not content.startswith("#"):
             return at + 1

@@ -18,9 +18,9 @@ _PARAMETERS = frozenset({"parameters", "lambda_parameters"})
 
 
 def left_behind(tree: SyntaxTree, old: str, new: str) -> list[tuple[int, int]]:
-    """Where `old` still stands though its definition has become `new`, in the order of the text.
+    """The places that still have `old` although its definition has become `new`, in the order of the text.
 
-    Empty wherever there is doubt: `new` is defined in several scopes or more than once as a parameter or function,
+    Empty if there is any doubt: `new` is defined in several scopes or more than once as a parameter or function,
     `old` is defined still, or something does not parse.
     """
     if not old.isidentifier() or not new.isidentifier() or old == new or tree.tree.root_node.has_error:
@@ -67,7 +67,7 @@ def _occurrences(tree: SyntaxTree, name: str) -> Iterator[Node]:
 
 
 def _scope(definition: Node) -> Node:
-    """What a definition counts in: the function of a parameter, else what its statement stands in."""
+    """The scope of a definition: for a parameter its function, for others the scope of its statement."""
     node = definition.parent
     if node is not None and node.type in ("function_definition", "class_definition"):
         node = node.parent  # its own name counts outside

@@ -44,7 +44,7 @@ class SyntaxTree:
 
 
 class CursorKind(Enum):
-    """What a cursor stands in."""
+    """What a cursor is in."""
 
     CODE = "code"
     COMMENT = "comment"
@@ -193,8 +193,8 @@ def error_count(tree: SyntaxTree) -> int:
 
 
 def is_damaged_from(tree: SyntaxTree, start: int, end: int) -> bool:
-    """Whether something does not parse that begins on the lines of the two offsets, or on the line behind them: not
-    what has been broken since an earlier line, such as a bracket that is still to be closed."""
+    """Whether there is an error that begins on the lines of the two offsets, or on the line after them. Errors that
+    began on an earlier line do not count, such as a bracket that is not closed yet."""
     data = tree.data
     first, last = line_start(data, byte_offset(tree, start)), line_end(data, byte_offset(tree, end))
     last = line_end(data, min(last + 1, len(data)))
@@ -205,7 +205,7 @@ def is_damaged_from(tree: SyntaxTree, start: int, end: int) -> bool:
 
 
 def kind_at(tree: SyntaxTree, offset: int) -> CursorKind:
-    """What the cursor at `offset` stands in; code inside an f-string is code."""
+    """What the cursor at `offset` is in; code inside an f-string is code."""
     row = tree.row
     byte = byte_offset(tree, offset)
     for node in upwards(tree, _node_before(tree, byte)):

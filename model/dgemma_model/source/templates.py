@@ -34,7 +34,7 @@ from dgemma_model.source.syntax import SyntaxTree
 
 
 def due_block(tree: SyntaxTree, offset: int) -> Site | None:
-    """The block that a blank line with the cursor in it stands for, below a docstring that is all there is."""
+    """The block that is due at a blank line with the cursor in it, for instance below a lone docstring."""
     data = tree.data
     start = line_start(data, byte_at(tree, offset))
     end = line_end(data, start)

@@ -1,8 +1,8 @@
-"""Names in Python code that can mean nothing: what a suggestion uses and neither it nor the file could define.
+"""Undefined names in Python code: a suggestion uses them, and neither it nor the file can define them. No torch.
 
-Deliberately blind on one side: a name that stands anywhere in the file as a word of its own counts as defined, and
-where names may come from elsewhere (star imports, `exec`, `globals()`, a fragment that neither imports nor defines
-anything) all of them do. No torch.
+In doubt a name counts as defined. So does a name that occurs anywhere in the file as a word of its own, and any name if
+names may come from other places: star imports, `exec`, `globals()`, or a fragment that neither imports nor defines
+anything.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _NO_NAMES = {("attribute", "attribute"), ("keyword_argument", "name")}
 
 
 def unresolved(tree: SyntaxTree, start: int, end: int, pieces: Iterable[str]) -> frozenset[str]:
-    """Names that stand in `[start:end]` of the document, are used there, and are certainly defined nowhere.
+    """Names that `[start:end]` of the document uses and that are certainly defined nowhere.
 
     `tree` is that of the text with a suggestion in it, which fills `[start:end]`; `pieces` are the whole text without
     the suggestion, cut between lines. Empty for other languages.
@@ -82,7 +82,7 @@ def _signs(piece: str) -> tuple[bool, bool]:
 
 
 def is_bound(name: tree_sitter.Node) -> bool:
-    """Whether a name is given its meaning where it stands: by an assignment, a definition, an import, ..."""
+    """Whether this occurrence gives the name its meaning: by an assignment, a definition, an import, ..."""
     node = name
     while (parent := node.parent) is not None:
         field = _field(parent, node)

@@ -106,7 +106,7 @@ def cut_from(
 
 
 def is_found_once(text: str, start: int, end: int) -> bool:
-    """Whether what is kept of `text` around its piece `[start:end]` stands in it just once."""
+    """Whether the part of `text` that is kept around `[start:end]` occurs in it just once."""
     kept = text[max(start - PREFIX_CHARS, 0) : end + SUFFIX_CHARS]
     return text.find(kept, text.find(kept) + 1) < 0
 

@@ -43,13 +43,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where an example stands in its row; the cue is between prefix and fill."""
+    """The place of an example in its row; the cue is between prefix and fill."""
 
     prefix_start: int
     prefix_end: int
     fill_start: int
     end: int
-    """Behind the fill's end-of-text."""
+    """After the fill's end-of-text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +61,16 @@ class Rows:
     weights: Tensor
     """[B, T] float32: the weight of each target; zero for padding."""
     spans: list[list[Span]]
-    """Where the examples of each row stand."""
+    """The examples' places in each row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Canvases:
-    """Clean canvases behind the rows of a batch, side by side in one long canvas per row: N canvases of L positions,
+    """Clean canvases after the rows of a batch, side by side in one long canvas per row: N canvases of L positions,
     M = N * L."""
 
     targets: Tensor
-    """[B, M] int64: what stands in the row from the canvas' start on, then end-of-text."""
+    """[B, M] int64: the row's tokens from the canvas' start on, then end-of-text."""
     positions: Tensor
     """[B, M] int64."""
     mask: Tensor

@@ -1,4 +1,4 @@
-"""Fit the probe that tells where a middle ends (decoding/end_probe.py) to packages that nothing else has seen.
+"""Fit the probe that finds where a fill ends (decoding/end_probe.py) to packages that nothing else has seen.
 
     python -m dgemma_model.train.fit_ends gather GATHERED --packages FOLDER [--seconds 900]
     python -m dgemma_model.train.fit_ends fit GATHERED
@@ -44,7 +44,7 @@ PROMPT_TOKENS = 256
 MOST_TOKENS = 96
 """Longer middles are left out."""
 AFTER_TOKENS = 8
-"""Tokens of the suffix that are read behind the middle."""
+"""Tokens of the suffix that are read after the middle."""
 MIX: dict[HoleKind, float] = {
     "block": 0.45, "expression": 0.2, "line": 0.1, "statement": 0.1, "span": 0.05, "rest_of_line": 0.1
 }  # fmt: skip

@@ -85,7 +85,7 @@ def unseen_packages(site: Path, data: Path, manifest: Path) -> dict[str, list[So
 
 
 def unpacked_packages(folder: Path) -> dict[str, list[SourceFile]]:
-    """The usable Python files of each package in `folder`, but for tests."""
+    """The usable Python files of each package in `folder`, without tests."""
     found: dict[str, list[SourceFile]] = {}
     for package in sorted(path for path in folder.iterdir() if path.is_dir()):
         files = []

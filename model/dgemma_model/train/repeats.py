@@ -2,9 +2,9 @@
 
     python -m dgemma_model.train.repeats --data .train
 
-fills held-out holes as the checkpoint ships and looks up each fill's longest run of tokens that stands in the training
-text, too: all such runs, and those that the prompt does not hold already. What the authors of the held-out packages
-wrote there is looked up the same way, for code repeats itself, whoever writes it.
+fills held-out holes as the checkpoint ships. For each fill it looks up the longest run of tokens that is in the
+training text, too: of all runs, and of those that are not in the prompt. The authors' own text is looked up the same
+way, because all code repeats itself.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Repeat:
     run: str
     run_tokens: int
     unprompted: str
-    """The longest run that does not stand in the prompt."""
+    """The longest run that is not in the prompt."""
     unprompted_tokens: int
 
 

@@ -4,7 +4,7 @@
     python -m dgemma_model.train.train --data .train --run .train/run --stage joint --tokens 36e6
 
 Stage `causal`: next-token loss of the encoder over suffix-first rows; cheap, and where infilling is learnt first.
-Stage `joint`: the same loss, plus the denoising loss over many noised canvases behind each encoded prompt, while the
+Stage `joint`: the same loss, plus the denoising loss over many noised canvases after each encoded prompt, while the
 learning rate falls to zero. Interrupt it at any time: it resumes from `state.pt` in the run's folder.
 """
 
@@ -53,11 +53,11 @@ CONFIG = NetworkConfig(
     max_position_embeddings=2048,
     canvas_length=64,
 )
-"""The embedded network: 11.9 M parameters beside 1.6 M of embeddings."""
+"""The embedded network: 11.9 M parameters, and 1.6 M of embeddings."""
 
 ROW_LENGTH, ROWS = 512, 16
 CANVAS_POSITIONS = 256
-"""Canvas positions behind each row in the joint stage."""
+"""Canvas positions after each row in the joint stage."""
 FILL_WEIGHT = 2.0
 """Weight of a fill's tokens in the causal loss; the prompt's weigh one."""
 CLEAN_WEIGHT = 0.2
@@ -123,15 +123,15 @@ class NoisedCanvases:
     mask: Tensor
     targets: Tensor
     weights: Tensor
-    """[B, M] float32: one where noise stands, `CLEAN_WEIGHT` elsewhere, zero where the text is given."""
+    """[B, M] float32: one for noise, `CLEAN_WEIGHT` for clean tokens, zero for given text."""
 
 
 def add_noise(canvases: Canvases, noise: Noise, generator: torch.Generator) -> NoisedCanvases:
     """Replace each token by noise with the probability t of its canvas, but never the text given between holes.
 
-    In a share of the canvases the noise is wrong tokens instead, half of them uniform ids, half from elsewhere in the
-    same row. t is spread evenly over a row's canvases (low-discrepancy), with extra mass at one, where every fill
-    begins. The first token of half the canvases stays, as it does when a draft is verified.
+    In a share of the canvases the noise is wrong tokens instead: half of them uniform ids, half tokens of other places
+    in the same row. t is spread evenly over a row's canvases (low-discrepancy), with extra mass at one, where every
+    fill begins. The first token of half the canvases stays, as it does when a draft is verified.
     """
     batch, positions = canvases.targets.shape
     count = int(canvases.number[-1]) + 1
@@ -331,7 +331,7 @@ def train(args: argparse.Namespace) -> None:
 
 def keep_freed_memory() -> None:
     """Have glibc keep the memory of freed tensors. By default it gives large ones back to the system at once, and the
-    next ones are cleared page by page, which can cost more time than the products that fill them (LOG.md)."""
+    next ones are cleared page by page, which can cost more time than the products that fill them (log/archive.md)."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         never_mapped, never_trimmed, one_arena = (-4, 0), (-1, -1), (-8, 1)
         for option, value in (never_mapped, never_trimmed, one_arena):

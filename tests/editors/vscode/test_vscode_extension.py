@@ -214,7 +214,7 @@ def test_no_server_at_all(window: Open) -> None:
 
 
 def environment_of_the_folder(editor_home: Path, says: Path) -> Path:
-    """A folder with an environment that has the server; when that is started, it leaves `says` behind."""
+    """A folder with an environment that has the server; when that is started, it writes `says`."""
     binaries = editor_home / "project" / ".venv" / "bin"
     binaries.mkdir(parents=True)
     (binaries / "dgemma-lsp").write_text("")

@@ -99,7 +99,7 @@ function M.shows(bufnr, suggestion)
     table.insert(lines, line[1][1])
   end
   local shown = table.concat(lines, '\n')
-  -- It leaves out what stands there already; and it may not have been drawn again since the last key.
+  -- It leaves out text that the line already has; and it may not have been drawn again since the last key.
   return vim.endswith(suggestion.text, shown) or vim.endswith(shown, suggestion.text)
 end
 

@@ -178,5 +178,5 @@ class GgufFile:
 
 
 def _written(value: Any) -> float:
-    """The decimal number that a float32 stands for: 1e-6, not 9.999999974752427e-07."""
+    """The shortest decimal number that rounds to a float32: 1e-6, not 9.999999974752427e-07."""
     return float(str(np.float32(value)))

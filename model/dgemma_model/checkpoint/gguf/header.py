@@ -24,7 +24,7 @@ ALIGNMENT = 32
 """Of the tensors' data, in bytes, where the metadata do not say another one."""
 MOST_DIMENSIONS = 4
 BLOCK_ELEMENTS = 1 << 23
-"""Elements that are dequantised together: temporary arrays stay small beside the result."""
+"""Elements that are dequantised together, so that temporary arrays are small compared with the result."""
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9

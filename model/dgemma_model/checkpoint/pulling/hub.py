@@ -59,7 +59,7 @@ def listing(repository: str, revision: str | None, file: str | None) -> Listing:
     Raises:
         UnavailableError: no connection, no such repository, no permission, or none of these files.
     """
-    from huggingface_hub import HfApi  # only for who wants a download
+    from huggingface_hub import HfApi  # imported only for a download
 
     def ask() -> Any:
         return HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=CONNECT_S)

@@ -27,7 +27,7 @@ _PREFIX = "wheel-"
 
 
 def transient_bytes(wheels: tuple[Wheel, ...]) -> int:
-    """What the disk must hold beside the file at any time: a wheel, and pip's own copy of it."""
+    """Bytes that the disk must hold in addition to the file, at any time: a wheel, and pip's own copy of it."""
     return 2 * max(wheel.member_bytes for wheel in wheels)
 
 

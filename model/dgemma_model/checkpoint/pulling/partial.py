@@ -60,7 +60,7 @@ class Partial:
         return max(0, (self.wanted.size or 0) - self.size)
 
     def append(self, chunks: Iterable[bytes], at: int, progress: Progress) -> None:
-        """Write `chunks` from the byte `at` on, which must have been reached; what was there behind it is dropped.
+        """Write `chunks` from the byte `at` on, which must have been reached; bytes after it are dropped first.
 
         Raises:
             CheckpointError: the disk is full or cannot be written; what has arrived is kept.

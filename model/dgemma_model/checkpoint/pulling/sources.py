@@ -23,7 +23,7 @@ class Plan:
     files: tuple[Wanted, ...]
     fetch: Callable[[Partial, Progress], None]
     transient: int = 0
-    """Bytes that the disk must hold for a while beside the files."""
+    """Bytes that the disk must hold for a while in addition to the files."""
     takes_room: bool = True
 
 
