@@ -102,7 +102,7 @@ class Infiller:
         place = usable_device(device)
         dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
         loaded = checkpoints.load(selection.find(checkpoint, device), place, dtype, progress)
-        return cls(loaded, place, fastest_products(place), cache_bytes=cache_bytes)
+        return cls(loaded, loaded.network.device, fastest_products(place), cache_bytes=cache_bytes)
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         """Yield a draft after every pass, the last one with `done` set; stop reading to stop the work.

@@ -65,3 +65,9 @@ def test_a_line_deeper_below_the_hole_says_nothing_of_lines_in_it() -> None:
 
 def test_the_indentation_of_a_hole_may_be_its_own() -> None:
     assert kept("\n    return 0\n", "    first()\nelse:\n", one_line=False, prefix="if x:\n") == "    first()"
+
+
+def test_a_bracket_that_the_fill_opened_is_not_the_one_below() -> None:
+    end = FillEnd.of("while x {\n    ", "\n    }\n}\n", one_line=False)
+    assert end.cut("if y {\n        z();\n    }\n") is None
+    assert end.cut("if y {\n        z();\n    }\n    }\n") == len("if y {\n        z();\n    }")

@@ -57,6 +57,9 @@ class EndFigures:
         if self._end.rest:
             line = text[text.rfind("\n") + 1 :]
             return EndPlace("inside", len(text)) if line.strip() and is_level(line) else None
+        next_line, last = self._end.next_line, (self._line_before + stripped).rpartition("\n")[2]
+        if not is_level(stripped) and indent_of(next_line) <= indent_of(last):
+            return None  # what is opened is not closed, nor does what follows go on in it
         blank = text[len(stripped) :]
         return EndPlace("line_end", len(stripped) + blank.find("\n")) if blank.endswith("\n") else None
 

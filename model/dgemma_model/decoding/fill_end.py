@@ -72,7 +72,8 @@ class FillEnd:
         least = min(indent_of(self.next_line), indent_of(self.line_before + text[: max(at, 0)]))
         while at >= 0 and (end := text.find("\n", at + 1)) >= 0:
             line = text[at + 1 : end].rstrip()
-            if line and (line == self.next_line or indent_of(line) < least):
+            is_next = line == self.next_line and not (line.lstrip()[:1] in _CLOSERS and not is_level(text[:at]))
+            if line and (is_next or indent_of(line) < least):
                 return at
             at = end
         return None

@@ -57,7 +57,7 @@ class Fim:
     def encode(self, excerpt: Excerpt, max_tokens: int) -> EncodedPrompt:
         """See `PromptFormat`: of the suffix its beginning is shown, of the prefix its end."""
         anchor = max(excerpt.prefix.rfind("\n") + 1, len(excerpt.prefix) - TYPED_CHARS)
-        kept, healed = self._tokenizer.split_last_piece(excerpt.prefix[anchor:])
+        kept, healed = _all_but_last_blank(*self._tokenizer.split_last_piece(excerpt.prefix[anchor:]))
         typed = self._tokenizer.encode(kept)
         suffix = list(self._encode(excerpt.suffix)[: max_tokens // SUFFIX_SHARE])
         prefix = self._encode(excerpt.prefix[:anchor])
@@ -67,7 +67,7 @@ class Fim:
         grid = min(CUT_GRID, max(1, max_tokens // 8))
         above = list(prefix[-(-excess // grid) * grid :])
         ids = [self._prefix_id, *above, self._suffix_id, *suffix, self._middle_id, *typed]
-        settled = is_indent_settled(excerpt.prefix[:anchor] + kept, healed)
+        settled = is_indent_settled(*_before_indent(excerpt.prefix))
         return EncodedPrompt(ids, [*suffix, *above, *typed], healed.encode("utf-8", "replace"), settled)
 
     def lay_out(self, excerpt: Excerpt, hole_widths: Sequence[int]) -> Layout:
@@ -77,6 +77,20 @@ class Fim:
     def after(self, excerpt: Excerpt) -> list[int]:
         """Nothing: the prompt shows the suffix."""
         return []
+
+
+def _before_indent(prefix: str) -> tuple[str, str]:
+    """The text before the blanks that it ends in, and these."""
+    kept = prefix.rstrip(" \t")
+    return kept, prefix[len(kept) :]
+
+
+def _all_but_last_blank(kept: str, healed: str) -> tuple[str, str]:
+    """The split of a text before its last blank, where it ends in several: so is it cut when a word follows, which takes
+    one blank with it. To choose the tokens of an indentation is nothing that such a checkpoint has learnt."""
+    if len(healed) > 1 and healed.isspace() and "\n" not in healed:
+        return kept + healed[:-1], healed[-1:]
+    return kept, healed
 
 
 class LeftOnly:
