@@ -50,8 +50,9 @@ def request_for(
     how long it may be. Otherwise the syntax at the cursor decides the first, unless `one_line` does, and `max_tokens`
     the second. `start` and `noise_level` are those of `FillRequest`.
 
-    Candidates are asked for one by one: a `variant` other than 0 is another seed. Such a fill is denoised, because a
-    verified fill is the same for every seed.
+    Candidates are asked for one by one: a `variant` other than 0 is another seed. Checkpoints that denoise then
+    denoise, because a verified fill is the same for every seed. Others begin with another token
+    (`FillPlan.alternative`).
     """
     if one_line is None:
         if contents:

@@ -385,8 +385,7 @@ class DgemmaServer(transport.StrictServer):
         return rebase(suggestion, newer) or NoSuggestion.STALE
 
     def _forget_what_is_uncertain(self, method: str, params: object) -> None:
-        """Forget a document after a change that could not be read: its content is not known, and silence is better than
-        a wrong edit."""
+        """Forget a document after a change that could not be read, because its content is not known then."""
         if method in (types.TEXT_DOCUMENT_DID_CHANGE, types.TEXT_DOCUMENT_DID_OPEN):
             uri = from_client.changed_uri(params)
             if uri is not None:

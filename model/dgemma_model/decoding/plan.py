@@ -44,8 +44,8 @@ class FillPlan:
 
     @property
     def alternative(self) -> int:
-        """Which other text is wanted of a checkpoint that does not denoise, for whom another seed changes nothing: the
-        one that begins with the best token after so many others. 0 for the likeliest text."""
+        """How many better first tokens are skipped, for another text by a checkpoint that does not denoise: to it
+        another seed makes no difference. 0 gives the likeliest text."""
         return 0 if self.denoises else self.seed
 
 
