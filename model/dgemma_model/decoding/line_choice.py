@@ -126,7 +126,10 @@ class LineChoice:
         for passes, texts in self._alone():
             alone, draft = texts, replace(draft, step=step + passes)
             yield draft
-        options = self._options([draft.text, *others], alone)
+        if self.write_alone is None and not self.knows_project:
+            options = self._options([draft.text], (), with_project=False)
+        else:
+            options = self._options([draft.text, *others], alone)
         yield judged(draft, options, self.judge, self.plan, knows_project=self.knows_project)
 
     def considered(self, draft: Draft) -> list[ScoredText]:
@@ -152,8 +155,10 @@ class LineChoice:
         """Whether there is enough project text for the judge to choose."""
         return is_line_begun(self.excerpt) or self.project_chars >= LITTLE_ELSEWHERE
 
-    def _options(self, written: Sequence[str], alone: Sequence[str]) -> list[ScoredText]:
-        """What is known of every text that may be the line."""
+    def _options(self, written: Sequence[str], alone: Sequence[str], *, with_project: bool = True) -> list[ScoredText]:
+        """What is known of every text that may be the line; without the project, of what was written only."""
         around = self.excerpt.prefix, self.excerpt.suffix, self.project
+        if not with_project:
+            return readings(self.opened, LineCandidates(written), around)
         similar, between = similar_lines(*around, SIMILAR_LINES), texts_between(*around, TEXTS_BETWEEN)
         return readings(self.opened, LineCandidates(written, similar, between, alone), around)

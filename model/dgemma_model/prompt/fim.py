@@ -86,8 +86,8 @@ def _before_indent(prefix: str) -> tuple[str, str]:
 
 
 def _all_but_last_blank(kept: str, healed: str) -> tuple[str, str]:
-    """The split of a text before its last blank, where it ends in several: so is it cut when a word follows, which takes
-    one blank with it. To choose the tokens of an indentation is nothing that such a checkpoint has learnt."""
+    """The split of a text before its last blank, where it ends in several: so is it cut when a word follows, which
+    takes one blank with it. To choose the tokens of an indentation is nothing that such a checkpoint has learnt."""
     if len(healed) > 1 and healed.isspace() and "\n" not in healed:
         return kept + healed[:-1], healed[-1:]
     return kept, healed
