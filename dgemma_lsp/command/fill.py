@@ -62,7 +62,7 @@ def fill_once(
     try:
         if watch:
             answer = _show_denoising(snapshot, infiller, console, steps, budget_ms)
-        if not watch or infiller.verifies:  # otherwise what was shown is what is suggested
+        if not watch or _shows_another_fill(infiller):
             started = time.perf_counter()
             wished = Watched(infiller, lambda draft: None, steps, budget_ms)
             *_, answer = suggest(snapshot, wished, Settings(), invoked=True)
@@ -98,9 +98,16 @@ def _show_denoising(
         denoising = Watched(infiller, frames.see, steps, budget_ms, verify=False)
         *_, answer = suggest(snapshot, denoising, Settings(), invoked=True)
     took = f"{shown[-1].step} steps, {sum(frame.ms for frame in shown):.0f} ms" if shown else "no step"
-    below = "what is suggested, read token by token from the same network" if infiller.verifies else "its text in place"
-    console.print(f"[dim]above: denoising alone, {took} · below: {below}[/dim]\n")
+    above = "denoising alone" if infiller.denoises else "what was written, pass after pass"
+    another = "what is suggested, read token by token from the same network"
+    below = another if _shows_another_fill(infiller) else "its text in place"
+    console.print(f"[dim]above: {above}, {took} · below: {below}[/dim]\n")
     return answer
+
+
+def _shows_another_fill(infiller: Infiller) -> bool:
+    """Whether what is watched, denoising, is not how this checkpoint fills by default."""
+    return infiller.verifies and infiller.denoises
 
 
 _PACE_S = 0.22

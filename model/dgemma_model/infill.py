@@ -149,6 +149,11 @@ class Infiller:
         return self._policy.verify and self._checkpoint.format.ends_holes
 
     @property
+    def denoises(self) -> bool:
+        """Whether it can fill by denoising a canvas."""
+        return self._policy.denoises
+
+    @property
     def uses_project_text(self) -> bool:
         """Whether fills make use of `FillRequest.project_text` by default."""
         return self._policy.verify and (self._policy.copy_weight > 0 or self._policy.reads_project)
