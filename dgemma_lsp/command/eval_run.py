@@ -111,7 +111,7 @@ def evaluate(
         if path is not None and not path.parent.is_dir():
             raise UserError(f"there is no folder {path.parent} for {path.name}")
     wanted = kinds or (DIAL_KINDS if dials and tasks is None else ())
-    cases = drawn(_chosen_kinds(read_cases(tasks, held_out, one_line), wanted), sample)
+    cases = drawn(_chosen_kinds(read_cases(tasks, held_out, one_line=one_line), wanted), sample)
     if not unconfined and confinement.find() is None:
         cases = without_programs(cases)
     infiller = load_infiller(checkpoint, device, cache_bytes=0)
@@ -134,7 +134,7 @@ def evaluate(
         console.print(calibration.summary(reliability), markup=False)
 
 
-def read_cases(tasks: Path | None, held_out: str = CLASSIC, one_line: bool | None = None) -> list[Case]:
+def read_cases(tasks: Path | None, held_out: str = CLASSIC, *, one_line: bool | None = None) -> list[Case]:
     """All committed cases with the holes of one set; or those of a file of outside tasks, which end with their line
     where the syntax at the hole says so, or all of them as `one_line` says.
 

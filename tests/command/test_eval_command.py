@@ -145,7 +145,7 @@ def test_an_outside_task_ends_with_its_line_where_the_syntax_says_so(
     (case,) = eval_run.read_cases(path)
     assert (case.one_line, case.language) == (ends, language)
     for one_line in (True, False):
-        assert eval_run.read_cases(path, one_line)[0].one_line is one_line
+        assert eval_run.read_cases(path, one_line=one_line)[0].one_line is one_line
 
 
 # -------------------------------------------------------------------- samples
