@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.color import Color
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import Progress
 from rich.style import Style
 from rich.text import Text
@@ -26,6 +27,7 @@ from dgemma_lsp.pipeline.request_for import request_for
 from dgemma_lsp.pipeline.suggest import suggest
 from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, Watched, before_cursor
 from dgemma_lsp.settings import Settings
+from dgemma_model.checkpoint.selection import default_checkpoint
 from dgemma_model.request import InfillError
 from dgemma_model.source import languages, syntax
 
@@ -77,6 +79,8 @@ def fill_once(
         console.print(f"[dim]{timing}, score {answer.score:.2f}[/dim]")
     else:
         console.print(f"nothing to suggest: {answer.value}")
+    if checkpoint is None and not as_json and (advice := default_checkpoint(device).advice):
+        console.print(f"[dim]{escape(advice)}[/dim]")
 
 
 def _show_denoising(

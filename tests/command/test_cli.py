@@ -22,7 +22,7 @@ from dgemma_lsp.command import check, cli, fill
 from dgemma_lsp.command.fill import END_SIGN, canvas_text
 from dgemma_lsp.documents.edits import Edit, Snapshot, Suggestion
 from dgemma_lsp.pipeline.watched import Frame, TokenState
-from dgemma_model.checkpoint.selection import embedded_directory
+from dgemma_model.checkpoint.selection import default_checkpoint, embedded_directory
 from dgemma_model.infill import Infiller
 from dgemma_model.network.served import ServedNetwork
 from dgemma_model.request import Draft, DraftToken, FillRequest
@@ -548,3 +548,11 @@ def test_what_a_batch_writes_is_json(tmp_path: Path) -> None:
     answers = [json.loads(line, parse_constant=refuse) for line in result.stdout.splitlines()]
     assert [answer["id"] for answer in answers] == [None] * 4
     assert [answer["line"] for answer in answers] == [1, 2, 3, 4] and all(answer["error"] for answer in answers)
+
+
+def test_a_fill_by_the_embedded_checkpoint_says_what_would_be_better(tmp_path: Path) -> None:
+    (tmp_path / "area.py").write_text("def area(width, height):\n    return \n")
+    shown = invoke("fill", f"{tmp_path / 'area.py'}:2:12").output
+    advice = default_checkpoint().advice
+    assert advice is None or "".join(advice.split()) in "".join(shown.split())
+    assert advice is not None or default_checkpoint().better is None
