@@ -128,7 +128,8 @@ class Worker(Generic[Model]):
     def forget(self, document: str) -> None:
         """Settle all that can be replaced in a document: it is closed, or another."""
         for place in list(self._newest.get(document, ())):
-            self._replace(document, place)
+            typed = place is Lane.KEYSTROKE
+            self._replace(document, place, NoSuggestion.SUPERSEDED if typed else NoSuggestion.STALE)
 
     def drop_background(self) -> None:
         """Settle all that nobody waits for."""
@@ -136,14 +137,14 @@ class Worker(Generic[Model]):
         for job in dropped:
             self._drop(job)
 
-    def _replace(self, document: str, place: Hashable) -> None:
+    def _replace(self, document: str, place: Hashable, reason: NoSuggestion = NoSuggestion.SUPERSEDED) -> None:
         replaced = self._newest.get(document, {}).pop(place, None)
         if replaced is not None:
-            self._drop(replaced)
+            self._drop(replaced, reason)
 
-    def _drop(self, job: _Job[Model]) -> None:
+    def _drop(self, job: _Job[Model], reason: NoSuggestion = NoSuggestion.SUPERSEDED) -> None:
         self._unqueue(job)
-        job.settle(NoSuggestion.SUPERSEDED)
+        job.settle(reason)
 
     def _unqueue(self, job: _Job[Model]) -> None:
         with self._changed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 
 def become_nobody() -> None:
@@ -19,6 +20,7 @@ def become_nobody() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))  # run with -P
     import fake_server
 
     become_nobody()
