@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,11 @@ def test_scans_and_silent_connections_cost_nothing(server: tuple[Wire, int]) -> 
         assert first.recv(1) == b""  # closed, as too many came after it
         descriptors = Path(f"/proc/{wire.process.pid}/fd")
         if descriptors.is_dir():
-            assert len(list(descriptors.iterdir())) < 32 + 20
+            # The system accepts many at once, and the server then closes them one by one.
+            deadline = time.monotonic() + TIMEOUT_S
+            while len(list(descriptors.iterdir())) >= 32 + 20:
+                assert time.monotonic() < deadline, "the server keeps the connections of silent clients"
+                time.sleep(0.02)
         half = others[-1]
         half.sendall(b"Content-Len")
         assert_serves(server)

@@ -175,7 +175,9 @@ async def test_a_document_that_is_closed_wants_nothing(worker: Worker[Model], mo
     waiting = [asyncio.create_task(worker.run(model.counting(1), lane=lane, document="a", place=lane)) for lane in Lane]
     await asyncio.sleep(0)
     worker.forget("a")
-    assert set(await asyncio.gather(*waiting)) == {NoSuggestion.SUPERSEDED}
+    reasons = dict(zip(Lane, await asyncio.gather(*waiting), strict=True))
+    assert reasons.pop(Lane.KEYSTROKE) is NoSuggestion.SUPERSEDED
+    assert set(reasons.values()) == {NoSuggestion.STALE}
     model.let_go_on()
     assert await running == answer(1)
     assert model.steps_taken == 1
