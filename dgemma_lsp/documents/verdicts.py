@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from dgemma_lsp.documents.disk import DiskThreads
@@ -25,7 +26,7 @@ FRESH_S = 1.0
 PATIENCE_S = 1.0
 """How long a request waits for a verdict."""
 _KEPT = 512
-"""Documents whose verdict is remembered."""
+"""Documents whose verdict is remembered; more while more requests wait."""
 
 UNKNOWN = Verdict("its folder has not answered yet, so that its rules are not known", "its rules are not known")
 
@@ -37,6 +38,8 @@ class _Known:
     asking: asyncio.Future[Verdict] | None = None
     in_vain: bool = False
     """A request has waited for the disk, and the disk has not answered since."""
+    waiting: int = 0
+    """Requests that wait for the verdict now."""
 
 
 class Verdicts:
@@ -65,8 +68,10 @@ class Verdicts:
         """Ask for the verdict about a document, unless it is new or being asked for."""
         known = self._known.setdefault(uri, _Known())
         self._known.move_to_end(uri)
-        while len(self._known) > _KEPT:
-            self._known.popitem(last=False)
+        if (too_many := len(self._known) - _KEPT) > 0:
+            oldest = (other for other, its in self._known.items() if not its.waiting and its is not known)
+            for other in list(islice(oldest, too_many)):
+                del self._known[other]
         if known.asking is None and time.monotonic() - known.asked_at > FRESH_S:
             known.asked_at = time.monotonic()
             known.asking = self._threads.ask(lambda: self._exclusions.verdict(uri))
@@ -74,16 +79,19 @@ class Verdicts:
 
     async def judged(self, uris: Collection[str]) -> None:
         """Return when there are new verdicts about some documents, or when the disk has had its time."""
-        waiting: list[asyncio.Future[Verdict]] = []
+        waited_for: list[_Known] = []
         for uri in uris:
             self.look_at(uri)
-            known = self._known[uri]
-            if known.asking is not None and not known.in_vain:
-                waiting.append(known.asking)
-        if waiting:
-            await asyncio.wait(waiting, timeout=PATIENCE_S)
-        for uri in uris:
-            known = self._known.get(uri, _Known())
+            waited_for.append(self._known[uri])
+            self._known[uri].waiting += 1
+        asking = [known.asking for known in waited_for if known.asking is not None and not known.in_vain]
+        try:
+            if asking:
+                await asyncio.wait(asking, timeout=PATIENCE_S)
+        finally:
+            for known in waited_for:
+                known.waiting -= 1
+        for known in waited_for:
             known.in_vain = known.asking is not None
 
 

@@ -79,3 +79,18 @@ def test_what_a_client_names_is_not_remembered_without_end(tmp_path: Path) -> No
         return len(known._known)
 
     assert asyncio.run(count()) <= 512
+
+
+def test_no_verdict_is_forgotten_while_a_request_waits_for_it() -> None:
+    uris = [f"file:///nowhere/{number}.py" for number in range(1000)]
+
+    async def rules() -> set[str | None]:
+        known = Verdicts(DiskThreads())
+
+        async def rule(uri: str) -> str | None:
+            await known.judged([uri])
+            return known.rule(uri)
+
+        return set(await asyncio.gather(*map(rule, uris)))
+
+    assert asyncio.run(rules()) == {None}
