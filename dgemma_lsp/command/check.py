@@ -34,6 +34,7 @@ def check(checkpoint: str | None, device: str | None) -> bool:
         ("dgemma-lsp", lambda: version("dgemma-lsp")),
         ("torch", _torch_version),
         ("processor", _processor),
+        ("passes", _passes),
         ("memory", _memory),
         ("grammars", _grammars),
         ("checkpoint", lambda: _checkpoint_line(checkpoint)),
@@ -62,6 +63,14 @@ def _torch_version() -> str:
 
 def _processor() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def _passes() -> str:
+    from dgemma_model.infill import compiled_passes
+
+    if (instructions := compiled_passes()) is not None:
+        return f"compiled for {instructions}"
+    return "torch's own; on Linux and x86-64, installing dgemma-lsp where there is a C compiler makes them faster"
 
 
 def _memory() -> str:

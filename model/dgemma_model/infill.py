@@ -37,6 +37,7 @@ from dgemma_model.decoding.sampler import Noise, Sampling
 from dgemma_model.decoding.time_budget import within_budget
 from dgemma_model.decoding.width_search import WidthSearch
 from dgemma_model.network.kernels import fastest_products
+from dgemma_model.network.passes import native
 from dgemma_model.project.copy_model import CopyModel
 from dgemma_model.project.judge import FIGURES, Judge, ScoredText
 from dgemma_model.project.text_index import IndexedText, TextIndex
@@ -358,3 +359,9 @@ def usable_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise CheckpointError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try 'cpu'") from error
     return device
+
+
+def compiled_passes() -> str | None:
+    """The instructions of the processor for which there are compiled passes here; None where torch's are used."""
+    found = native.library()
+    return None if found is None else found.instructions

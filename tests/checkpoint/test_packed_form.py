@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,22 +15,38 @@ import torch
 from qwen2_fixtures import write_gguf
 from torch import Tensor
 
-from dgemma_model.checkpoint import packed_form
-from dgemma_model.checkpoint.converted import convert, load
-from dgemma_model.checkpoint.packed_form import packed_path
+from dgemma_model.checkpoint import converted, packed_form
+from dgemma_model.checkpoint.converted import CONFIG, convert, load
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.packed import as_bytes, can_restore, from_bytes, packed
+from dgemma_model.network.passes import native
+from dgemma_model.network.qwen2_config import Qwen2Config
 
 pytestmark = pytest.mark.skipif(not can_restore(), reason="packed weights cannot be mapped here")
 
 
+@pytest.fixture(scope="module", params=["compiled", "oneDNN"])
+def products(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Whose layout is kept."""
+    if request.param == "compiled" and native.library() is None:
+        pytest.skip("the passes were not compiled for this machine")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "oneDNN":
+            patch.setattr(native, "library", lambda: None)
+        yield request.param
+
+
 @pytest.fixture(scope="module", params=["qwen2", "qwen2, untied"])
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(request: pytest.FixtureRequest, products: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A converted checkpoint."""
     folder = tmp_path_factory.mktemp("packed")
     write_gguf(folder / "model.gguf", request.param)
     convert(folder / "model.gguf", folder / "model")
     return folder / "model"
+
+
+def packed_path(directory: Path) -> Path:
+    return packed_form.packed_path(directory, Qwen2Config.from_json(json.loads((directory / CONFIG).read_text())))
 
 
 @pytest.fixture
@@ -65,10 +83,11 @@ def test_converting_packs_and_loading_maps(made: Path) -> None:
 
 def test_a_packed_form_computes_what_freshly_packed_weights_do(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mapped = logits(copied)
-    monkeypatch.setattr(packed_form, "can_restore", lambda: False)
-    packed_path(copied).unlink()
+    kept = packed_path(copied)
+    monkeypatch.setattr(converted, "packed_weights", lambda directory, config, layout, weights, source: weights)
+    kept.unlink()
     assert torch.equal(logits(copied), mapped)
-    assert not packed_path(copied).exists()
+    assert not kept.exists()
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short", "foreign", "of another checkpoint"])
@@ -92,7 +111,7 @@ def test_a_damaged_form_is_made_anew(damage: str, copied: Path, tmp_path: Path) 
 
 def test_the_form_of_another_processor_is_replaced(copied: Path) -> None:
     program = "import sys, pathlib; from dgemma_model.checkpoint.converted import load; load(pathlib.Path(sys.argv[1]))"
-    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "default"}
     subprocess.run([sys.executable, "-c", program, str(copied)], env=environment, check=True)
     others = [file for file in copied.iterdir() if file.name.startswith(packed_form.STEM)]
     assert len(others) == 1 and others[0] != packed_path(copied)

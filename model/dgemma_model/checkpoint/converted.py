@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.gguf.file import GgufFile
-from dgemma_model.checkpoint.packed_form import packed_matrices
+from dgemma_model.checkpoint.packed_form import packed_weights
 from dgemma_model.checkpoint.published_causal import PublishedCausal
 from dgemma_model.checkpoint.weights import WRITTEN, write_tensors
 from dgemma_model.network.config import ConfigError
@@ -72,7 +72,8 @@ def convert(source: Path, directory: Path, progress: Progress = lambda share: No
         (new / TOKENIZER).write_text(tokenizer, "utf-8")
         for name, content in ((CONFIG, opened.config.to_json()), (ORIGIN, origin)):
             (new / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-        packed_matrices(new, layout, _MappedWeights(new / WEIGHTS, layout), digest)
+        plain = Int8Weights(_MappedWeights(new / WEIGHTS, layout), fastest_products(torch.device("cpu")))
+        packed_weights(new, opened.config, layout, plain, digest)
 
 
 def is_current(directory: Path, source_sha256: str) -> bool:
@@ -102,10 +103,9 @@ def load(directory: Path, expected_sha256: str | None = None) -> ServedQwen2:
     vocab_size = origin.get("vocab_size")
     if not isinstance(vocab_size, int) or not 1 <= vocab_size <= config.vocab_size:
         raise ConvertedError(f"{ORIGIN} in {directory} names {vocab_size!r} tokens; convert it again")
-    layout, products = joined_layout(config, vocab_size), fastest_products(torch.device("cpu"))
-    tensors = _MappedWeights(directory / WEIGHTS, layout)
-    ready = packed_matrices(directory, layout, tensors, str(origin.get("sha256")))
-    return ServedQwen2(config, Int8Weights(tensors, products, ready))
+    layout = joined_layout(config, vocab_size)
+    plain = Int8Weights(_MappedWeights(directory / WEIGHTS, layout), fastest_products(torch.device("cpu")))
+    return ServedQwen2(config, packed_weights(directory, config, layout, plain, str(origin.get("sha256"))))
 
 
 def sha256(path: Path) -> str:

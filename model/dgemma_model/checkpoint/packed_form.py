@@ -1,7 +1,8 @@
 """A converted checkpoint's matrices in the layout of this machine's products, in a file beside the plain ones.
 
-It is mapped: the network is ready at once, and all processes that serve it share one copy. Another version of torch or
-another processor needs another layout, so the file's name holds a key of both, and stale ones are replaced.
+It is mapped: the network is ready at once, and all processes that serve it share one copy. The layout is that of the
+compiled passes where they can run, and else oneDNN's, which is another for each version of torch and processor. The
+file's name says which, and files of other layouts are replaced.
 """
 
 from __future__ import annotations
@@ -9,16 +10,21 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dgemma_model.checkpoint.weights import write_tensors
+from dgemma_model.network.int8 import Int8Weights
 from dgemma_model.network.packed import PackedWeight, as_bytes, can_restore, from_bytes, layout_key, packed
+from dgemma_model.network.passes import native
+from dgemma_model.network.passes.blocks import Blocks, blocks, blocks_layout
+from dgemma_model.network.qwen2_config import Qwen2Config
 from dgemma_model.network.qwen2_weights import Layout
 
 logger = logging.getLogger(__name__)
@@ -26,69 +32,107 @@ logger = logging.getLogger(__name__)
 STEM = "packed-"
 _END = ".weight"
 _SOURCE = "source"
+Shapes = Mapping[str, tuple[int, int]]
+"""The [out, in] of matrices, by name."""
 
 
-def packed_path(directory: Path) -> Path:
+def packed_path(directory: Path, config: Qwen2Config) -> Path:
     """Where the file of this machine belongs."""
-    return directory / f"{STEM}{layout_key()}.safetensors"
+    return directory / f"{STEM}{'blocks' if native.can_run(config) else layout_key()}.safetensors"
 
 
-def packed_matrices(
-    directory: Path, layout: Layout, tensors: Mapping[str, Tensor], source: str
-) -> dict[str, PackedWeight]:
-    """The matrices of a converted checkpoint, mapped from the file of this machine, which is written now if it is
-    missing or damaged; none where that is not possible.
+def packed_weights(
+    directory: Path, config: Qwen2Config, layout: Layout, weights: Int8Weights, source: str
+) -> Int8Weights:
+    """`weights` with the matrices mapped from the file of this machine, which is written now if it is missing or
+    damaged; as they are where that is not possible.
 
-    `layout` and `tensors` are those of the plain matrices, and `source` names what they were converted from.
-    `embed_tokens` is the tied head's.
+    `layout` is that of the plain tensors, and `source` names what they were converted from. `embed_tokens` is the tied
+    head's.
     """
-    if not can_restore():
-        return {}
+    if weights.products != torch.int8 or not (native.can_run(config) or can_restore()):
+        return weights
     names = [name.removesuffix(_END) for name, (dtype, _) in layout.items() if dtype == torch.int8]
     if "lm_head" in names:
         names.remove("embed_tokens")
-    shapes = {name: layout[name + _END][1] for name in names}
-    path = packed_path(directory)
+    shapes: Shapes = {name: (layout[name + _END][1][0], layout[name + _END][1][1]) for name in names}
+    path = packed_path(directory, config)
     try:
-        return _mapped(path, shapes, source)
+        return _mapped(path, config, shapes, weights, source)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
         logger.info("packing the weights of %s for this machine", directory)
     try:
-        _write(path, shapes, tensors, source)
-        return _mapped(path, shapes, source)
+        _write(path, config, shapes, weights.tensors, source)
+        return _mapped(path, config, shapes, weights, source)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         logger.info("packed weights cannot be kept in %s: %s", directory, error)
-        return {}
+        return weights
 
 
-def _mapped(path: Path, shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, PackedWeight]:
-    found = {}
+def _mapped(path: Path, config: Qwen2Config, shapes: Shapes, weights: Int8Weights, source: str) -> Int8Weights:
     with safe_open(path, framework="pt") as file:
         notes = file.metadata() or {}
         if notes.get(_SOURCE) != source:
             raise ValueError(f"{path.name} was made of something else")
-        for name, (outputs, inputs) in shapes.items():
-            found[name] = from_bytes(file.get_tensor(name), bytes.fromhex(notes[name]), (outputs, inputs))
+        if native.can_run(config):
+            laid_out = {name: _blocks_of(file, name, shape) for name, shape in shapes.items()}
+            return Int8Weights(weights.tensors, weights.products, blocks=laid_out)
+        ready = {name: _packed_of(file, name, shape, notes[name]) for name, shape in shapes.items()}
+        return Int8Weights(weights.tensors, weights.products, ready)
+
+
+def _blocks_of(file: Any, name: str, shape: tuple[int, int]) -> Blocks:
+    found = Blocks(file.get_tensor(f"{name}.blocks"), file.get_tensor(f"{name}.sums"))
+    for tensor, expected in zip((found.weights, found.sums), blocks_layout(*shape), strict=True):
+        if (tensor.dtype, tuple(tensor.shape)) != expected:
+            raise ValueError(f"{name} has another layout")
     return found
 
 
-def _write(path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], source: str) -> None:
-    of_shape: dict[tuple[int, ...], tuple[Tensor, bytes]] = {}  # the layout depends on nothing else
-    for name, shape in shapes.items():
-        if shape not in of_shape:
-            of_shape[shape] = as_bytes(packed(tensors[name + _END]))
-    layout: Layout = {name: (torch.uint8, tuple(of_shape[shape][0].shape)) for name, shape in shapes.items()}
-    notes = {name: of_shape[shape][1].hex() for name, shape in shapes.items()}
-    notes[_SOURCE] = source
-    of_shape.clear()
-    memories = ((name, as_bytes(packed(tensors[name + _END]))[0]) for name in shapes)
+def _packed_of(file: Any, name: str, shape: tuple[int, int], note: str) -> PackedWeight:
+    return from_bytes(file.get_tensor(name), bytes.fromhex(note), shape)
+
+
+def _write(path: Path, config: Qwen2Config, shapes: Shapes, tensors: Mapping[str, Tensor], source: str) -> None:
+    if native.can_run(config):
+        layout, notes, parts = _blocks_to_write(shapes, tensors)
+    else:
+        layout, notes, parts = _packed_to_write(shapes, tensors)
     handle, partial = tempfile.mkstemp(prefix=".packed.", dir=path.parent)
     os.close(handle)
     try:
-        write_tensors(Path(partial), layout, memories, notes)
+        write_tensors(Path(partial), layout, parts, notes | {_SOURCE: source})
         for stale in path.parent.glob(f"{STEM}*.safetensors"):
             with suppress(OSError):
                 stale.unlink()
         Path(partial).replace(path)
     finally:
         Path(partial).unlink(missing_ok=True)
+
+
+ToWrite = tuple[Layout, dict[str, str], Iterator[tuple[str, Tensor]]]
+"""The layout of a file, its notes, and its tensors one at a time."""
+
+
+def _blocks_to_write(shapes: Shapes, tensors: Mapping[str, Tensor]) -> ToWrite:
+    layout: Layout = {}
+    for name, shape in shapes.items():
+        layout[f"{name}.blocks"], layout[f"{name}.sums"] = blocks_layout(*shape)
+
+    def parts() -> Iterator[tuple[str, Tensor]]:
+        for name in shapes:
+            made = blocks(tensors[name + _END])
+            yield f"{name}.blocks", made.weights
+            yield f"{name}.sums", made.sums
+
+    return layout, {}, parts()
+
+
+def _packed_to_write(shapes: Shapes, tensors: Mapping[str, Tensor]) -> ToWrite:
+    of_shape: dict[tuple[int, int], tuple[Tensor, bytes]] = {}  # the layout depends on nothing else
+    for name, shape in shapes.items():
+        if shape not in of_shape:
+            of_shape[shape] = as_bytes(packed(tensors[name + _END]))
+    layout: Layout = {name: (torch.uint8, tuple(of_shape[shape][0].shape)) for name, shape in shapes.items()}
+    notes = {name: of_shape[shape][1].hex() for name, shape in shapes.items()}
+    return layout, notes, ((name, as_bytes(packed(tensors[name + _END]))[0]) for name in shapes)

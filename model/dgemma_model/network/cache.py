@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -44,6 +45,13 @@ class Cache:
         end = self.length + tokens
         self._keys = [_room([buffer], buffer, self.length, end) for buffer in self._keys]
         self._values = [_room([buffer], buffer, self.length, end) for buffer in self._values]
+        return list(zip(self._keys, self._values, strict=True))
+
+    def room(self, layers: int, new: tuple[int, int, int, int], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+        """`reserve` for keys and values of shape `new` [B, K, T, C] in each of `layers`, also where none are cached."""
+        end, added = self.length + new[2], torch.empty((*new[:2], 0, new[3]), dtype=dtype)
+        for buffers in (self._keys, self._values):
+            buffers[:] = [_room(buffers[layer : layer + 1], added, self.length, end) for layer in range(layers)]
         return list(zip(self._keys, self._values, strict=True))
 
     def crop(self, length: int) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from dgemma_model.network import kernels
 from dgemma_model.network.kernels import CAN_PACK
 from dgemma_model.network.packed import PackedWeight, packed
+from dgemma_model.network.passes.blocks import Blocks
 
 LARGEST_WEIGHT = 127
 LARGEST_DIGIT, LARGEST_SHORT_DIGIT = 127, 63
@@ -145,6 +146,8 @@ class Int8Weights:
     """Of the operands of products: see `fastest_products`."""
     ready: Mapping[str, PackedWeight] = field(default_factory=dict)
     """Matrices that are packed already, by name; all others are packed when they are asked for."""
+    blocks: Mapping[str, Blocks] = field(default_factory=dict)
+    """Matrices that are laid out for compiled passes already, by name."""
 
     def product(self, name: str, *, digits: int = 1) -> Int8Product | WideProduct:
         """The product over the matrix of that name; `digits` of activations, where digits have 8 bits."""

@@ -1,0 +1,247 @@
+"""The compiled passes of `passes.c`: a whole pass over a Qwen2 or Llama network in one call.
+
+The library is compiled when the package is built, where there is a compiler, and loaded where the processor has its
+instructions. Everything else runs without it, by other products (`torch_passes`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dgemma_model.network.cache import Cache
+from dgemma_model.network.passes.blocks import GROUP, Blocks, blocks
+from dgemma_model.network.qwen2_config import Qwen2Config
+
+LANES, WIDEST_HEAD = 16, 128
+"""The size of a head is a multiple of the one and at most the other."""
+LARGEST_WEIGHT, LARGEST_BYTE, LARGEST_SHORT = 127, 127, 2047
+"""Of weights, and of the integers that activations are rounded to, by instruction set."""
+MOST_TOKENS = 256
+"""Tokens of one call; a longer pass is several, which bounds the memory between products."""
+DOWN_DIGITS = 2
+"""Bytes for what goes into the down projections: one rounds its outliers' neighbours away (log/products.md)."""
+
+
+class _Matrix(Structure):
+    _fields_ = [
+        *(("weights", c_void_p), ("sums", c_void_p), ("scale", c_void_p), ("bias", c_void_p)),
+        *(("rows", c_int64), ("columns", c_int64), ("digits", c_int64), ("largest", c_int64)),
+    ]
+
+
+class _Layer(Structure):
+    _fields_ = [
+        *(("input_norm", c_void_p), ("mlp_norm", c_void_p)),
+        *(("qkv", _Matrix), ("out", _Matrix), ("gate_up", _Matrix), ("down", _Matrix)),
+    ]
+
+
+class _Network(Structure):
+    _fields_ = [
+        *(("layers", c_int64), ("size", c_int64), ("inner", c_int64), ("heads", c_int64), ("kv_heads", c_int64)),
+        *(("head_dim", c_int64), ("eps", c_float), ("norm", c_void_p), ("layer", POINTER(_Layer)), ("head", _Matrix)),
+    ]
+
+
+class _Pass(Structure):
+    _fields_ = [
+        *(("network", POINTER(_Network)), ("x", c_void_p), ("cos", c_void_p), ("sin", c_void_p)),
+        *(("keys", c_void_p), ("values", c_void_p), ("allowed", c_void_p), ("allowed_stride", c_int64)),
+        *(("batch", c_int64), ("tokens", c_int64), ("before", c_int64), ("capacity", c_int64)),
+        *(("wide", c_void_p), ("attended", c_void_p), ("digits", c_void_p), ("peaks", c_void_p)),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """`passes.c`, compiled for this processor."""
+
+    instructions: str
+    functions: ctypes.CDLL
+    parallel: c_void_p
+    """`GOMP_parallel` of the OpenMP that torch uses; null where there is another."""
+    takes_bytes: bool
+    """Whether activations are rounded to bytes, or else to 16-bit integers."""
+
+    def largest(self, columns: int) -> int:
+        """The largest integer that activations are rounded to, so that no sum over `columns` overflows 32 bits."""
+        if self.takes_bytes:
+            return LARGEST_BYTE
+        return min(LARGEST_SHORT, (2**31 - 1) // (LARGEST_WEIGHT * columns))
+
+
+@lru_cache(maxsize=1)
+def library() -> Library | None:
+    """The library for this processor, or None where there is none."""
+    return next(filter(None, map(opened, runnable())), None)
+
+
+def runnable() -> list[str]:
+    """The sets of instructions for which there may be a library and that this processor has, the fastest first."""
+    has = torch.cpu.get_capabilities()
+    width = torch.backends.cpu.get_cpu_capability()  # which users can lower
+    names = []
+    if width == "AVX512" and all(has.get(f"avx512_{part}") for part in ("f", "bw", "dq", "vl", "vnni")):
+        names.append("avx512_vnni")
+    if width in ("AVX512", "AVX2") and has.get("avx2") and has.get("fma3"):
+        names.append("avx2")
+    return names
+
+
+def opened(instructions: str) -> Library | None:
+    """The library for a set of instructions, or None where it was not compiled, or not from the `passes.c` here."""
+    source = Path(__file__).with_name("passes.c")
+    path = source.with_name(f"passes.{sys.platform}-{platform.machine().lower()}-{instructions}.so")
+    try:
+        functions = ctypes.CDLL(str(path))
+        compiled = ctypes.c_char_p(ctypes.addressof(ctypes.c_char.in_dll(functions, "dgemma_source"))).value or b""
+        if compiled.decode("ascii", "replace") != hashlib.sha256(source.read_bytes()).hexdigest():
+            return None
+        digit_bytes = c_int64.in_dll(functions, "dgemma_digit_bytes").value
+    except (OSError, ValueError):
+        return None
+    return Library(instructions, functions, _parallel(), digit_bytes == 1)
+
+
+def _parallel() -> c_void_p:
+    try:
+        openmp = ctypes.CDLL(str(next((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))))
+        return ctypes.cast(openmp.GOMP_parallel, c_void_p)
+    except (StopIteration, OSError, AttributeError):
+        return c_void_p()
+
+
+def can_run(config: Qwen2Config) -> bool:
+    """Whether the library is here and takes a network of these sizes."""
+    widths = config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim
+    return (
+        library() is not None
+        and config.head_dim % LANES == 0
+        and config.head_dim <= WIDEST_HEAD
+        and all(width % GROUP == 0 for width in widths)
+    )
+
+
+class NativePasses:
+    """The layers and the head of a network; see `qwen2_served.Passes`."""
+
+    def __init__(self, config: Qwen2Config, tensors: Mapping[str, Tensor], matrices: Mapping[str, Blocks]) -> None:
+        """`tensors` are those of `qwen2_weights`, but for the matrices that are in `matrices` by name."""
+        found = library()
+        assert found is not None, "see `can_run`"
+        self._library, self._config = found, config
+        self._held: list[object] = []
+        layers = [self._layer(tensors, matrices, f"layers.{index}.") for index in range(config.num_hidden_layers)]
+        head = self._matrix(tensors, matrices, "embed_tokens" if config.tie_word_embeddings else "lm_head")
+        self._network = _Network(
+            *(config.num_hidden_layers, config.hidden_size, config.intermediate_size),
+            *(config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps),
+            *(self._pointer(tensors["norm.weight"]), (_Layer * len(layers))(*layers), head),
+        )
+        self._widest = max(layers[0].qkv.rows, 2 * config.intermediate_size)
+        self._scratch = (torch.empty(0), torch.empty(0), torch.empty(0), torch.empty(0))
+
+    def run(self, x: Tensor, cache: Cache, angles: tuple[Tensor, Tensor], allowed: Tensor | None) -> Tensor:
+        """See `Passes`."""
+        config, (batch, tokens, _) = self._config, x.shape
+        heads, size = config.num_key_value_heads, config.head_dim
+        buffers = cache.room(config.num_hidden_layers, (batch, heads, tokens, size), torch.bfloat16)
+        if allowed is not None or batch * tokens <= MOST_TOKENS:
+            return self._run(x, buffers, cache.length, angles, allowed)
+        parts = []
+        for start in range(0, tokens, MOST_TOKENS // batch or 1):
+            some = slice(start, start + (MOST_TOKENS // batch or 1))
+            turned = angles[0][:, some], angles[1][:, some]
+            parts.append(self._run(x[:, some], buffers, cache.length + start, turned, None))
+        return torch.cat(parts, dim=1)
+
+    def _run(
+        self,
+        x: Tensor,
+        buffers: list[tuple[Tensor, Tensor]],
+        before: int,
+        angles: tuple[Tensor, Tensor],
+        allowed: Tensor | None,
+    ) -> Tensor:
+        batch, tokens, _ = x.shape
+        x = x.clone(memory_format=torch.contiguous_format)
+        cos, sin = (part.expand(batch, -1, -1).contiguous() for part in angles)
+        keys, values = ((c_void_p * len(buffers))(*(pair[side].data_ptr() for pair in buffers)) for side in (0, 1))
+        seen = None if allowed is None else allowed.contiguous()
+        stride = 0 if seen is None or len(seen) == 1 else seen[0].numel()
+        wide, attended, digits, peaks = self._scratch_for(batch * tokens)
+        self._call(
+            self._library.functions.dgemma_run,
+            _Pass(
+                *(ctypes.pointer(self._network), x.data_ptr(), cos.data_ptr(), sin.data_ptr()),
+                *(ctypes.addressof(keys), ctypes.addressof(values), None if seen is None else seen.data_ptr(), stride),
+                *(batch, tokens, before, buffers[0][0].shape[2]),
+                *(wide.data_ptr(), attended.data_ptr(), digits.data_ptr(), peaks.data_ptr()),
+            ),
+        )
+        return x
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """See `Passes`."""
+        rows = len(hidden)
+        hidden, scores = hidden.contiguous(), torch.empty(rows, self._network.head.rows)
+        _, _, digits, peaks = self._scratch_for(rows)
+        described = _Pass(network=ctypes.pointer(self._network), x=hidden.data_ptr(), batch=1, tokens=rows)
+        described.wide, described.digits, described.peaks = scores.data_ptr(), digits.data_ptr(), peaks.data_ptr()
+        self._call(self._library.functions.dgemma_score, described)
+        return scores
+
+    def _call(self, function: Callable[..., object], described: _Pass) -> None:
+        function(ctypes.byref(described), self._library.parallel, c_int64(torch.get_num_threads()))
+
+    def _scratch_for(self, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The `wide`, `attended`, `digits` and `peaks` of a pass, which are kept for the next one."""
+        if rows > len(self._scratch[0]):
+            config = self._config
+            attended = max(config.hidden_size, config.num_attention_heads * config.head_dim)
+            digits = DOWN_DIGITS * max(attended, config.intermediate_size)
+            kind = torch.uint8 if self._library.takes_bytes else torch.int16
+            self._scratch = (
+                torch.empty(rows, self._widest),
+                torch.empty(rows, attended),
+                torch.empty(rows, digits, dtype=kind),
+                torch.empty(rows),
+            )
+        return self._scratch
+
+    def _layer(self, tensors: Mapping[str, Tensor], matrices: Mapping[str, Blocks], prefix: str) -> _Layer:
+        digits = DOWN_DIGITS if self._library.takes_bytes else 1
+        norms = (tensors[f"{prefix}{name}.weight"] for name in ("input_layernorm", "post_attention_layernorm"))
+        return _Layer(
+            *map(self._pointer, norms),
+            *(self._matrix(tensors, matrices, prefix + name) for name in ("qkv", "out", "gate_up")),
+            self._matrix(tensors, matrices, f"{prefix}down", digits),
+        )
+
+    def _matrix(
+        self, tensors: Mapping[str, Tensor], matrices: Mapping[str, Blocks], name: str, digits: int = 1
+    ) -> _Matrix:
+        scale, bias = tensors[f"{name}.scale"], tensors.get(f"{name}.bias")
+        found = matrices[name] if name in matrices else blocks(tensors[f"{name}.weight"])
+        columns = found.weights.shape[1] * GROUP
+        return _Matrix(
+            *(self._pointer(found.weights), self._pointer(found.sums), self._pointer(scale)),
+            None if bias is None else self._pointer(bias),
+            *(len(scale), columns, digits, self._library.largest(columns)),
+        )
+
+    def _pointer(self, tensor: Tensor) -> int:
+        tensor = tensor.contiguous()
+        self._held.append(tensor)
+        return tensor.data_ptr()

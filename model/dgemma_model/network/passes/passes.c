@@ -1,0 +1,576 @@
+/* Passes of a Qwen2 or Llama network on CPUs, over int8 weights; called from native.py, which describes the arguments.
+
+A pass over a few tokens takes as long as reading the weights takes. So each weight is read once for all tokens, in the
+order in which it lies in memory, and everything between two products is done while its data is in the cache.
+
+Products: activations are rounded to integers with a scale for each token, weights are int8 with a scale for each row.
+- With AVX-512 VNNI, activations are unsigned bytes. Where one byte is too coarse, a second row holds what the first one
+  rounded away.
+- With AVX2 they are 16-bit integers of at most 12 bits, because products of bytes overflow there.
+Integer sums are exact, so a result does not depend on how many tokens or threads there are.
+
+Compiled once for each instruction set. Nothing here allocates, and nothing outlives a call. */
+
+#include <immintrin.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
+
+#define BLOCK 64 /* rows of a matrix that lie together: [rows / 64][columns / 4][64][4] */
+#define GROUP 4  /* columns of a row that lie together */
+#define SERIAL_ROWS 4 /* work on fewer tokens, between products, is not worth waking a thread for */
+#define MASKED -1e30f
+
+#if defined(__AVX512VNNI__)
+typedef uint8_t Digit;
+enum { ZERO = 128, TILE = 6 };
+#else
+typedef int16_t Digit;
+enum { ZERO = 0, TILE = 2 };
+#endif
+
+typedef struct {
+    const int8_t *weights;
+    const int32_t *sums; /* of the weights of each row */
+    const float *scale, *bias; /* of each row; `bias` may be missing */
+    int64_t rows, columns;
+    int64_t digits; /* integers that each activation is rounded to: 1 or 2 */
+    int64_t largest; /* the largest of them */
+} Matrix;
+
+typedef struct {
+    const float *input_norm, *mlp_norm;
+    Matrix qkv, out, gate_up, down;
+} Layer;
+
+typedef struct {
+    int64_t layers, size, inner, heads, kv_heads, head_dim;
+    float eps;
+    const float *norm;
+    const Layer *layer;
+    Matrix head;
+} Network;
+
+typedef struct {
+    const Network *network;
+    float *x; /* [R, size], R = batch * tokens: in, the embeddings; out, the last hidden states */
+    const float *cos, *sin; /* [R, head_dim]; sines of the first half of a head are negative */
+    uint16_t *const *keys, *const *values; /* of each layer: bfloat16 [batch, kv_heads, capacity, head_dim] */
+    const uint8_t *allowed; /* [batch or 1, tokens, before + tokens]: which keys are seen; all earlier ones if missing */
+    int64_t allowed_stride; /* between rows of the batch: 0 where they share one */
+    int64_t batch, tokens, before, capacity;
+    float *wide; /* scratch [R, the widest matrix] */
+    float *attended; /* scratch [R, heads * head_dim] */
+    Digit *digits; /* scratch [2 * R, the longest row] */
+    float *peaks; /* scratch [R] */
+} Pass;
+
+/* ------------------------------------------------------------------------------------------------ threads */
+
+typedef struct Team Team;
+typedef void (*Work)(Team *, int64_t piece);
+
+struct Team {
+    /* Work goes in phases. A phase has pieces, which any thread takes; the first thread waits until all are done. A
+       thread that the system does not run takes none, and so nothing waits for it within a pass.
+       phase << 48 | pieces << 24 | next piece: in one number, so that a piece is never taken from a phase that is over */
+    _Atomic uint64_t ticket;
+    _Atomic int64_t done;
+    _Atomic int over;
+    Work work;
+    const Pass *pass;
+    const Matrix *matrix;
+    int64_t layer, token_rows;
+    float *result;
+    int64_t result_stride;
+    int is_added;
+    int64_t threads;
+    const float *source, *scale;
+    _Atomic int64_t arrived;
+};
+
+static int take(Team *team, int64_t *piece) {
+    uint64_t ticket = atomic_load_explicit(&team->ticket, memory_order_acquire);
+    for (;;) {
+        int64_t next = (int64_t)(ticket & 0xffffff), pieces = (int64_t)((ticket >> 24) & 0xffffff);
+        if (next >= pieces) return 0;
+        if (atomic_compare_exchange_weak_explicit(&team->ticket, &ticket, ticket + 1, memory_order_acquire,
+                                                  memory_order_acquire)) {
+            *piece = next;
+            return 1;
+        }
+    }
+}
+
+static void work_on(Team *team) {
+    int64_t piece;
+    while (take(team, &piece)) {
+        team->work(team, piece);
+        atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
+    }
+}
+
+static void in_pieces(Team *team, Work work, int64_t pieces) {
+    if (team->threads == 1 || pieces == 1) {
+        for (int64_t piece = 0; piece < pieces; piece++) work(team, piece);
+        return;
+    }
+    uint64_t phase = (atomic_load_explicit(&team->ticket, memory_order_relaxed) >> 48) + 1;
+    team->work = work;
+    atomic_store_explicit(&team->done, 0, memory_order_relaxed);
+    atomic_store_explicit(&team->ticket, phase << 48 | (uint64_t)pieces << 24, memory_order_release);
+    work_on(team);
+    for (int spins = 0; atomic_load_explicit(&team->done, memory_order_acquire) < pieces; spins++) {
+        _mm_pause();
+        if (spins > 20000) sched_yield();
+    }
+}
+
+static void help(Team *team) {
+    for (int spins = 0; !atomic_load_explicit(&team->over, memory_order_acquire); spins++) {
+        uint64_t before = atomic_load_explicit(&team->ticket, memory_order_relaxed);
+        work_on(team);
+        if (atomic_load_explicit(&team->ticket, memory_order_relaxed) != before) spins = 0;
+        _mm_pause();
+        if (spins > 20000) sched_yield();
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ small functions */
+
+static inline uint16_t narrowed(float value) { /* to the nearest, and the even one of two */
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+static inline float exponential(float x) { /* relative error below 2e-7; a polynomial of r = x - n ln 2 */
+    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float n = __builtin_rintf(x * 1.44269504f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    int32_t bits = ((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return p * power;
+}
+
+static inline float root(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
+
+static void round_row(const float *x, int64_t columns, int64_t count, int64_t largest, Digit *digits, float *peak) {
+    float most = 1e-30f;
+#pragma omp simd reduction(max : most)
+    for (int64_t i = 0; i < columns; i++) {
+        float size = __builtin_fabsf(x[i]);
+        most = size > most ? size : most;
+    }
+    *peak = most;
+    float factor = (float)largest / most;
+    if (count == 1) {
+#pragma omp simd
+        for (int64_t i = 0; i < columns; i++) digits[i] = (Digit)((int32_t)__builtin_rintf(x[i] * factor) + ZERO);
+        return;
+    }
+    Digit *second = digits + columns;
+    float finer = 2.0f * (float)largest;
+#pragma omp simd
+    for (int64_t i = 0; i < columns; i++) {
+        float scaled = x[i] * factor, first = __builtin_rintf(scaled);
+        digits[i] = (Digit)((int32_t)first + ZERO);
+        second[i] = (Digit)((int32_t)__builtin_rintf((scaled - first) * finer) + ZERO);
+    }
+}
+
+static float norm_factor(const float *x, int64_t size, float eps) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < size; i++) sum += x[i] * x[i];
+    return 1.0f / root(sum / (float)size + eps);
+}
+
+/* ------------------------------------------------------------------------------------------------ products */
+
+/* Sums of some rows of digits with a block of 64 rows of weights: [count][64]. */
+static inline __attribute__((always_inline)) void tile(const int count, const int8_t *weights, const Digit *digits,
+                                                       int64_t stride, int64_t columns, int32_t *sums) {
+#if defined(__AVX512VNNI__)
+    __m512i total[TILE][4];
+#pragma GCC unroll 6
+    for (int t = 0; t < count; t++)
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; part++) total[t][part] = _mm512_setzero_si512();
+    for (int64_t k = 0; k < columns; k += GROUP, weights += BLOCK * GROUP) {
+        __m512i weight[4];
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; part++) weight[part] = _mm512_loadu_si512(weights + 64 * part);
+#pragma GCC unroll 6
+        for (int t = 0; t < count; t++) {
+            int32_t four;
+            memcpy(&four, digits + t * stride + k, 4);
+            __m512i digit = _mm512_set1_epi32(four);
+#pragma GCC unroll 4
+            for (int part = 0; part < 4; part++)
+                total[t][part] = _mm512_dpbusd_epi32(total[t][part], digit, weight[part]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int t = 0; t < count; t++)
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; part++) _mm512_storeu_si512(sums + t * BLOCK + 16 * part, total[t][part]);
+#else
+    for (int quarter = 0; quarter < 4; quarter++) { /* 16 rows, of which each register holds 4, in two halves each */
+        const int8_t *weight = weights + 64 * quarter;
+        __m256i total[TILE][4];
+#pragma GCC unroll 2
+        for (int t = 0; t < count; t++)
+#pragma GCC unroll 4
+            for (int part = 0; part < 4; part++) total[t][part] = _mm256_setzero_si256();
+        for (int64_t k = 0; k < columns; k += GROUP, weight += BLOCK * GROUP) {
+            __m256i wide[4];
+#pragma GCC unroll 4
+            for (int part = 0; part < 4; part++)
+                wide[part] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weight + 16 * part)));
+#pragma GCC unroll 2
+            for (int t = 0; t < count; t++) {
+                int64_t four;
+                memcpy(&four, digits + t * stride + k, 8);
+                __m256i digit = _mm256_set1_epi64x(four);
+#pragma GCC unroll 4
+                for (int part = 0; part < 4; part++)
+                    total[t][part] = _mm256_add_epi32(total[t][part], _mm256_madd_epi16(wide[part], digit));
+            }
+        }
+#pragma GCC unroll 2
+        for (int t = 0; t < count; t++)
+            for (int pair = 0; pair < 2; pair++) {
+                __m256i halves = _mm256_hadd_epi32(total[t][2 * pair], total[t][2 * pair + 1]);
+                halves = _mm256_permute4x64_epi64(halves, 0xd8);
+                _mm256_storeu_si256((__m256i *)(sums + t * BLOCK + 16 * quarter + 8 * pair), halves);
+            }
+    }
+#endif
+}
+
+static void tile_of(int count, const int8_t *weights, const Digit *digits, int64_t stride, int64_t columns,
+                    int32_t *sums) {
+    switch (count) {
+    case 1: tile(1, weights, digits, stride, columns, sums); break;
+    case 2: tile(2, weights, digits, stride, columns, sums); break;
+#if defined(__AVX512VNNI__)
+    case 3: tile(3, weights, digits, stride, columns, sums); break;
+    case 4: tile(4, weights, digits, stride, columns, sums); break;
+    case 5: tile(5, weights, digits, stride, columns, sums); break;
+    case 6: tile(6, weights, digits, stride, columns, sums); break;
+#endif
+    }
+}
+
+static void multiply_block(Team *team, int64_t block) {
+    const Matrix *matrix = team->matrix;
+    const Pass *pass = team->pass;
+    int64_t columns = matrix->columns, first = block * BLOCK, count = matrix->digits, largest = matrix->largest;
+    int64_t rows = matrix->rows - first < BLOCK ? matrix->rows - first : BLOCK;
+    const int8_t *weights = matrix->weights + first * columns;
+    int32_t sums[TILE * BLOCK], shift[BLOCK] = {0};
+    float scale[BLOCK] = {0}, bias[BLOCK] = {0}, finer = 0.5f / (float)largest;
+    for (int64_t r = 0; r < rows; r++) {
+        shift[r] = ZERO * matrix->sums[first + r];
+        scale[r] = matrix->scale[first + r] / (float)largest;
+        bias[r] = matrix->bias ? matrix->bias[first + r] : 0.0f;
+    }
+    int64_t step = TILE / count;
+    for (int64_t token = 0; token < team->token_rows; token += step) {
+        int64_t tokens = team->token_rows - token < step ? team->token_rows - token : step;
+        tile_of((int)(tokens * count), weights, pass->digits + token * count * columns, columns, columns, sums);
+        for (int64_t t = 0; t < tokens; t++) {
+            const int32_t *sum = sums + t * count * BLOCK;
+            float peak = pass->peaks[token + t], *out = team->result + (token + t) * team->result_stride + first;
+            float value[BLOCK];
+            if (count == 1)
+                for (int64_t r = 0; r < BLOCK; r++) value[r] = (float)(sum[r] - shift[r]);
+            else
+                for (int64_t r = 0; r < BLOCK; r++)
+                    value[r] = (float)(sum[r] - shift[r]) + finer * (float)(sum[BLOCK + r] - shift[r]);
+            if (team->is_added)
+                for (int64_t r = 0; r < rows; r++) out[r] += value[r] * (peak * scale[r]) + bias[r];
+            else
+                for (int64_t r = 0; r < rows; r++) out[r] = value[r] * (peak * scale[r]) + bias[r];
+        }
+    }
+}
+
+static void multiply(Team *team, const Matrix *matrix, float *result, int64_t stride, int is_added) {
+    team->matrix = matrix;
+    team->result = result;
+    team->result_stride = stride;
+    team->is_added = is_added;
+    in_pieces(team, multiply_block, (matrix->rows + BLOCK - 1) / BLOCK);
+}
+
+/* ------------------------------------------------------------------------------------------------ between products */
+
+static void for_tokens(Team *team, Work work) {
+    if (team->token_rows < SERIAL_ROWS)
+        for (int64_t row = 0; row < team->token_rows; row++) work(team, row);
+    else
+        in_pieces(team, work, team->token_rows);
+}
+
+static void norm_row(Team *team, int64_t row) { /* the digits of the norm of a row of `x` */
+    const Pass *pass = team->pass;
+    int64_t size = pass->network->size;
+    const float *x = pass->x + row * size, *weight = team->scale;
+    float *normed = pass->attended + row * team->result_stride, factor = norm_factor(x, size, pass->network->eps);
+#pragma omp simd
+    for (int64_t i = 0; i < size; i++) normed[i] = x[i] * factor * weight[i];
+    const Matrix *next = team->matrix;
+    round_row(normed, size, next->digits, next->largest, pass->digits + row * next->digits * size, pass->peaks + row);
+}
+
+static void norms(Team *team, const float *weight, const Matrix *next) {
+    const Network *network = team->pass->network;
+    int64_t queries = network->heads * network->head_dim;
+    team->scale = weight;
+    team->matrix = next;
+    team->result_stride = queries > network->size ? queries : network->size;
+    for_tokens(team, norm_row);
+}
+
+static void rotate(const float *x, const float *cos, const float *sin, int64_t size, float *rotated) {
+    int64_t half = size / 2;
+    for (int64_t i = 0; i < half; i++) {
+        rotated[i] = x[i] * cos[i] + x[i + half] * sin[i];
+        rotated[i + half] = x[i + half] * cos[i + half] + x[i] * sin[i + half];
+    }
+}
+
+static void place_row(Team *team, int64_t row) { /* rotate a token's queries; write its keys and values to the cache */
+    const Pass *pass = team->pass;
+    const Network *network = pass->network;
+    int64_t size = network->head_dim, batch = row / pass->tokens, at = pass->before + row % pass->tokens;
+    const float *cos = pass->cos + row * size, *sin = pass->sin + row * size;
+    float *joined = pass->wide + row * network->layer[team->layer].qkv.rows, rotated[size];
+    for (int64_t head = 0; head < network->heads + network->kv_heads; head++) {
+        float *x = joined + head * size;
+        rotate(x, cos, sin, size, rotated);
+        if (head < network->heads) {
+            memcpy(x, rotated, sizeof(float) * (size_t)size);
+            continue;
+        }
+        int64_t place = ((batch * network->kv_heads + head - network->heads) * pass->capacity + at) * size;
+        uint16_t *key = pass->keys[team->layer] + place, *value = pass->values[team->layer] + place;
+        const float *kept = x + network->kv_heads * size;
+        for (int64_t i = 0; i < size; i++) key[i] = narrowed(rotated[i]);
+        for (int64_t i = 0; i < size; i++) value[i] = narrowed(kept[i]);
+    }
+}
+
+typedef float Lanes __attribute__((vector_size(64))); /* a number for each of 16 queries */
+enum { LANES = 16, KEYS = 64, WIDEST_HEAD = 128 };
+
+static inline Lanes load(const float *x) {
+    Lanes lanes;
+    memcpy(&lanes, x, sizeof lanes);
+    return lanes;
+}
+
+static void widen(const uint16_t *stored, int64_t count, float *values) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits = (uint32_t)stored[i] << 16;
+        memcpy(values + i, &bits, 4);
+    }
+}
+
+/* Attention of 16 queries that share a key head, a lane for each; queries of heads of a token, then of the next token.
+   Keys are taken some at a time, and what was found is scaled down when a higher score comes. */
+static void attend(Team *team, int64_t piece) {
+    const Pass *pass = team->pass;
+    const Network *network = pass->network;
+    const int64_t size = network->head_dim, group = network->heads / network->kv_heads, tokens = pass->tokens;
+    const int64_t pieces = (tokens * group + LANES - 1) / LANES, length = pass->before + tokens;
+    const int64_t first = piece % pieces * LANES, kv = piece / pieces % network->kv_heads;
+    const int64_t batch = piece / pieces / network->kv_heads, stride = network->layer[team->layer].qkv.rows;
+    const int64_t place = (batch * network->kv_heads + kv) * pass->capacity * size;
+    const uint16_t *keys = pass->keys[team->layer] + place, *values = pass->values[team->layer] + place;
+    const float scale = 1.0f / root((float)size);
+    float queries[WIDEST_HEAD][LANES], found[WIDEST_HEAD][LANES], scores[KEYS][LANES], block[KEYS * WIDEST_HEAD];
+    float most[LANES], total[LANES] = {0};
+    int64_t seen[LANES], all_see = length, any_sees = 0;
+    const uint8_t *allowed[LANES];
+    memset(queries, 0, sizeof queries);
+    memset(found, 0, sizeof found);
+    const int lanes = tokens * group - first < LANES ? (int)(tokens * group - first) : LANES;
+    for (int lane = 0; lane < LANES; lane++) {
+        const int64_t token = (first + (lane < lanes ? lane : 0)) / group, head = (first + lane) % group;
+        const float *query = pass->wide + (batch * tokens + token) * stride + (kv * group + head) * size;
+        seen[lane] = pass->allowed ? length : pass->before + token + 1;
+        allowed[lane] = pass->allowed ? pass->allowed + batch * pass->allowed_stride + token * length : 0;
+        all_see = seen[lane] < all_see ? seen[lane] : all_see;
+        any_sees = seen[lane] > any_sees ? seen[lane] : any_sees;
+        most[lane] = MASKED;
+        if (lane < lanes)
+            for (int64_t i = 0; i < size; i++) queries[i][lane] = query[i] * scale;
+    }
+    for (int64_t start = 0; start < any_sees; start += KEYS) {
+        const int some = any_sees - start < KEYS ? (int)(any_sees - start) : KEYS;
+        widen(keys + start * size, some * size, block);
+        for (int n = 0; n < some; n += 8) { /* beyond `some` there is room for what is not used */
+            Lanes sum[8] = {0};
+            for (int64_t i = 0; i < size; i++) {
+                const Lanes query = load(queries[i]);
+#pragma GCC unroll 8
+                for (int k = 0; k < 8; k++) sum[k] += query * block[(n + k) * size + i];
+            }
+#pragma GCC unroll 8
+            for (int k = 0; k < 8; k++) memcpy(scores[n + k], &sum[k], sizeof sum[k]);
+        }
+        if (pass->allowed)
+            for (int n = 0; n < some; n++)
+                for (int lane = 0; lane < LANES; lane++)
+                    scores[n][lane] = allowed[lane][start + n] ? scores[n][lane] : MASKED;
+        else if (start + some > all_see)
+            for (int n = 0; n < some; n++)
+                for (int lane = 0; lane < LANES; lane++)
+                    scores[n][lane] = start + n < seen[lane] ? scores[n][lane] : MASKED;
+        float kept[LANES];
+        memcpy(kept, most, sizeof kept);
+        for (int n = 0; n < some; n++)
+#pragma omp simd
+            for (int lane = 0; lane < LANES; lane++)
+                most[lane] = scores[n][lane] > most[lane] ? scores[n][lane] : most[lane];
+#pragma omp simd
+        for (int lane = 0; lane < LANES; lane++) {
+            kept[lane] = exponential(kept[lane] - most[lane]);
+            total[lane] *= kept[lane];
+        }
+        for (int n = 0; n < some; n++)
+#pragma omp simd
+            for (int lane = 0; lane < LANES; lane++) {
+                scores[n][lane] = exponential(scores[n][lane] - most[lane]);
+                total[lane] += scores[n][lane];
+            }
+        widen(values + start * size, some * size, block);
+        for (int64_t i = 0; i < size; i += 16) {
+            Lanes sum[16];
+#pragma GCC unroll 16
+            for (int k = 0; k < 16; k++) sum[k] = load(found[i + k]) * load(kept);
+            for (int n = 0; n < some; n++) {
+                const Lanes share = load(scores[n]);
+                const float *value = block + n * size + i;
+#pragma GCC unroll 16
+                for (int k = 0; k < 16; k++) sum[k] += share * value[k];
+            }
+#pragma GCC unroll 16
+            for (int k = 0; k < 16; k++) memcpy(found[i + k], &sum[k], sizeof sum[k]);
+        }
+    }
+    const int64_t width = network->heads * size > network->size ? network->heads * size : network->size;
+    for (int lane = 0; lane < lanes; lane++) {
+        const int64_t token = (first + lane) / group, head = (first + lane) % group;
+        float *out = pass->attended + (batch * tokens + token) * width + (kv * group + head) * size;
+        for (int64_t i = 0; i < size; i++) out[i] = found[i][lane] / total[lane];
+    }
+}
+
+static void round_attended(Team *team, int64_t row) { /* the digits of what a token attended to */
+    const Pass *pass = team->pass;
+    const Network *network = pass->network;
+    const Matrix *out = &network->layer[team->layer].out;
+    const int64_t columns = network->heads * network->head_dim;
+    const int64_t width = columns > network->size ? columns : network->size;
+    round_row(pass->attended + row * width, columns, out->digits, out->largest,
+              pass->digits + row * out->digits * columns, pass->peaks + row);
+}
+
+static void gate_row(Team *team, int64_t row) { /* silu(gate) * up, and its digits */
+    const Pass *pass = team->pass;
+    const Matrix *down = &pass->network->layer[team->layer].down;
+    int64_t inner = pass->network->inner;
+    float *gate = pass->wide + row * 2 * inner, *up = gate + inner;
+#pragma omp simd
+    for (int64_t i = 0; i < inner; i++) gate[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
+    round_row(gate, inner, down->digits, down->largest, pass->digits + row * down->digits * inner, pass->peaks + row);
+}
+
+/* ------------------------------------------------------------------------------------------------ passes */
+
+static int64_t lanes_of(const Pass *pass) { /* pieces of attention for each key head */
+    return (pass->tokens * (pass->network->heads / pass->network->kv_heads) + LANES - 1) / LANES;
+}
+
+static void run_layers(Team *team) {
+    const Pass *pass = team->pass;
+    const Network *network = pass->network;
+    team->token_rows = pass->batch * pass->tokens;
+    for (team->layer = 0; team->layer < network->layers; team->layer++) {
+        const Layer *layer = network->layer + team->layer;
+        norms(team, layer->input_norm, &layer->qkv);
+        multiply(team, &layer->qkv, pass->wide, layer->qkv.rows, 0);
+        for_tokens(team, place_row);
+        in_pieces(team, attend, pass->batch * network->kv_heads * lanes_of(pass));
+        for_tokens(team, round_attended);
+        multiply(team, &layer->out, pass->x, network->size, 1);
+        norms(team, layer->mlp_norm, &layer->gate_up);
+        multiply(team, &layer->gate_up, pass->wide, 2 * network->inner, 0);
+        for_tokens(team, gate_row);
+        multiply(team, &layer->down, pass->x, network->size, 1);
+    }
+    for (int64_t row = 0; row < team->token_rows; row++) {
+        float *x = pass->x + row * network->size, factor = norm_factor(x, network->size, network->eps);
+        for (int64_t i = 0; i < network->size; i++) x[i] *= factor * network->norm[i];
+    }
+}
+
+static void score_tokens(Team *team) {
+    const Pass *pass = team->pass;
+    const Matrix *head = &pass->network->head;
+    team->token_rows = pass->tokens;
+    for (int64_t row = 0; row < pass->tokens; row++)
+        round_row(pass->x + row * head->columns, head->columns, head->digits, head->largest,
+                  pass->digits + row * head->digits * head->columns, pass->peaks + row);
+    multiply(team, head, pass->wide, head->rows, 0);
+}
+
+typedef struct {
+    Team *team;
+    void (*run)(Team *);
+} Job;
+
+static void join(void *argument) {
+    Job *job = argument;
+    if (atomic_fetch_add(&job->team->arrived, 1) > 0) {
+        help(job->team);
+        return;
+    }
+    job->run(job->team);
+    atomic_store_explicit(&job->team->over, 1, memory_order_release);
+}
+
+/* `parallel` is OpenMP's `GOMP_parallel`, of the library that torch uses, so that its threads are used; or missing. */
+typedef void (*Parallel)(void (*)(void *), void *, unsigned threads, unsigned flags);
+
+static void run(const Pass *pass, void (*work)(Team *), Parallel parallel, int64_t threads) {
+    Team team = {.pass = pass, .threads = parallel ? threads : 1};
+    Job job = {&team, work};
+    if (team.threads == 1)
+        work(&team);
+    else
+        parallel(join, &job, (unsigned)team.threads, 0);
+}
+
+/* The layers and the last norm: `pass->x` from embeddings to hidden states; keys and values go to the cache. */
+void dgemma_run(const Pass *pass, Parallel parallel, int64_t threads) { run(pass, run_layers, parallel, threads); }
+
+/* The head over hidden states `pass->x` [tokens, size]: `pass->wide` [tokens, head.rows]. */
+void dgemma_score(const Pass *pass, Parallel parallel, int64_t threads) { run(pass, score_tokens, parallel, threads); }
+
+const char dgemma_source[] = SOURCE; /* the hash of this file */
+const int64_t dgemma_digit_bytes = sizeof(Digit);
