@@ -38,7 +38,7 @@ Shapes = Mapping[str, tuple[int, int]]
 
 def packed_path(directory: Path, config: Qwen2Config) -> Path:
     """Where the file of this machine belongs."""
-    return directory / f"{STEM}{'blocks' if native.can_run(config) else layout_key()}.safetensors"
+    return directory / f"{STEM}{'bands' if native.can_run(config) else layout_key()}.safetensors"
 
 
 def packed_weights(
@@ -82,7 +82,7 @@ def _mapped(path: Path, config: Qwen2Config, shapes: Shapes, weights: Int8Weight
 
 
 def _blocks_of(file: Any, name: str, shape: tuple[int, int]) -> Blocks:
-    found = Blocks(file.get_tensor(f"{name}.blocks"), file.get_tensor(f"{name}.sums"))
+    found = Blocks(file.get_tensor(f"{name}.bands"), file.get_tensor(f"{name}.sums"))
     for tensor, expected in zip((found.weights, found.sums), blocks_layout(*shape), strict=True):
         if (tensor.dtype, tuple(tensor.shape)) != expected:
             raise ValueError(f"{name} has another layout")
@@ -117,12 +117,12 @@ ToWrite = tuple[Layout, dict[str, str], Iterator[tuple[str, Tensor]]]
 def _blocks_to_write(shapes: Shapes, tensors: Mapping[str, Tensor]) -> ToWrite:
     layout: Layout = {}
     for name, shape in shapes.items():
-        layout[f"{name}.blocks"], layout[f"{name}.sums"] = blocks_layout(*shape)
+        layout[f"{name}.bands"], layout[f"{name}.sums"] = blocks_layout(*shape)
 
     def parts() -> Iterator[tuple[str, Tensor]]:
         for name in shapes:
             made = blocks(tensors[name + _END])
-            yield f"{name}.blocks", made.weights
+            yield f"{name}.bands", made.weights
             yield f"{name}.sums", made.sums
 
     return layout, {}, parts()

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from torch import Tensor
 
-BLOCK, GROUP = 64, 4
-"""Rows and columns of a matrix that lie together: `BLOCK` and `GROUP` in passes.c."""
+BAND, GROUP, BLOCK = 16, 4, 64
+"""Rows and columns of a matrix that lie together, and rows that are multiplied together: see passes.c."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Blocks:
     """An int8 matrix [out, in] as `passes.c` reads it."""
 
     weights: Tensor
-    """int8 [out / 64, in / 4, 64, 4], rounded up; zeros fill up."""
+    """int8 [out / 16, in / 4, 16, 4], with zeros up to a multiple of 64 rows."""
     sums: Tensor
     """int32 [out]: of the weights of each row."""
 
@@ -26,10 +26,10 @@ def blocks(weight: Tensor) -> Blocks:
     """A copy of an int8 matrix [out, in]; `in` is a multiple of 4."""
     rows, columns = weight.shape
     filled = F.pad(weight, (0, 0, 0, -rows % BLOCK)).view(torch.int32)  # what lies together moves together
-    moved = filled.view(-1, BLOCK, columns // GROUP).transpose(1, 2).contiguous()
+    moved = filled.view(-1, BAND, columns // GROUP).transpose(1, 2).contiguous()
     return Blocks(moved.view(torch.int8).view(*moved.shape, GROUP), weight.sum(1, dtype=torch.int32))
 
 
 def blocks_layout(rows: int, columns: int) -> tuple[tuple[torch.dtype, tuple[int, ...]], ...]:
     """The dtypes and shapes of the weights and sums of `Blocks`."""
-    return (torch.int8, (-(-rows // BLOCK), columns // GROUP, BLOCK, GROUP)), (torch.int32, (rows,))
+    return (torch.int8, (-(-rows // BLOCK) * BLOCK // BAND, columns // GROUP, BAND, GROUP)), (torch.int32, (rows,))

@@ -17,17 +17,18 @@ Compiled once for each instruction set. Nothing here allocates, and nothing outl
 #include <stdint.h>
 #include <string.h>
 
-#define BLOCK 64 /* rows of a matrix that lie together: [rows / 64][columns / 4][64][4] */
+#define BAND 16  /* rows of a matrix that lie together: [rows / 16][columns / 4][16][4] */
 #define GROUP 4  /* columns of a row that lie together */
+#define BLOCK 64 /* rows that are multiplied together: 4 bands */
 #define SERIAL_ROWS 4 /* work on fewer tokens, between products, is not worth waking a thread for */
 #define MASKED -1e30f
 
 #if defined(__AVX512VNNI__)
 typedef uint8_t Digit;
-enum { ZERO = 128, TILE = 6 };
+enum { ZERO = 128, TILE = 6, TOGETHER = 16 };
 #else
 typedef int16_t Digit;
-enum { ZERO = 0, TILE = 2 };
+enum { ZERO = 0, TILE = 2, TOGETHER = 4 }; /* 16 registers hold less */
 #endif
 
 typedef struct {
@@ -197,6 +198,23 @@ static float norm_factor(const float *x, int64_t size, float eps) {
 
 /* ------------------------------------------------------------------------------------------------ products */
 
+#if !defined(__AVX512VNNI__)
+static inline __m256i rows_of(const int8_t *weights) { /* 4 columns of 4 rows */
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)weights));
+}
+
+static inline __m256i four_of(const Digit *digits) {
+    int64_t four;
+    memcpy(&four, digits, sizeof four);
+    return _mm256_set1_epi64x(four);
+}
+
+static inline void store_rows(__m256i first, __m256i second, int32_t *sums) { /* whose halves are added */
+    const __m256i whole = _mm256_permute4x64_epi64(_mm256_hadd_epi32(first, second), 0xd8);
+    _mm256_storeu_si256((__m256i *)sums, whole);
+}
+#endif
+
 /* Sums of some rows of digits with a block of 64 rows of weights: [count][64]. */
 static inline __attribute__((always_inline)) void tile(const int count, const int8_t *weights, const Digit *digits,
                                                        int64_t stride, int64_t columns, int32_t *sums) {
@@ -206,10 +224,10 @@ static inline __attribute__((always_inline)) void tile(const int count, const in
     for (int t = 0; t < count; t++)
 #pragma GCC unroll 4
         for (int part = 0; part < 4; part++) total[t][part] = _mm512_setzero_si512();
-    for (int64_t k = 0; k < columns; k += GROUP, weights += BLOCK * GROUP) {
+    for (int64_t k = 0; k < columns; k += GROUP, weights += BAND * GROUP) {
         __m512i weight[4];
 #pragma GCC unroll 4
-        for (int part = 0; part < 4; part++) weight[part] = _mm512_loadu_si512(weights + 64 * part);
+        for (int part = 0; part < 4; part++) weight[part] = _mm512_loadu_si512(weights + BAND * columns * part);
 #pragma GCC unroll 6
         for (int t = 0; t < count; t++) {
             int32_t four;
@@ -225,35 +243,22 @@ static inline __attribute__((always_inline)) void tile(const int count, const in
 #pragma GCC unroll 4
         for (int part = 0; part < 4; part++) _mm512_storeu_si512(sums + t * BLOCK + 16 * part, total[t][part]);
 #else
-    for (int quarter = 0; quarter < 4; quarter++) { /* 16 rows, of which each register holds 4, in two halves each */
-        const int8_t *weight = weights + 64 * quarter;
-        __m256i total[TILE][4];
-#pragma GCC unroll 2
-        for (int t = 0; t < count; t++)
-#pragma GCC unroll 4
-            for (int part = 0; part < 4; part++) total[t][part] = _mm256_setzero_si256();
-        for (int64_t k = 0; k < columns; k += GROUP, weight += BLOCK * GROUP) {
-            __m256i wide[4];
-#pragma GCC unroll 4
-            for (int part = 0; part < 4; part++)
-                wide[part] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weight + 16 * part)));
-#pragma GCC unroll 2
-            for (int t = 0; t < count; t++) {
-                int64_t four;
-                memcpy(&four, digits + t * stride + k, 8);
-                __m256i digit = _mm256_set1_epi64x(four);
-#pragma GCC unroll 4
-                for (int part = 0; part < 4; part++)
-                    total[t][part] = _mm256_add_epi32(total[t][part], _mm256_madd_epi16(wide[part], digit));
-            }
+    typedef __m256i Sums; /* of 4 rows, each in two halves */
+    for (int band = 0; band < 4; band++, weights += BAND * columns, sums += BAND) {
+        Sums a0 = {0}, a1 = {0}, a2 = {0}, a3 = {0}, b0 = {0}, b1 = {0}, b2 = {0}, b3 = {0}; /* two tokens */
+        const int8_t *weight = weights;
+        for (int64_t k = 0; k < columns; k += GROUP, weight += BAND * GROUP) {
+            const Sums w0 = rows_of(weight), w1 = rows_of(weight + 16), w2 = rows_of(weight + 32),
+                       w3 = rows_of(weight + 48), a = four_of(digits + k);
+            a0 = _mm256_add_epi32(a0, _mm256_madd_epi16(w0, a)), a1 = _mm256_add_epi32(a1, _mm256_madd_epi16(w1, a));
+            a2 = _mm256_add_epi32(a2, _mm256_madd_epi16(w2, a)), a3 = _mm256_add_epi32(a3, _mm256_madd_epi16(w3, a));
+            if (count == 1) continue;
+            const Sums b = four_of(digits + stride + k);
+            b0 = _mm256_add_epi32(b0, _mm256_madd_epi16(w0, b)), b1 = _mm256_add_epi32(b1, _mm256_madd_epi16(w1, b));
+            b2 = _mm256_add_epi32(b2, _mm256_madd_epi16(w2, b)), b3 = _mm256_add_epi32(b3, _mm256_madd_epi16(w3, b));
         }
-#pragma GCC unroll 2
-        for (int t = 0; t < count; t++)
-            for (int pair = 0; pair < 2; pair++) {
-                __m256i halves = _mm256_hadd_epi32(total[t][2 * pair], total[t][2 * pair + 1]);
-                halves = _mm256_permute4x64_epi64(halves, 0xd8);
-                _mm256_storeu_si256((__m256i *)(sums + t * BLOCK + 16 * quarter + 8 * pair), halves);
-            }
+        store_rows(a0, a1, sums), store_rows(a2, a3, sums + 8);
+        if (count > 1) store_rows(b0, b1, sums + BLOCK), store_rows(b2, b3, sums + BLOCK + 8);
     }
 #endif
 }
@@ -270,6 +275,16 @@ static void tile_of(int count, const int8_t *weights, const Digit *digits, int64
     case 6: tile(6, weights, digits, stride, columns, sums); break;
 #endif
     }
+}
+
+/* From integer sums of a token with a block, and with its second digits, to the product. */
+static void finish(const int32_t *restrict sum, const int32_t *restrict second, float finer,
+                   const int32_t *restrict shift, const float *restrict scale, const float *restrict bias, float peak,
+                   float *restrict value) {
+    for (int r = 0; r < BLOCK; r++) value[r] = (float)(sum[r] - shift[r]);
+    if (second)
+        for (int r = 0; r < BLOCK; r++) value[r] += finer * (float)(second[r] - shift[r]);
+    for (int r = 0; r < BLOCK; r++) value[r] = value[r] * (peak * scale[r]) + bias[r];
 }
 
 static void multiply_block(Team *team, int64_t block) {
@@ -291,17 +306,13 @@ static void multiply_block(Team *team, int64_t block) {
         tile_of((int)(tokens * count), weights, pass->digits + token * count * columns, columns, columns, sums);
         for (int64_t t = 0; t < tokens; t++) {
             const int32_t *sum = sums + t * count * BLOCK;
-            float peak = pass->peaks[token + t], *out = team->result + (token + t) * team->result_stride + first;
+            float peak = pass->peaks[token + t], *restrict out = team->result + (token + t) * team->result_stride + first;
             float value[BLOCK];
-            if (count == 1)
-                for (int64_t r = 0; r < BLOCK; r++) value[r] = (float)(sum[r] - shift[r]);
-            else
-                for (int64_t r = 0; r < BLOCK; r++)
-                    value[r] = (float)(sum[r] - shift[r]) + finer * (float)(sum[BLOCK + r] - shift[r]);
+            finish(sum, count == 2 ? sum + BLOCK : 0, finer, shift, scale, bias, peak, value);
             if (team->is_added)
-                for (int64_t r = 0; r < rows; r++) out[r] += value[r] * (peak * scale[r]) + bias[r];
+                for (int64_t r = 0; r < rows; r++) out[r] += value[r];
             else
-                for (int64_t r = 0; r < rows; r++) out[r] = value[r] * (peak * scale[r]) + bias[r];
+                memcpy(out, value, sizeof(float) * (size_t)rows);
         }
     }
 }
@@ -422,15 +433,15 @@ static void attend(Team *team, int64_t piece) {
     for (int64_t start = 0; start < any_sees; start += KEYS) {
         const int some = any_sees - start < KEYS ? (int)(any_sees - start) : KEYS;
         widen(keys + start * size, some * size, block);
-        for (int n = 0; n < some; n += 8) { /* beyond `some` there is room for what is not used */
-            Lanes sum[8] = {0};
+        for (int n = 0; n < some; n += TOGETHER) { /* beyond `some` there is room for what is not used */
+            Lanes sum[TOGETHER] = {0};
             for (int64_t i = 0; i < size; i++) {
                 const Lanes query = load(queries[i]);
-#pragma GCC unroll 8
-                for (int k = 0; k < 8; k++) sum[k] += query * block[(n + k) * size + i];
+#pragma GCC unroll 16
+                for (int k = 0; k < TOGETHER; k++) sum[k] += query * block[(n + k) * size + i];
             }
-#pragma GCC unroll 8
-            for (int k = 0; k < 8; k++) memcpy(scores[n + k], &sum[k], sizeof sum[k]);
+#pragma GCC unroll 16
+            for (int k = 0; k < TOGETHER; k++) memcpy(scores[n + k], &sum[k], sizeof sum[k]);
         }
         if (pass->allowed)
             for (int n = 0; n < some; n++)
@@ -458,18 +469,18 @@ static void attend(Team *team, int64_t piece) {
                 total[lane] += scores[n][lane];
             }
         widen(values + start * size, some * size, block);
-        for (int64_t i = 0; i < size; i += 16) {
-            Lanes sum[16];
+        for (int64_t i = 0; i < size; i += TOGETHER) {
+            Lanes sum[TOGETHER];
 #pragma GCC unroll 16
-            for (int k = 0; k < 16; k++) sum[k] = load(found[i + k]) * load(kept);
+            for (int k = 0; k < TOGETHER; k++) sum[k] = load(found[i + k]) * load(kept);
             for (int n = 0; n < some; n++) {
                 const Lanes share = load(scores[n]);
                 const float *value = block + n * size + i;
 #pragma GCC unroll 16
-                for (int k = 0; k < 16; k++) sum[k] += share * value[k];
+                for (int k = 0; k < TOGETHER; k++) sum[k] += share * value[k];
             }
 #pragma GCC unroll 16
-            for (int k = 0; k < 16; k++) memcpy(found[i + k], &sum[k], sizeof sum[k]);
+            for (int k = 0; k < TOGETHER; k++) memcpy(found[i + k], &sum[k], sizeof sum[k]);
         }
     }
     const int64_t width = network->heads * size > network->size ? network->heads * size : network->size;
