@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import statistics
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from dgemma_lsp.command import bench_keystrokes
+from dgemma_lsp.command import bench_keystrokes, bench_server
 from dgemma_lsp.command.loading import UserError
 
 PING_SECONDS = 10.0
+SERVERS = (1, 3)
+"""Servers whose memory is measured, over the same checkpoint."""
 KEYSTROKES = {
     "100,000 lines of Python": ("python", 100_000, 200, bench_keystrokes.EMBEDDED_TOKENS),
     "the same, with context from elsewhere": ("python", 100_000, 200, bench_keystrokes.LARGE_TOKENS),
@@ -33,7 +31,8 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
     Raises:
         UserError: the checkpoint or device cannot be used, or the shape does not fit.
     """
-    from dgemma_model.bench import fill_times, network_times, published_shape, timing
+    from dgemma_model.bench import fill_times, network_times, published_shape, timing, writer_times
+    from dgemma_model.checkpoint import selection
     from dgemma_model.checkpoint.errors import CheckpointError
     from dgemma_model.infill import usable_device
 
@@ -41,19 +40,22 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
         place = usable_device(device)
         if shape is not None:
             report = published_shape.measure_shape(published_shape.published_config(), place, repeats)
+        elif checkpoint is not None and (loaded := writer_times.opened(selection.find(checkpoint), place)) is not None:
+            report = writer_times.compare(loaded, selection.find(checkpoint), place, repeats)
+            report["servers_mb"] = {str(n): asyncio.run(bench_server.memory(n, checkpoint)) for n in SERVERS}
         else:
-            directory = None if checkpoint is None else Path(checkpoint).expanduser()
+            directory = None if checkpoint is None else selection.find(checkpoint)
             report = network_times.compare(directory, place, repeats)
             report["written_fill"] = fill_times.written_fills(directory, place, repeats)
             report["warm_fill"] = fill_times.warm_fills(directory, place, repeats)
-            report["ping_during_fills"] = asyncio.run(ping_during_fills(PING_SECONDS, checkpoint, device))
+            report["ping_during_fills"] = asyncio.run(bench_server.pings(PING_SECONDS, checkpoint, device))
             report["keystroke"] = {
                 name: bench_keystrokes.measure(language, lines, keys, tokens)
                 for name, (language, lines, keys, tokens) in KEYSTROKES.items()
             }
     except (timing.BenchError, CheckpointError) as error:
         raise UserError(str(error)) from error
-    Console(width=120).print(table(report))
+    Console(width=120).print(writer_table(report) if "cold_prompt" in report else table(report))
     print(json.dumps(report))
 
 
@@ -63,6 +65,40 @@ COLUMNS = {
     "float32": "transformers, float32",
     "bfloat16": "transformers, bfloat16",
 }
+
+
+def writer_table(report: dict[str, Any]) -> Table:
+    """The report about a checkpoint that writes causally: ours, and how many times as long the others take."""
+    others = {name: f"llama.cpp ({name} {version})" for name, version in report["others"].items()}
+    beside = report["cold_prompt_transformers"]
+    columns = {"ours": "ours"} | others
+    shown = Table("median / p95 ms", *columns.values())
+
+    def row(name: str, measured: dict[str, Any], columns: dict[str, str] = columns) -> None:
+        ours = measured["ours"]["median_ms"]
+        cells = [f"{ours:.1f} / {measured['ours']['p95_ms']:.1f}"]
+        for column in list(columns)[1:]:
+            if found := measured.get(column):
+                cells.append(f"{found['median_ms']:.1f} / {found['p95_ms']:.1f} ({found['median_ms'] / ours:.2f}x)")
+            else:
+                cells.append("")
+        shown.add_row(name, *cells)
+
+    row(f"a prompt of {report['prompt_tokens']} tokens, cold", report["cold_prompt"])
+    for tokens, measured in report["written"].items():
+        row(f"{tokens} tokens, one by one", measured)
+    row("a line after a keystroke", report["line"])
+    row("the same, with other files to copy from", report["line_with_project"])
+    row(f"a token of lines that are there already ({report['copied_lines']['tokens']} tokens)", report["copied_lines"])
+    for tokens, measured in report["pass"].items():
+        row(f"a pass over {tokens} tokens", measured)
+    caption = [f"passes: {report['passes']}, {report['threads']} threads"]
+    if beside is not None:
+        ours = beside["ours"]["median_ms"]
+        caption += [f"transformers {name}: {beside[name]['median_ms'] / ours:.1f}x" for name in ("float32", "bfloat16")]
+    caption += [f"servers: {' + '.join(map(str, sizes))} MB" for sizes in report["servers_mb"].values()]
+    shown.caption = "; ".join(caption)
+    return shown
 
 
 def table(report: dict[str, Any]) -> Table:
@@ -107,61 +143,3 @@ def table(report: dict[str, Any]) -> Table:
             row(f"the server's own work per keystroke: {name}", {"ours": measured["stages"]["all"]})
     shown.caption = f"{report['peak_memory_mb']} MB at most"
     return shown
-
-
-async def ping_during_fills(seconds: float, checkpoint: str | None, device: str | None) -> dict[str, float]:
-    """Round trips of a request that needs no model, while the server is kept filling."""
-    options = [f"--{name}={value}" for name, value in (("checkpoint", checkpoint), ("device", device)) if value]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "dgemma_lsp", *options,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    assert process.stdin is not None and process.stdout is not None
-    stdin, stdout = process.stdin, process.stdout
-
-    def send(method: str, params: object, number: int | None = None) -> None:
-        message = {"jsonrpc": "2.0", "method": method, "params": params} | ({} if number is None else {"id": number})
-        body = json.dumps(message).encode()
-        stdin.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
-
-    async def receive() -> dict[str, Any]:
-        length = 0
-        while line := (await stdout.readline()).strip():
-            if line.lower().startswith(b"content-length:"):
-                length = int(line.split(b":")[1])
-        return dict(json.loads(await stdout.readexactly(length)))
-
-    send("initialize", {"processId": None, "rootUri": None, "capabilities": {}}, 0)
-    await receive()
-    send("initialized", {})
-    text = "import os\n\n\ndef read(path):\n    \n"
-    uri = "file:///bench.py"
-    send("textDocument/didOpen", {"textDocument": {"uri": uri, "languageId": "python", "version": 1, "text": text}})
-    fill = {"textDocument": {"uri": uri}, "position": {"line": 4, "character": 4}, "context": {"triggerKind": 1}}
-    send("textDocument/inlineCompletion", fill, -1)  # answered once the model is loaded
-    while (await receive()).get("id") != -1:
-        pass
-    pings: list[float] = []
-    fills = number = 0
-    deadline = time.perf_counter() + seconds
-    filling: int | None = None
-    answered: dict[int, dict[str, Any]] = {}
-    while time.perf_counter() < deadline:
-        if filling is None or filling in answered:
-            fills += filling is not None
-            filling = number = number + 1
-            send("textDocument/inlineCompletion", fill, number)
-        number += 1
-        started = time.perf_counter()
-        send("workspace/executeCommand", {"command": "dgemma.explainSilence", "arguments": [uri]}, number)
-        while number not in answered:
-            message = await receive()
-            if "id" in message and "method" not in message:
-                answered[message["id"]] = message
-        pings.append(1000 * (time.perf_counter() - started))
-        await asyncio.sleep(0.005)
-    process.kill()
-    await process.wait()
-    pings.sort()
-    median, p95 = statistics.median(pings), pings[int(0.95 * len(pings))]
-    return {"median_ms": round(median, 3), "p95_ms": round(p95, 3), "pings": len(pings), "fills": fills}

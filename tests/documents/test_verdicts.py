@@ -81,7 +81,8 @@ def test_what_a_client_names_is_not_remembered_without_end(tmp_path: Path) -> No
     assert asyncio.run(count()) <= 512
 
 
-def test_no_verdict_is_forgotten_while_a_request_waits_for_it() -> None:
+def test_no_verdict_is_forgotten_while_a_request_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "PATIENCE_S", 30.0)
     uris = [f"file:///nowhere/{number}.py" for number in range(1000)]
 
     async def rules() -> set[str | None]:

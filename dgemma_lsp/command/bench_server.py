@@ -1,0 +1,113 @@
+"""What `bench` measures of whole servers: answers while they fill, and their memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+URI = "file:///bench.py"
+TEXT = "import os\n\n\ndef read(path):\n    \n"
+FILL = {
+    "textDocument": {"uri": URI},
+    "position": {"line": 4, "character": 4},
+    "context": {"triggerKind": 1},
+}
+
+
+class Server:
+    """A server in a process of its own, with a document open and a model loaded."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self.process, self._stdin, self._stdout = process, process.stdin, process.stdout
+
+    @classmethod
+    async def start(cls, checkpoint: str | None, device: str | None = None) -> Self:
+        """Return once it has answered a first fill."""
+        options = [f"--{name}={value}" for name, value in (("checkpoint", checkpoint), ("device", device)) if value]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "dgemma_lsp", *options),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        server = cls(process)
+        server.send("initialize", {"processId": None, "rootUri": None, "capabilities": {}}, 0)
+        await server.receive()
+        server.send("initialized", {})
+        document = {"uri": URI, "languageId": "python", "version": 1, "text": TEXT}
+        server.send("textDocument/didOpen", {"textDocument": document})
+        server.send("textDocument/inlineCompletion", FILL, -1)  # answered once the model is loaded
+        while (await server.receive()).get("id") != -1:
+            pass
+        return server
+
+    def send(self, method: str, params: object, number: int | None = None) -> None:
+        """A notification, or a request with a number."""
+        message = {"jsonrpc": "2.0", "method": method, "params": params} | ({} if number is None else {"id": number})
+        body = json.dumps(message).encode()
+        self._stdin.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    async def receive(self) -> dict[str, Any]:
+        """The next message."""
+        length = 0
+        while line := (await self._stdout.readline()).strip():
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        return dict(json.loads(await self._stdout.readexactly(length)))
+
+    async def end(self) -> None:
+        """Kill it."""
+        self.process.kill()
+        await self.process.wait()
+
+
+async def pings(seconds: float, checkpoint: str | None, device: str | None) -> dict[str, float]:
+    """Round trips of a request that needs no model, while the server is kept filling."""
+    server = await Server.start(checkpoint, device)
+    taken: list[float] = []
+    fills = number = 0
+    deadline = time.perf_counter() + seconds
+    filling: int | None = None
+    answered: dict[int, dict[str, Any]] = {}
+    while time.perf_counter() < deadline:
+        if filling is None or filling in answered:
+            fills += filling is not None
+            filling = number = number + 1
+            server.send("textDocument/inlineCompletion", FILL, number)
+        number += 1
+        started = time.perf_counter()
+        server.send("workspace/executeCommand", {"command": "dgemma.explainSilence", "arguments": [URI]}, number)
+        while number not in answered:
+            message = await server.receive()
+            if "id" in message and "method" not in message:
+                answered[message["id"]] = message
+        taken.append(1000 * (time.perf_counter() - started))
+        await asyncio.sleep(0.005)
+    await server.end()
+    taken.sort()
+    median, p95 = statistics.median(taken), taken[int(0.95 * len(taken))]
+    return {"median_ms": round(median, 3), "p95_ms": round(p95, 3), "pings": len(taken), "fills": fills}
+
+
+async def memory(count: int, checkpoint: str | None) -> list[int]:
+    """Megabytes of each of `count` servers that run together: pages that several share count in parts (proportional
+    set size). Empty where the system does not tell."""
+    servers = [await Server.start(checkpoint) for _ in range(count)]
+    try:
+        return [found for server in servers if (found := proportional_mb(server.process.pid)) is not None]
+    finally:
+        for server in servers:
+            await server.end()
+
+
+def proportional_mb(process_id: int) -> int | None:
+    """The proportional set size of a process."""
+    try:
+        lines = Path(f"/proc/{process_id}/smaps_rollup").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) >> 10 for line in lines if line.startswith("Pss:")), None)

@@ -1,0 +1,217 @@
+"""What `dgemma-lsp bench` measures of a checkpoint that writes causally: ours and others over the same weights.
+
+They take turns. Prompts are places in modules of the standard library. Times are medians and 95th percentiles in
+milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import logging
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgemma_model.bench.opponents import Opponent, opponents, versions
+from dgemma_model.bench.timing import Times, once, peak_memory_mb, places, side_by_side, summary
+from dgemma_model.checkpoint import contract
+from dgemma_model.checkpoint import load as checkpoints
+from dgemma_model.infill import Infiller, compiled_passes
+from dgemma_model.network.cache import Cache
+from dgemma_model.network.contract import CodeNetwork
+from dgemma_model.network.qwen2_served import ServedQwen2
+from dgemma_model.request import Excerpt, FillRequest
+
+PROMPT_TOKENS = 400
+WRITTEN = (8, 32, 128)
+"""Tokens that are written after a prompt that is known."""
+PASSES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Tokens of one pass after a prompt that is known."""
+LINE_TOKENS = 48
+"""The longest line."""
+COPIED_LINES = 12
+"""Half of the lines that are written again, word for word, further down."""
+
+
+def opened(source: Path, device: torch.device) -> contract.Checkpoint | None:
+    """The checkpoint, if it is one that `compare` measures."""
+    loaded = checkpoints.load(source, device, torch.float32)
+    return loaded if isinstance(loaded.network, ServedQwen2) else None
+
+
+def compare(loaded: contract.Checkpoint, source: Path, device: torch.device, repeats: int) -> dict[str, Any]:
+    """Prompts, passes, lines and longer texts. `source` is the file that `loaded` was opened from: others read it."""
+    network = loaded.network
+    assert isinstance(network, ServedQwen2)
+    threads = torch.get_num_threads()
+    others = opponents(source, threads)
+    infiller = Infiller(loaded, device, torch.int8)
+    spread = places(2 * repeats, 0)
+    prompts = [_prompt(loaded, excerpt) for excerpt, _ in spread]
+    report: dict[str, Any] = {
+        "checkpoint": infiller.name,
+        "threads": threads,
+        "passes": compiled_passes() or "torch",
+        "others": versions(),
+        "prompt_tokens": PROMPT_TOKENS,
+    }
+    everyone = _Everyone(network, others, prompts)
+    report["cold_prompt"] = side_by_side(everyone.cold(), repeats)
+    report["pass"] = {str(tokens): {"ours": times} for tokens, times in _curve(network, prompts[0], repeats).items()}
+    report["written"] = {str(tokens): side_by_side(everyone.written(tokens), repeats) for tokens in WRITTEN}
+    report["line"] = _lines(infiller, loaded, others, [(excerpt, ()) for excerpt, _ in spread], repeats)
+    report["line_with_project"] = _lines(infiller, loaded, others, spread, repeats)
+    report["copied_lines"] = _copied(infiller, loaded, others, repeats)
+    report["cold_prompt_transformers"] = _beside_transformers(network, prompts, min(repeats, 5))
+    report["peak_memory_mb"] = peak_memory_mb(device)
+    return report
+
+
+def _prompt(loaded: contract.Checkpoint, excerpt: Excerpt) -> Tensor:
+    ids = loaded.format.encode(excerpt, 2 * PROMPT_TOKENS).ids
+    return torch.tensor([ids[-PROMPT_TOKENS:]])
+
+
+class _Everyone:
+    """The same work for all."""
+
+    def __init__(self, network: CodeNetwork, others: dict[str, Opponent], prompts: list[Tensor]) -> None:
+        self._network, self._others, self._prompts = network, others, prompts
+
+    def cold(self) -> dict[str, Callable[[], object]]:
+        """Reading a prompt, and the scores after it."""
+
+        def ours(prompt: Tensor) -> object:
+            return self._network.logits(self._network.encode(prompt, Cache())[:, -1:])
+
+        work: dict[str, Callable[[], object]] = {"ours": self._in_turn(ours)}
+        for name, other in self._others.items():
+            work[name] = self._in_turn(partial(_first_token, other))
+        return work
+
+    def written(self, tokens: int) -> dict[str, Callable[[], object]]:
+        """Writing after a prompt that is known, token by token."""
+        prompt, cache = self._prompts[0], Cache()
+        self._network.encode(prompt, cache)
+
+        def ours() -> None:
+            cache.crop(PROMPT_TOKENS - 1)
+            new = prompt[:, -1:]
+            for _ in range(tokens):
+                new = self._network.logits(self._network.encode(new, cache)[:, -1:]).argmax(-1)
+
+        work: dict[str, Callable[[], object]] = {"ours": ours}
+        for name, other in self._others.items():
+            work[name] = partial(other.write, prompt[0].tolist(), tokens)
+        return work
+
+    def _in_turn(self, work: Callable[[Tensor], object]) -> Callable[[], object]:
+        following = itertools.cycle(self._prompts)
+        return lambda: work(next(following))
+
+
+def _first_token(other: Opponent, prompt: Tensor) -> int:
+    return other.write(prompt[0].tolist(), 1, anew=True)
+
+
+def _curve(network: CodeNetwork, prompt: Tensor, repeats: int) -> dict[int, Times]:
+    """Passes over new tokens after the prompt, with the scores of all."""
+    cache = Cache()
+    network.encode(prompt, cache)
+
+    def run(tokens: int) -> None:
+        cache.crop(PROMPT_TOKENS)
+        network.logits(network.encode(prompt[:, :tokens], cache))
+
+    times = side_by_side({str(tokens): partial(run, tokens) for tokens in PASSES}, repeats)
+    return {int(tokens): taken for tokens, taken in times.items()}
+
+
+def _lines(
+    infiller: Infiller,
+    loaded: contract.Checkpoint,
+    others: dict[str, Opponent],
+    spread: list[tuple[Excerpt, tuple[str, ...]]],
+    repeats: int,
+) -> dict[str, Any]:
+    """The rest of a line after one more keystroke: ours as served, chosen by the judge; others' plain greedy line."""
+    seconds: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
+    for number, (excerpt, project) in enumerate(spread[: repeats + 1]):
+        before, after = _typed(excerpt)
+        infiller.index_ahead(project)
+        request = FillRequest(before, project, one_line=True, max_tokens=LINE_TOKENS)
+        work: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+            "ours": (partial(_filled, infiller, request), partial(_filled, infiller, replace(request, excerpt=after)))
+        }
+        for name, other in others.items():
+            known, typed = (loaded.format.encode(e, infiller.prompt_tokens).ids for e in (before, after))
+            work[name] = partial(other.write_line, known, 1), partial(other.write_line, typed, LINE_TOKENS)
+        for name in list(work) if number % 2 else reversed(list(work)):
+            prepare, run = work[name]
+            prepare()
+            seconds[name].append(once(run))
+    return {name: summary(taken[1:]) for name, taken in seconds.items()}
+
+
+def _typed(excerpt: Excerpt) -> tuple[Excerpt, Excerpt]:
+    """The excerpt with the first half of the line after the hole typed, but for one character; and with it."""
+    line, _, rest = excerpt.suffix.partition("\n")
+    kept = len(line) - len(line.lstrip()) + max(2, len(line.strip()) // 2)
+    return tuple(  # type: ignore[return-value]
+        replace(excerpt, prefix=excerpt.prefix + line[:upto], suffix="\n" + rest) for upto in (kept - 1, kept)
+    )
+
+
+def _filled(infiller: Infiller, request: FillRequest) -> str:
+    *_, draft = infiller.fill(request)
+    return draft.texts[0]
+
+
+def _copied(
+    infiller: Infiller, loaded: contract.Checkpoint, others: dict[str, Opponent], repeats: int
+) -> dict[str, Any]:
+    """A token of lines that stand in the prompt already: ours with copies, others token by token, as many."""
+    seconds: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
+    counts: list[int] = []
+    for excerpt, _ in places(repeats + 1, 0):
+        lines = excerpt.prefix.splitlines(keepends=True)[-2 * COPIED_LINES :]
+        twice = replace(excerpt, prefix="".join(lines) + "\n\n" + lines[0] + lines[1], suffix="\n")
+        request = FillRequest(twice, max_tokens=WRITTEN[-1])
+        _filled(infiller, replace(request, max_tokens=1))
+        seconds["ours"].append(once(partial(_filled, infiller, request)))
+        counts.append(max(1, infiller.count_tokens(_filled(infiller, request))))
+        prompt = loaded.format.encode(twice, infiller.prompt_tokens).ids
+        for name, other in others.items():
+            other.write(prompt, 1)
+            seconds[name].append(once(partial(other.write, prompt, counts[-1])))
+    each = {name: [taken / count for taken, count in zip(s, counts, strict=True)][1:] for name, s in seconds.items()}
+    return {name: summary(taken) for name, taken in each.items()} | {"tokens": round(statistics.fmean(counts), 1)}
+
+
+def _beside_transformers(network: ServedQwen2, prompts: list[Tensor], repeats: int) -> dict[str, Times] | None:
+    """Reading a prompt beside `transformers` at the same shape; its weights are random, which changes no time."""
+    if importlib.util.find_spec("transformers") is None:
+        return None
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(**network.config.to_json())
+    work: dict[str, Callable[[], object]] = {}
+    following = itertools.cycle(prompts)
+
+    def theirs(model: Any) -> object:
+        with torch.inference_mode():
+            return model(next(following), logits_to_keep=1)
+
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        model: Any = Qwen2ForCausalLM(config)
+        work[name] = partial(theirs, model.to(dtype).eval())
+    work["ours"] = lambda: network.logits(network.encode(next(following), Cache())[:, -1:])
+    return side_by_side(work, repeats)
