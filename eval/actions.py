@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from dgemma_lsp.documents.documents import parsed
 from dgemma_lsp.documents.edits import Rewrite, Snapshot
+from dgemma_lsp.documents.text import Text
 from dgemma_lsp.pipeline.actions import ActionKind, Problem, offered, rewrite
 from dgemma_model.infill import Infiller
 from dgemma_model.source.fill_sites import does_nothing
@@ -106,12 +107,12 @@ def prepared(count: int, seed: int) -> list[Prepared]:
 
 def outcome(case: Prepared, infiller: Infiller) -> str:
     """What becomes of the action in one file, in a word."""
-    snapshot = parsed(Snapshot(f"file:///{case.name}", 1, "python", case.text, case.cursor))
+    at = parsed(Snapshot(f"file:///{case.name}", 1, "python", Text(case.text), case.cursor))
     problems = [Problem(case.cursor, case.cursor, case.message)] if case.kind is ActionKind.REPAIR else []
-    action = next((found for found in offered(snapshot, case.cursor, problems) if found.kind is case.kind), None)
+    action = next((found for found in offered(at, case.cursor, problems) if found.kind is case.kind), None)
     if action is None:
         return "not offered"
-    *_, answer = rewrite(case.kind, snapshot.at(action.start), action.end, infiller)
+    *_, answer = rewrite(case.kind, at.snapshot.at(action.start), action.end, infiller)
     if not isinstance(answer, Rewrite):
         return f"refused: {answer.name}"
     after = answer.apply()

@@ -10,6 +10,8 @@ import pytest
 import users_store  # noqa: F401 (sets the store of this process and of those it starts)
 from wire import Wire
 
+from dgemma_model.source import bounded
+
 
 @pytest.fixture
 def own_wire() -> Iterator[Wire]:
@@ -43,3 +45,17 @@ def ordinary_folder() -> Iterator[Path]:
         folder = Path(name)
         folder.chmod(0o755)
         yield folder
+
+
+@pytest.fixture
+def parsed_anew(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The texts that are parsed without an earlier tree while the test runs."""
+    texts, real = list[bytes](), bounded.parse
+
+    def parse(grammar, data, old=None, *, limit_s=bounded.PARSE_S):  # type: ignore[no-untyped-def]
+        if old is None:
+            texts.append(data)
+        return real(grammar, data, old, limit_s=limit_s)
+
+    monkeypatch.setattr(bounded, "parse", parse)
+    return texts

@@ -180,7 +180,7 @@ def _keystroke(
     snapshot = timed("snapshot", lambda: documents.snapshot(_URI, cursor))
     assert snapshot is not None
     timed("memory", lambda: memory.find(snapshot))
-    with_tree = timed("parse", lambda: parsed(snapshot))
+    with_tree = timed("parse", lambda: parsed(snapshot, documents.last_tree(_URI)))
     *_, answer = timed("suggest", lambda: list(suggest(with_tree, writer, Settings(), invoked=False)))
     timed("answer", lambda: to_client.inline_answer(answer, documents.encoding))
     if isinstance(answer, Suggestion):

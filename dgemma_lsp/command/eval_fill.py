@@ -8,7 +8,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from dgemma_lsp.command.opened import opened
-from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.documents.documents import ParsedSnapshot
+from dgemma_lsp.documents.edits import NO_SURROUNDINGS, NoSuggestion, Suggestion, Surroundings
 from dgemma_lsp.pipeline.request_for import request_for
 from dgemma_lsp.pipeline.suggest import suggest
 from dgemma_lsp.settings import Settings
@@ -73,37 +74,45 @@ def fill_case(
     asked = OneWayInfiller(infiller, overrides)
     if way not in ALONE:
         case = in_its_file(case)
-    snapshot, holes = snapshot_of(case)
+    parsed, holes = parsed_of(case)
+    surroundings = NO_SURROUNDINGS
     if way not in ALONE:
-        snapshot = replace(snapshot, nearby=nearby_of(case))
-        infiller.index_ahead(request_for(snapshot, infiller, holes).project_text)
+        surroundings = Surroundings(nearby=nearby_of(case))
+        infiller.index_ahead(request_for(parsed, infiller, holes, surroundings=surroundings).project_text)
     fill = Fill(case, ("",) * case.holes)
     try:
         if case.kind != QUIET:
-            fill = _filled(fill, asked, snapshot, holes, starts=overrides.get("verify") is not True)
+            fill = _filled(fill, asked, parsed, surroundings, holes, starts=overrides.get("verify") is not True)
         if case.holes == 1 and case.start is None:
-            proposed, is_offered = _proposed(asked, snapshot, names=case.is_whole)
+            proposed, is_offered = _proposed(asked, parsed, surroundings, names=case.is_whole)
             fill = replace(fill, proposed=proposed, is_offered=is_offered)
     except InfillError as error:
         return replace(fill, failure=str(error))
     return replace(fill, passed=_passed(case, fill.texts, unconfined=unconfined))
 
 
-def snapshot_of(case: Case) -> tuple[Snapshot, list[tuple[int, int]]]:
+def parsed_of(case: Case) -> tuple[ParsedSnapshot, list[tuple[int, int]]]:
     """The case as an open document with the cursor in its first hole, and where all its holes are."""
     return opened((case.prefix, *case.between, case.suffix), case.language)
 
 
 def _filled(
-    fill: Fill, asked: OneWayInfiller, snapshot: Snapshot, holes: list[tuple[int, int]], *, starts: bool
+    fill: Fill,
+    asked: OneWayInfiller,
+    parsed: ParsedSnapshot,
+    surroundings: Surroundings,
+    holes: list[tuple[int, int]],
+    *,
+    starts: bool,
 ) -> Fill:
     """Fill the case. With `starts`, a text to be repaired is denoised from its present form, not written anew."""
     case = fill.case
     start = case.start if starts else None
     request = request_for(
-        snapshot,
+        parsed,
         asked,
         holes,
+        surroundings=surroundings,
         one_line=case.one_line,
         max_tokens=None if case.one_line else case.max_tokens,
         start=start,
@@ -121,18 +130,20 @@ def _filled(
     )
 
 
-def _proposed(asked: OneWayInfiller, snapshot: Snapshot, *, names: bool) -> tuple[str | None, bool]:
+def _proposed(
+    asked: OneWayInfiller, parsed: ParsedSnapshot, surroundings: Surroundings, *, names: bool
+) -> tuple[str | None, bool]:
     """The document with what the server's pipeline would insert, and whether it shows that unasked."""
 
     def answer() -> Suggestion | NoSuggestion:
-        *_, last = suggest(snapshot, asked, Settings(), invoked=False, names=names)
+        *_, last = suggest(parsed, asked, Settings(), invoked=False, names=names, surroundings=surroundings)
         return last
 
     offered = said = answer()
     if said is NoSuggestion.LOW_CONFIDENCE:
         asked.threshold = float("-inf")
         said = answer()
-    proposed = said.edit.apply(snapshot.text) if isinstance(said, Suggestion) else None
+    proposed = said.edit.apply(parsed.snapshot.text) if isinstance(said, Suggestion) else None
     return proposed, isinstance(offered, Suggestion)
 
 

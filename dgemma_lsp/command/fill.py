@@ -21,8 +21,10 @@ from rich.text import Text
 from dgemma_lsp.command.loading import UserError, load_infiller
 from dgemma_lsp.command.opened import TASK_TOKENS, opened
 from dgemma_lsp.documents import disk
+from dgemma_lsp.documents.documents import ParsedSnapshot
 from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.documents.exclusions import Exclusions, size_rule
+from dgemma_lsp.documents.text import Text as SourceText
 from dgemma_lsp.pipeline.request_for import request_for
 from dgemma_lsp.pipeline.suggest import suggest
 from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, Watched, before_cursor
@@ -57,17 +59,18 @@ def fill_once(
     Raises:
         UserError: no such file or position, the checkpoint cannot be used, or the model failed.
     """
-    snapshot = snapshot_at(place)
+    parsed = parsed_at(place)
+    snapshot = parsed.snapshot
     infiller = load_infiller(checkpoint, device)
     console = Console(stderr=as_json, highlight=False)
     started = time.perf_counter()
     try:
         if watch:
-            answer = _show_denoising(snapshot, infiller, console, steps, budget_ms)
+            answer = _show_denoising(parsed, infiller, console, steps, budget_ms)
         if not watch or _shows_another_fill(infiller):
             started = time.perf_counter()
             wished = Watched(infiller, lambda draft: None, steps, budget_ms)
-            *_, answer = suggest(snapshot, wished, Settings(), invoked=True)
+            *_, answer = suggest(parsed, wished, Settings(), invoked=True)
     except InfillError as error:
         raise UserError(str(error)) from error
     elapsed_ms = 1000 * (time.perf_counter() - started)
@@ -84,12 +87,12 @@ def fill_once(
 
 
 def _show_denoising(
-    snapshot: Snapshot, infiller: Infiller, console: Console, steps: int | None, budget_ms: float | None
+    parsed: ParsedSnapshot, infiller: Infiller, console: Console, steps: int | None, budget_ms: float | None
 ) -> Suggestion | NoSuggestion:
     """Denoise at the cursor, and show the canvas after each step; the last one stays on the screen. What came of it."""
     # Steps take milliseconds, eyes do not; but a budget is of real time.
     pause_s = _PACE_S if console.is_terminal and budget_ms is None else 0.0
-    before = before_cursor(snapshot)
+    before = before_cursor(parsed.snapshot)
     shown: list[Frame] = []
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
 
@@ -100,7 +103,7 @@ def _show_denoising(
 
         frames = Frames(show, before)
         denoising = Watched(infiller, frames.see, steps, budget_ms, verify=False)
-        *_, answer = suggest(snapshot, denoising, Settings(), invoked=True)
+        *_, answer = suggest(parsed, denoising, Settings(), invoked=True)
     took = f"{shown[-1].step} steps, {sum(frame.ms for frame in shown):.0f} ms" if shown else "no step"
     above = "denoising alone" if infiller.denoises else "what was written, pass after pass"
     another = "what is suggested, read token by token from the same network"
@@ -117,8 +120,8 @@ def _shows_another_fill(infiller: Infiller) -> bool:
 _PACE_S = 0.22
 
 
-def snapshot_at(place: str) -> Snapshot:
-    """The file of FILE:LINE:COLUMN with the cursor there; both count from 1, columns in characters.
+def parsed_at(place: str) -> ParsedSnapshot:
+    """The parsed file of FILE:LINE:COLUMN with the cursor there; both count from 1, columns in characters.
 
     Raises:
         UserError: not of that form, no such file, one that is never read, not text, or a position outside of it.
@@ -144,7 +147,8 @@ def snapshot_at(place: str) -> Snapshot:
     if (rule := size_rule(text, offset)) is not None:
         raise UserError(f"{name} is not filled: {rule}")
     language = languages.language_of(path)
-    return Snapshot(disk.real(path).as_uri(), None, language, text, offset, syntax.parse(language, text))
+    snapshot = Snapshot(disk.real(path).as_uri(), None, language, SourceText(text), offset)
+    return ParsedSnapshot(snapshot, syntax.parse(language, text))
 
 
 def _content(path: Path, most_bytes: int) -> bytes:
@@ -268,8 +272,8 @@ def _fill_task(
             if not isinstance(task.get(key), str):
                 raise ValueError(f"{key!r} must be a string")
         started = time.perf_counter()
-        snapshot, _ = opened((task["prefix"], task["suffix"]), str(task.get("language") or "python"))
-        request = request_for(snapshot, infiller, one_line=one_line)
+        parsed, _ = opened((task["prefix"], task["suffix"]), str(task.get("language") or "python"))
+        request = request_for(parsed, infiller, one_line=one_line)
         if not request.one_line:
             request = replace(request, max_tokens=TASK_TOKENS)
         *_, draft = infiller.fill(replace(request, max_denoising_steps=steps, budget_ms=budget_ms))

@@ -11,11 +11,11 @@ import logging
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, NamedTuple
 
-from dgemma_lsp.documents.edits import Snapshot
+from dgemma_lsp.documents.edits import NO_SURROUNDINGS, Snapshot, Surroundings
 from dgemma_lsp.documents.text import Text
 from dgemma_model.request import Readable
 from dgemma_model.source import bounded, syntax
@@ -39,7 +39,7 @@ _APART_CHARS = 1_000
 _EDITS_KEPT = 4
 """so many places are remembered."""
 _OTHERS_KEPT = 4
-"""Other open documents that a snapshot has."""
+"""Other open documents among a snapshot's surroundings."""
 
 _OUTERMOST = re.compile(r"^[^\W\d]|^[@<\[{]", re.MULTILINE)
 """The beginning of a line that is likely to be at the outermost level."""
@@ -70,6 +70,7 @@ class Document:
         self.version = version
         self.source = Text(text)
         self.last_tree = LastTree()
+        """For the model's thread; see `parsed`."""
         self.deleted = ""
         self.edited_at: tuple[int, ...] = ()
 
@@ -77,6 +78,10 @@ class Document:
     def text(self) -> str:
         """The whole text, which is a copy."""
         return str(self.source)
+
+    def snapshot(self, offset: int) -> Snapshot:
+        """The document at this moment, with the cursor at `offset`."""
+        return Snapshot(self.uri, self.version, self.language, self.source, offset)
 
     def change(self, change: TextChange, encoding: Encoding) -> None:
         """Apply one change; positions outside the text are moved to its nearest end."""
@@ -146,39 +151,50 @@ class Documents:
         return self._open.get(uri)
 
     def snapshot(self, uri: str, position: Position) -> Snapshot | None:
-        """The document at this moment, without a tree (see `parsed`), or None if it is not open."""
+        """The document at this moment, or None if it is not open."""
         document = self._open.get(uri)
+        return None if document is None else document.snapshot(document.offset_at(position, self.encoding))
+
+    def surroundings(self, snapshot: Snapshot) -> Surroundings:
+        """What is known of the edits around a snapshot of this moment, and of the other open documents."""
+        document = self._open.get(snapshot.uri)
         if document is None:
-            return None
-        offset = document.offset_at(position, self.encoding)
-        here = document.edited_at[:1] == (offset,)
-        return Snapshot(
-            uri,
-            document.version,
-            document.language,
-            document.source,
-            offset,
-            last_tree=document.last_tree,
+            return NO_SURROUNDINGS
+        here = document.edited_at[:1] == (snapshot.offset,)
+        return Surroundings(
             deleted=document.deleted if here else "",
-            edited_at=tuple(at for at in document.edited_at if abs(at - offset) > _APART_CHARS),
+            edited_at=tuple(at for at in document.edited_at if abs(at - snapshot.offset) > _APART_CHARS),
             others=tuple(self._others(document)),
         )
+
+    def last_tree(self, uri: str) -> LastTree:
+        """Where `parsed` finds the tree that it last made of a document; an empty one for a document not open."""
+        document = self._open.get(uri)
+        return LastTree() if document is None else document.last_tree
 
     def _others(self, asked: Document) -> Iterator[Snapshot]:
         """The other open documents that may be worth knowing, the last edited first."""
         others = (other for other in reversed(self._open.values()) if other is not asked)
         for other in islice((other for other in others if other.language == asked.language), _OTHERS_KEPT):
-            at = other.edited_at[0] if other.edited_at else 0
-            yield Snapshot(other.uri, other.version, other.language, other.source, at, last_tree=other.last_tree)
+            yield other.snapshot(other.edited_at[0] if other.edited_at else 0)
 
 
-def parsed(snapshot: Snapshot) -> Snapshot:
-    """The snapshot with its syntax tree, made from the document's last one where there is one.
+class ParsedSnapshot(NamedTuple):
+    """A snapshot and its syntax tree."""
 
-    The first one takes about 0.2 ms per 1,000 characters: not for the event loop. There is none where it takes too
-    long (`bounded.PARSE_S`).
+    snapshot: Snapshot
+    tree: SyntaxTree | None
+    """That of the text around the cursor, or of all text. None for a language without a grammar, and for a text that
+    takes too long to parse."""
+
+
+def parsed(snapshot: Snapshot, last: LastTree | None = None) -> ParsedSnapshot:
+    """The snapshot with the tree of the text around its cursor, none where that takes too long (`bounded.PARSE_S`).
+
+    `last` remembers the tree that was made before of the same document, and is left with this one. The tree then takes
+    the time of what has changed. Without one it takes about 0.2 ms per 1,000 characters: not for the event loop.
     """
-    source, last = snapshot.source, snapshot.last_tree
+    source, last = snapshot.source, last or LastTree()
     start, end = _stretch(source, snapshot.offset)
     part: tuple[int, int] | None = (start, end)
     if _may_be_in_string(source, start) or _may_be_in_string(source, end):
@@ -191,7 +207,7 @@ def parsed(snapshot: Snapshot) -> Snapshot:
 
         part = last.part_outside_strings(snapshot.language, source, start, end, is_known=is_known)
     tree = last.update(snapshot.language, source[part[0] : part[1]], part[0]) if part else None
-    return replace(snapshot, tree=tree)
+    return ParsedSnapshot(snapshot, tree)
 
 
 _QUOTES = ('"""', "'''", "`")
@@ -215,21 +231,22 @@ def _may_be_in_string(source: Text, offset: int) -> bool:
     return any(count % 2 for count in quotes) or any(opened)
 
 
-def parsed_whole(snapshot: Snapshot, like: SyntaxTree | None = None, *, limit_s: float = bounded.PARSE_S) -> Snapshot:
+def parsed_whole(
+    snapshot: Snapshot, like: SyntaxTree | None = None, *, limit_s: float = bounded.PARSE_S
+) -> ParsedSnapshot:
     """The snapshot with the tree of all its text, for what must not overlook anything; none of a very long one, and
     none where it takes more than `limit_s` of CPU time.
 
     `like` is an earlier tree of the document: then this one takes the time of what has changed.
     """
     if len(snapshot.source) > MAX_PARSED_CHARS:
-        return replace(snapshot, tree=None)
-    tree = syntax.parse(snapshot.language, snapshot.text, like=like, limit_s=limit_s)
-    return replace(snapshot, tree=tree)
+        return ParsedSnapshot(snapshot, None)
+    return ParsedSnapshot(snapshot, syntax.parse(snapshot.language, snapshot.text, like=like, limit_s=limit_s))
 
 
-def is_too_complex(snapshot: Snapshot) -> bool:
-    """Whether a parsed snapshot has no tree because it would have taken too long to parse."""
-    return snapshot.tree is None and syntax.has_grammar_for(snapshot.language)
+def is_too_complex(parsed: ParsedSnapshot) -> bool:
+    """Whether there is no tree because it would have taken too long to parse."""
+    return parsed.tree is None and syntax.has_grammar_for(parsed.snapshot.language)
 
 
 def _stretch(source: Text, offset: int) -> tuple[int, int]:
@@ -303,13 +320,13 @@ class Trees:
     def __len__(self) -> int:
         return len(self._latest)
 
-    async def parsed(self, snapshot: Snapshot) -> Snapshot:
+    async def parsed(self, snapshot: Snapshot) -> ParsedSnapshot:
         """The snapshot with the syntax tree of all its text; without one where that is very long, or takes very long
         to parse."""
         latest, length = self._latest.get(snapshot.uri), len(snapshot.source)
+        done = ParsedSnapshot(snapshot, None)
         if length >= self._too_long.get(snapshot.uri, length + 1):
-            return replace(snapshot, tree=None)
-        done = replace(snapshot, tree=None)
+            return done
         if latest is not None or length <= _AT_ONCE_CHARS:
             done = parsed_whole(snapshot, latest, limit_s=_AT_ONCE_S)
         if is_too_complex(done):

@@ -1,4 +1,4 @@
-"""Values of the pipeline: a document at one moment, edits and suggestions, and reasons why nothing is shown.
+"""Values of the pipeline: a document at one moment, its surroundings, edits and suggestions, and reasons for silence.
 
 Everything here is immutable and counts in code points of the document's text. `documents` and `server/to_client`
 convert to the units of a client.
@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from dgemma_lsp.documents.text import Text
-from dgemma_model.source.syntax import LastTree, SyntaxTree
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One document at one moment, with a cursor. Never changes, so that any thread may read it."""
 
@@ -25,40 +24,6 @@ class Snapshot:
     """The text; parts of it are cheap to read."""
     offset: int
     """The cursor, in code points from the start of the text."""
-    tree: SyntaxTree | None = field(default=None, compare=False, repr=False)
-    """The syntax tree of the text around the cursor, or None for a language without a grammar."""
-    last_tree: LastTree = field(default_factory=LastTree, compare=False, repr=False)
-    """Where `documents.parsed` finds the document's last tree, and leaves its own."""
-    deleted: str = field(default="", compare=False, repr=False)
-    """What the user has just deleted at the cursor, with nothing done since."""
-    edited_at: tuple[int, ...] = field(default=(), compare=False, repr=False)
-    """The places of the user's other recent edits in the document, the latest first."""
-    others: tuple[Snapshot, ...] = field(default=(), compare=False, repr=False)
-    """The other open documents of the language, the last edited first; their cursor is where that was."""
-    nearby: tuple[str, ...] = field(default=(), compare=False, repr=False)
-    """Pieces of files on disk that are near the document, the nearest last."""
-
-    def __init__(
-        self,
-        uri: str,
-        version: int | None,
-        language: str,
-        source: Text | str,
-        offset: int,
-        tree: SyntaxTree | None = None,
-        last_tree: LastTree | None = None,
-        deleted: str = "",
-        edited_at: tuple[int, ...] = (),
-        others: tuple[Snapshot, ...] = (),
-        nearby: tuple[str, ...] = (),
-    ) -> None:
-        for name, value in (
-            *(("uri", uri), ("version", version), ("language", language), ("offset", offset), ("tree", tree)),
-            ("source", Text(source) if isinstance(source, str) else source),
-            ("last_tree", last_tree or LastTree()),
-            *(("deleted", deleted), ("edited_at", edited_at), ("others", others), ("nearby", nearby)),
-        ):
-            object.__setattr__(self, name, value)
 
     @property
     def text(self) -> str:
@@ -68,6 +33,24 @@ class Snapshot:
     def at(self, offset: int) -> Snapshot:
         """The same snapshot with the cursor at `offset`."""
         return replace(self, offset=offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is known around a snapshot: the user's recent edits of its document, and text of the project."""
+
+    deleted: str = ""
+    """What the user has just deleted at the cursor, with nothing done since."""
+    edited_at: tuple[int, ...] = ()
+    """The places of the user's other recent edits in the document, the latest first."""
+    others: tuple[Snapshot, ...] = ()
+    """The other open documents of the language, the last edited first; their cursor is where that was."""
+    nearby: tuple[str, ...] = ()
+    """Pieces of files on disk that are near the document, the nearest last."""
+
+
+NO_SURROUNDINGS = Surroundings()
+"""Those of a text that is filled on its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +142,7 @@ def apply_all(text: str, edits: Sequence[Edit]) -> str:
 def after(snapshot: Snapshot, edit: Edit) -> Snapshot:
     """The document after an edit at the cursor, which then comes after what was inserted."""
     source = snapshot.source.replaced(edit.start, edit.end, edit.new_text)
-    return replace(snapshot, source=source, offset=edit.start + len(edit.new_text), tree=None, deleted="")
+    return replace(snapshot, source=source, offset=edit.start + len(edit.new_text))
 
 
 def rebase(suggestion: Suggestion, newer: Snapshot) -> Suggestion | None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from dgemma_lsp.documents import secrets
-from dgemma_lsp.documents.edits import Snapshot
+from dgemma_lsp.documents.edits import Snapshot, Surroundings
 from dgemma_lsp.documents.secrets import Span
 from dgemma_lsp.documents.text import Text
 
@@ -20,10 +20,10 @@ _BEFORE_CHARS = 240
 """How much of the text before a piece is looked at with it: a name may be in the one, its value in the other."""
 
 
-def without_secrets(snapshot: Snapshot) -> Snapshot:
-    """The snapshot with its other documents masked. Its own text, and files nearby, are as they were."""
-    others = tuple(_masked(other) for other in snapshot.others if len(other.source) <= _MOST_CHARS)
-    return replace(snapshot, others=others)
+def without_secrets(surroundings: Surroundings) -> Surroundings:
+    """The surroundings with the other documents masked; files nearby were masked when they were read."""
+    others = tuple(_masked(other) for other in surroundings.others if len(other.source) <= _MOST_CHARS)
+    return replace(surroundings, others=others)
 
 
 def masked(text: str) -> str:

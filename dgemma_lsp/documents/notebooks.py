@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from dgemma_lsp.documents.documents import Documents
-from dgemma_lsp.documents.edits import Snapshot
+from dgemma_lsp.documents.edits import Snapshot, Surroundings
 from dgemma_lsp.documents.masking import masked
 from dgemma_lsp.documents.text import Text
 from dgemma_model.source.syntax import LastTree
@@ -26,6 +26,14 @@ class _Notebook:
     cells: list[Cell]
     last_tree: LastTree = field(default_factory=LastTree)
     """Of the cells as one text."""
+
+
+class SeenNotebook(NamedTuple):
+    """What the model is to see of a cell: its notebook, with the cell's cursor."""
+
+    snapshot: Snapshot
+    surroundings: Surroundings
+    last_tree: LastTree
 
 
 class Notebooks:
@@ -59,9 +67,12 @@ class Notebooks:
         cells = ((notebook, cell) for notebook, found in self._open.items() for cell in found.cells)
         return next((notebook for notebook, cell in cells if cell.uri == uri), None)
 
-    def around(self, snapshot: Snapshot, documents: Documents) -> Snapshot | None:
+    def around(self, snapshot: Snapshot, surroundings: Surroundings, documents: Documents) -> SeenNotebook | None:
         """What the model is to see of a cell with code: all such cells of its notebook in the same language, as one
-        document, the others without what looks secret. None for any other document."""
+        document, the others without what looks secret. None for any other document.
+
+        `surroundings` are the cell's own; other cells are then no longer other documents.
+        """
         notebook = self._open.get(self.notebook_of(snapshot.uri) or "")
         if notebook is None or Cell(snapshot.uri, True) not in notebook.cells:
             return None
@@ -78,14 +89,18 @@ class Notebooks:
         after = "".join(_ended(text) for text in below)
         own = snapshot.source
         uris = {cell.uri for cell in notebook.cells}
-        return replace(
-            snapshot,
-            source=Text(before + (_ended(str(own)) + after if after else str(own))),
-            offset=snapshot.offset + len(before),
-            tree=None,
-            last_tree=notebook.last_tree,
-            edited_at=tuple(at + len(before) for at in snapshot.edited_at),
-            others=tuple(other for other in snapshot.others if other.uri not in uris),
+        return SeenNotebook(
+            replace(
+                snapshot,
+                source=Text(before + (_ended(str(own)) + after if after else str(own))),
+                offset=snapshot.offset + len(before),
+            ),
+            replace(
+                surroundings,
+                edited_at=tuple(at + len(before) for at in surroundings.edited_at),
+                others=tuple(other for other in surroundings.others if other.uri not in uris),
+            ),
+            notebook.last_tree,
         )
 
 

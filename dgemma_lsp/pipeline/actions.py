@@ -9,8 +9,16 @@ from itertools import islice
 from operator import lt
 from urllib.parse import urlsplit
 
-from dgemma_lsp.documents.documents import is_too_complex, parsed_whole
-from dgemma_lsp.documents.edits import Edit, NoSuggestion, Rewrite, Snapshot, apply_all
+from dgemma_lsp.documents.documents import ParsedSnapshot, is_too_complex, parsed_whole
+from dgemma_lsp.documents.edits import (
+    NO_SURROUNDINGS,
+    Edit,
+    NoSuggestion,
+    Rewrite,
+    Snapshot,
+    Surroundings,
+    apply_all,
+)
 from dgemma_lsp.documents.text import Text
 from dgemma_lsp.pipeline import cleanup, insertion
 from dgemma_lsp.pipeline.infiller import InfillerLike
@@ -19,6 +27,7 @@ from dgemma_model.request import InfillError
 from dgemma_model.source import fill_sites, placeholders, syntax, templates
 from dgemma_model.source.fill_sites import HoleContent, Site
 from dgemma_model.source.python_parser import finds_fault
+from dgemma_model.source.syntax import SyntaxTree
 
 VARIANTS = 3
 """How often the model is asked before an action gives up: as its checkpoint would have it, then by other seeds."""
@@ -69,9 +78,10 @@ class Action:
     """Which of the given problems it repairs."""
 
 
-def offered(snapshot: Snapshot, end: int, problems: Sequence[Problem] = ()) -> list[Action]:
-    """What can be done to a parsed document between its cursor and `end`. Asks no model."""
-    tree, start = snapshot.tree, snapshot.offset
+def offered(parsed: ParsedSnapshot, end: int, problems: Sequence[Problem] = ()) -> list[Action]:
+    """What can be done to a document between its cursor and `end`. Asks no model."""
+    snapshot, tree = parsed
+    start = snapshot.offset
     if tree is None:
         return []
     actions = [
@@ -79,10 +89,10 @@ def offered(snapshot: Snapshot, end: int, problems: Sequence[Problem] = ()) -> l
         for number, problem in enumerate(problems)
         if lt(*fill_sites.unit_around(tree, problem.start, problem.end))
     ]
-    placeholder = _placeholder_at(snapshot, start, end)
+    placeholder = _placeholder_at(snapshot, tree, start, end)
     if placeholder is not None:
         actions.append(Action(ActionKind.FILL, f"Fill this hole ({placeholder[0]})", start, end))
-    if len(list(islice(_unfinished(snapshot), 2))) == 2:
+    if len(list(islice(_unfinished(snapshot, tree), 2))) == 2:
         actions.append(Action(ActionKind.FILL_ALL, "Fill all holes in this file", start, end))
     if start < end and fill_sites.selected_unit(tree, start, end) is not None:
         actions.append(Action(ActionKind.REWRITE, "Rewrite selection", start, end))
@@ -101,26 +111,30 @@ def offered(snapshot: Snapshot, end: int, problems: Sequence[Problem] = ()) -> l
 
 
 def rewrite(
-    kind: ActionKind, snapshot: Snapshot, end: int, infiller: InfillerLike
+    kind: ActionKind,
+    snapshot: Snapshot,
+    end: int,
+    infiller: InfillerLike,
+    surroundings: Surroundings = NO_SURROUNDINGS,
 ) -> Generator[Rewrite | NoSuggestion, None, None]:
     """Do `kind` to a document between its cursor and `end`; the last value is the result.
 
     A result parses no worse than the document does, changes it, and holds no mere placeholder. Runs on the model's
     thread, which may stop reading between two denoising steps. Raises what `infiller` raises.
     """
-    snapshot = parsed_whole(snapshot)
-    candidates = list(_candidates(kind, snapshot, end))
-    if not candidates:
-        yield NoSuggestion.TOO_COMPLEX if is_too_complex(snapshot) else NoSuggestion.NOTHING_HERE
+    parsed = parsed_whole(snapshot)
+    tree = parsed.tree
+    candidates = list(_candidates(kind, snapshot, tree, end)) if tree is not None else []
+    if tree is None or not candidates:
+        yield NoSuggestion.TOO_COMPLEX if is_too_complex(parsed) else NoSuggestion.NOTHING_HERE
         return
-    tree = snapshot.tree
-    errors = syntax.error_count(tree) if tree is not None else 0
-    wanted = errors - 1 if kind is ActionKind.REPAIR and _is_broken(snapshot, candidates) else errors
+    errors = syntax.error_count(tree)
+    wanted = errors - 1 if kind is ActionKind.REPAIR and _is_broken(tree, candidates) else errors
     reason, steps = NoSuggestion.NOTHING_BETTER, 0
     for variant in range(VARIANTS):
         noise = REPAIR_NOISE[variant] if kind is ActionKind.REPAIR else None
         for sites in candidates:
-            edits, taken = yield from _filled(sites, snapshot, infiller, variant, noise)
+            edits, taken = yield from _filled(sites, snapshot, surroundings, infiller, variant, noise)
             steps += taken
             after = apply_all(snapshot.text, edits)
             if after == snapshot.text:
@@ -133,17 +147,15 @@ def rewrite(
     yield reason
 
 
-def _candidates(kind: ActionKind, snapshot: Snapshot, end: int) -> Iterator[Sequence[Site]]:
+def _candidates(kind: ActionKind, snapshot: Snapshot, tree: SyntaxTree, end: int) -> Iterator[Sequence[Site]]:
     """The ways to do something, each a number of sites that are changed together; the best first."""
-    tree, start = snapshot.tree, snapshot.offset
-    if tree is None:
-        return
+    start = snapshot.offset
     match kind:
         case ActionKind.FILL:
-            if (placeholder := _placeholder_at(snapshot, start, end)) is not None:
+            if (placeholder := _placeholder_at(snapshot, tree, start, end)) is not None:
                 yield [placeholder[1]]
         case ActionKind.FILL_ALL:
-            if sites := [found.site for found in _unfinished(snapshot)]:
+            if sites := [found.site for found in _unfinished(snapshot, tree)]:
                 yield sites
         case ActionKind.REWRITE:
             if (unit := fill_sites.selected_unit(tree, start, end)) is not None:
@@ -171,10 +183,8 @@ def _candidates(kind: ActionKind, snapshot: Snapshot, end: int) -> Iterator[Sequ
                 yield [site]
 
 
-def _placeholder_at(snapshot: Snapshot, start: int, end: int) -> tuple[str, Site] | None:
+def _placeholder_at(snapshot: Snapshot, tree: SyntaxTree, start: int, end: int) -> tuple[str, Site] | None:
     """The label and site of the first placeholder on the lines between two offsets: `...`, a TODO, an empty body."""
-    tree = snapshot.tree
-    assert tree is not None
     if _is_stub(snapshot):
         return None
     if start == end and (site := templates.empty_arguments(tree, start)) is not None:
@@ -187,10 +197,9 @@ def _placeholder_at(snapshot: Snapshot, start: int, end: int) -> tuple[str, Site
     return ("empty body", due) if due is not None else None
 
 
-def _unfinished(snapshot: Snapshot) -> Iterator[placeholders.Placeholder]:
+def _unfinished(snapshot: Snapshot, tree: SyntaxTree) -> Iterator[placeholders.Placeholder]:
     """The placeholders that nobody leaves like that."""
-    tree = None if _is_stub(snapshot) else snapshot.tree
-    return (found for found in placeholders.placeholders(tree) if found.unfinished) if tree is not None else iter(())
+    return iter(()) if _is_stub(snapshot) else (found for found in placeholders.placeholders(tree) if found.unfinished)
 
 
 def _is_stub(snapshot: Snapshot) -> bool:
@@ -210,14 +219,18 @@ def _before_line_break(text: str, offset: int) -> int:
     return offset + blanks if rest[blanks : blanks + 1] in ("", "\n", "\r") else offset
 
 
-def _is_broken(snapshot: Snapshot, candidates: Sequence[Sequence[Site]]) -> bool:
-    assert snapshot.tree is not None
+def _is_broken(tree: SyntaxTree, candidates: Sequence[Sequence[Site]]) -> bool:
     site = candidates[-1][0]
-    return fill_sites.errors_within(snapshot.tree, site.start, site.end)
+    return fill_sites.errors_within(tree, site.start, site.end)
 
 
 def _filled(
-    sites: Sequence[Site], snapshot: Snapshot, infiller: InfillerLike, variant: int, noise: float | None
+    sites: Sequence[Site],
+    snapshot: Snapshot,
+    surroundings: Surroundings,
+    infiller: InfillerLike,
+    variant: int,
+    noise: float | None,
 ) -> Generator[NoSuggestion, None, tuple[tuple[Edit, ...], int]]:
     """The edits that fill the sites, and the steps they took; a site whose holes get nothing is left as it is.
 
@@ -228,8 +241,8 @@ def _filled(
     steps = 0
     for group in _groups(sites):
         scaffold, holes = _scaffold(apply_all(snapshot.text, done), group, _shift(done))
-        at_holes = replace(
-            snapshot, source=Text(scaffold), offset=holes[0], tree=syntax.parse(snapshot.language, scaffold)
+        at_holes = ParsedSnapshot(
+            replace(snapshot, source=Text(scaffold), offset=holes[0]), syntax.parse(snapshot.language, scaffold)
         )
         kinds = [hole for site in group for hole in site.holes]
         start = None if noise is None else _to_revise(group, snapshot.text)
@@ -237,6 +250,7 @@ def _filled(
             at_holes,
             infiller,
             [(hole, hole) for hole in holes],
+            surroundings=surroundings,
             contents=kinds,
             start=start,
             noise_level=1.0 if noise is None or start is None else noise,
@@ -303,8 +317,9 @@ def _scaffold(text: str, sites: Sequence[Site], shift: int) -> tuple[str, list[i
     return apply_all(text, edits), holes
 
 
-def _fitted(text: str, kind: HoleContent, snapshot: Snapshot, hole: int, *, complete: bool) -> str | None:
+def _fitted(text: str, kind: HoleContent, at_holes: ParsedSnapshot, hole: int, *, complete: bool) -> str | None:
     """What a hole is filled with, or None where the model's text is no such thing."""
+    snapshot, tree = at_holes
     place = insertion.place_at(snapshot.text, hole, one_line=kind is not HoleContent.BLOCK)
     cleaned = cleanup.clean(text, place, complete=complete or place.one_line, automatic=False)
     if isinstance(cleaned, NoSuggestion):
@@ -317,7 +332,7 @@ def _fitted(text: str, kind: HoleContent, snapshot: Snapshot, hole: int, *, comp
         fill = fill[: -len(covered)]
     match kind:
         case HoleContent.BLOCK:
-            fill = _parseable(fill, snapshot, hole)
+            fill = _parseable(fill, tree, hole)
             return None if fill_sites.does_nothing(snapshot.language, fill) else fill
         case HoleContent.EXPRESSION:
             return fill if fill_sites.is_expression(fill) and fill.strip() not in ("...", "") else None
@@ -332,9 +347,8 @@ def _fitted(text: str, kind: HoleContent, snapshot: Snapshot, hole: int, *, comp
             return fill if fill.strip() and not idle else None
 
 
-def _parseable(fill: str, snapshot: Snapshot, hole: int) -> str:
+def _parseable(fill: str, tree: SyntaxTree | None, hole: int) -> str:
     """As many of a block's first lines as parse where they stand."""
-    tree = snapshot.tree
     if tree is None:
         return fill
     tolerated = syntax.error_count_after(tree, hole, hole, tree.row.stand_in)

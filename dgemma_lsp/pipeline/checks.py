@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot
+from dgemma_lsp.documents.documents import ParsedSnapshot
+from dgemma_lsp.documents.edits import Edit, NoSuggestion
 from dgemma_lsp.documents.text import Text
 from dgemma_model.source import python_parser, syntax
 from dgemma_model.source.nearby import nearby
@@ -27,7 +28,7 @@ _NEIGHBOUR_CHARS = 400
 
 
 def _objections(
-    snapshot: Snapshot, *, names: bool, invoked: bool, in_notebook: bool = False
+    parsed: ParsedSnapshot, *, names: bool, invoked: bool, in_notebook: bool = False
 ) -> Callable[[Edit], NoSuggestion | None]:
     """A function that gives the reason to refuse an edit at the cursor, or None.
 
@@ -36,9 +37,10 @@ def _objections(
     without errors, in Python. With `names`, each name in it must be defined in the text, if the text is short enough to
     look through. Without a tree every edit passes.
     """
-    if snapshot.tree is None:
+    snapshot, whole = parsed
+    if whole is None:
         return lambda edit: None
-    tree = nearby(snapshot.tree, snapshot.offset)
+    tree = nearby(whole, snapshot.offset)
     source, offset = snapshot.source, snapshot.offset
     tolerated: float = syntax.error_count(tree)
     if tolerated and snapshot.language == "python":

@@ -14,14 +14,15 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from dgemma_lsp.documents.documents import parsed
-from dgemma_lsp.documents.edits import Snapshot
+from dgemma_lsp.documents import documents
+from dgemma_lsp.documents.documents import ParsedSnapshot
+from dgemma_lsp.documents.edits import NO_SURROUNDINGS, Snapshot, Surroundings
 from dgemma_lsp.documents.text import Text
 from dgemma_lsp.pipeline.insertion import LINE_BREAK
 from dgemma_model.request import Excerpt
 from dgemma_model.source import outline, syntax
 from dgemma_model.source.excerpt import ExcerptBudget, cut
-from dgemma_model.source.syntax import SyntaxTree
+from dgemma_model.source.outline import Signature
 
 BUDGET = ExcerptBudget()
 
@@ -79,21 +80,27 @@ class ContextNote:
         return self.document is other.document and self.start < other.end and other.start < self.end
 
 
-def view(snapshot: Snapshot, holes: Sequence[Span] | None = None, budget: ExcerptBudget = BUDGET) -> View:
-    """What a fill of `holes` is shown.
+def view(
+    parsed: ParsedSnapshot,
+    holes: Sequence[Span] | None = None,
+    budget: ExcerptBudget = BUDGET,
+    surroundings: Surroundings = NO_SURROUNDINGS,
+) -> View:
+    """What a fill of `holes` is shown of a document and its surroundings.
 
     `holes` are disjoint (start, end) offsets in ascending order; without them there is one, at the cursor. What is in
     them is not shown. A language without a grammar is plain text: the same cut, but no scopes to keep whole.
     """
+    snapshot, tree = parsed
     holes = holes or [(snapshot.offset, snapshot.offset)]
     source = snapshot.source
-    scopes = syntax.scope_starts(snapshot.tree, holes[0][0]) if snapshot.tree else ()
+    scopes = syntax.scope_starts(tree, holes[0][0]) if tree else ()
     near = cut(source, holes, budget, language=snapshot.language, scope_starts=scopes)
     first, last = holes[0][0], holes[-1][1]
     left = first - len(near.prefix)
     right = _outside_line_break(source, last + len(near.suffix))
     window = (left, right)
-    candidates = _notes(snapshot, window, scopes, budget) if budget.further_chars else ()
+    candidates = _notes(parsed, surroundings, window, scopes, budget) if budget.further_chars else ()
     notes = _chosen(candidates, snapshot, window, budget.further_chars)[::-1]
     prefix = "".join(f"{note.text}\n" for note in notes) + source[left:first]
     own_notes = [(note.start, _after_line_break(source, note.end)) for note in notes if note.document is snapshot]
@@ -105,7 +112,7 @@ def view(snapshot: Snapshot, holes: Sequence[Span] | None = None, budget: Excerp
         between=tuple(map(_line_feeds, near.between)),
         file_name=PurePosixPath(unquote(urlsplit(snapshot.uri).path)).name,
     )
-    project_text = (*snapshot.nearby, *_project_text(snapshot, window, sorted(own_notes)))
+    project_text = (*surroundings.nearby, *_project_text(snapshot, surroundings.others, window, sorted(own_notes)))
     return View(excerpt, project_text, (*own_notes, *zip(edges[::2], edges[1::2], strict=True)))
 
 
@@ -120,10 +127,10 @@ def _outside_line_break(source: Text, offset: int) -> int:
     return offset + 1 if source[max(offset - 1, 0) : offset + 1] == "\r\n" else offset
 
 
-def _project_text(snapshot: Snapshot, window: Span, notes: Sequence[Span]) -> Iterator[str]:
+def _project_text(snapshot: Snapshot, others: Sequence[Snapshot], window: Span, notes: Sequence[Span]) -> Iterator[str]:
     """The text of open documents outside the excerpt, which shows the `window` and the `notes`; the nearest last."""
     left, right = window
-    for other in reversed(snapshot.others):
+    for other in reversed(others):
         yield from (_line_feeds(piece) for _, piece in _pieces(other.source, other.offset, other.offset))
     pieces = list(_pieces(snapshot.source, left, right))
     for start, piece in reversed(pieces):
@@ -171,10 +178,12 @@ def _chosen(notes: Iterable[ContextNote], snapshot: Snapshot, window: Span, limi
     return list(taken.values())
 
 
-def _notes(snapshot: Snapshot, window: Span, scopes: Sequence[int], budget: ExcerptBudget) -> Iterator[ContextNote]:
+def _notes(
+    parsed: ParsedSnapshot, surroundings: Surroundings, window: Span, scopes: Sequence[int], budget: ExcerptBudget
+) -> Iterator[ContextNote]:
     """Candidates for context notes, the most relevant first. The excerpt shows the `window` anyway."""
-    left, right = window
-    source, tree = snapshot.source, snapshot.tree
+    (snapshot, tree), (left, right) = parsed, window
+    source = snapshot.source
     if tree is None:
         return
     for start in reversed(scopes):
@@ -185,23 +194,31 @@ def _notes(snapshot: Snapshot, window: Span, scopes: Sequence[int], budget: Exce
         if end <= left:
             yield _lines(snapshot, start, end)
     used = _names_used(source, left, snapshot.offset, right, budget.prefix_chars // 4)
-    yield from (note for note in _signatures(snapshot, tree, used) if not left <= note.start < right)
-    for other in snapshot.others:
-        there = parsed(other).tree
-        yield from _signatures(other, there, used) if there else ()
-    for at in snapshot.edited_at:
+    own = _notes_of(outline.signatures(tree), snapshot, used)
+    yield from (note for note in own if not left <= note.start < right)
+    for other in surroundings.others:
+        there = _signatures_in(other.language, tuple(other.source.pieces()), other.offset)
+        yield from _notes_of(there, other, used)
+    for at in surroundings.edited_at:
         if not left <= at < right:
             yield _lines_around(snapshot, at)
-    for other in snapshot.others:
+    for other in surroundings.others:
         if other.offset:
             yield _lines_around(other, other.offset)
 
 
-def _signatures(document: Snapshot, tree: SyntaxTree, used: Container[str]) -> Iterator[ContextNote]:
-    """The signatures of the definitions whose names are `used`."""
-    for signature in outline.signatures(tree):
+def _notes_of(signatures: Iterable[Signature], document: Snapshot, used: Container[str]) -> Iterator[ContextNote]:
+    """The signatures of the document's definitions whose names are `used`."""
+    for signature in signatures:
         if signature.name in used:
             yield ContextNote(document, signature.start, signature.start + len(signature.text))
+
+
+@lru_cache(maxsize=16)
+def _signatures_in(language: str, pieces: tuple[str, ...], offset: int) -> Sequence[Signature]:
+    """The signatures around an offset of another document, which stays the same while the user types in this one."""
+    tree = documents.parsed(Snapshot("", None, language, Text("".join(pieces)), offset)).tree
+    return outline.signatures(tree) if tree is not None else ()
 
 
 @lru_cache(maxsize=8)

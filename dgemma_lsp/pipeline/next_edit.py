@@ -10,7 +10,8 @@ import re
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-from dgemma_lsp.documents.edits import Edit, Snapshot, common_start
+from dgemma_lsp.documents.documents import ParsedSnapshot
+from dgemma_lsp.documents.edits import Edit, common_start
 from dgemma_lsp.documents.text import Text
 from dgemma_model.source import rename_sites, syntax
 
@@ -55,18 +56,19 @@ class Renames:
         while len(self._of) > _KEPT:
             self._of.popitem(last=False)
 
-    def next_edit(self, snapshot: Snapshot) -> Edit | None:
-        """The next place to change in a parsed document: the first one after the cursor, else the first of all. None
-        if the new name had a meaning there before the rename: then it is not known which use means which."""
+    def next_edit(self, parsed: ParsedSnapshot) -> Edit | None:
+        """The next place to change in a document: the first one after the cursor, else the first of all. None if the
+        new name had a meaning there before the rename: then it is not known which use means which."""
+        snapshot, tree = parsed
         rename = self._of.get(snapshot.uri)
         if rename is None or not rename.new or rename.latest != snapshot.source:
             return None
-        if snapshot.tree is None or snapshot.language != "python":
+        if tree is None or snapshot.language != "python":
             return None
-        places = rename_sites.left_behind(snapshot.tree, rename.old, rename.new)
+        places = rename_sites.left_behind(tree, rename.old, rename.new)
         if not places:
             return None
-        before = syntax.parse(snapshot.language, str(rename.before), like=snapshot.tree, limit_s=_PARSE_S)
+        before = syntax.parse(snapshot.language, str(rename.before), like=tree, limit_s=_PARSE_S)
         if before is None or rename_sites.collides(before, rename.old, rename.new):
             return None
         following = [place for place in places if place[0] >= snapshot.offset]

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dgemma_lsp.documents.edits import Snapshot
+from dgemma_lsp.documents.documents import ParsedSnapshot
+from dgemma_lsp.documents.edits import NO_SURROUNDINGS, Surroundings
 from dgemma_lsp.pipeline.context import Span, view
 from dgemma_lsp.pipeline.fill_kind import ends_with_line
 from dgemma_lsp.pipeline.infiller import InfillerLike
@@ -33,10 +34,11 @@ _TOKENS = {
 
 
 def request_for(
-    snapshot: Snapshot,
+    parsed: ParsedSnapshot,
     infiller: InfillerLike,
     holes: Sequence[Span] | None = None,
     *,
+    surroundings: Surroundings = NO_SURROUNDINGS,
     contents: Sequence[HoleContent] = (),
     one_line: bool | None = None,
     max_tokens: int | None = None,
@@ -44,7 +46,7 @@ def request_for(
     noise_level: float = 1.0,
     variant: int = 0,
 ) -> FillRequest:
-    """The request to fill `holes` of a parsed document, by default one at its cursor.
+    """The request to fill `holes` of a document, by default one at its cursor.
 
     `contents` says what each hole takes, where that is known. Then it decides whether the fill ends with its line, and
     how long it may be. Otherwise the syntax at the cursor decides the first, unless `one_line` does, and `max_tokens`
@@ -58,10 +60,10 @@ def request_for(
         if contents:
             one_line = len(contents) == 1 and contents[0] is not HoleContent.BLOCK
         else:
-            one_line = ends_with_line(snapshot.tree, snapshot.source, snapshot.offset)
+            one_line = ends_with_line(parsed.tree, parsed.snapshot.source, parsed.snapshot.offset)
     if max_tokens is None:
         max_tokens = max((_TOKENS[content] for content in contents), default=CURSOR_TOKENS)
-    seen = view(snapshot, holes, ExcerptBudget.within(infiller.prompt_tokens))
+    seen = view(parsed, holes, ExcerptBudget.within(infiller.prompt_tokens), surroundings)
     return FillRequest(
         seen.excerpt,
         seen.project_text if infiller.uses_project_text else (),

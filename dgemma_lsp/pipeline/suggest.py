@@ -1,4 +1,4 @@
-"""The pipeline on one page: snapshot -> gate -> excerpt -> drafts -> cleanup -> syntax check -> suggestion.
+"""The pipeline on one page: parsed snapshot -> gate -> excerpt -> drafts -> cleanup -> syntax check -> suggestion.
 
 It runs on the model's thread. That thread may stop reading between two passes and take the latest answer, so every
 answer can be inserted as it is.
@@ -12,8 +12,8 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 
-from dgemma_lsp.documents.documents import is_too_complex
-from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.documents.documents import ParsedSnapshot, is_too_complex
+from dgemma_lsp.documents.edits import NO_SURROUNDINGS, Edit, NoSuggestion, Snapshot, Suggestion, Surroundings
 from dgemma_lsp.pipeline import cleanup, insertion
 from dgemma_lsp.pipeline.checks import _objections
 from dgemma_lsp.pipeline.fill_kind import fill_kind
@@ -27,31 +27,33 @@ _SHORTER = 2
 
 
 def suggest(
-    snapshot: Snapshot,
+    parsed: ParsedSnapshot,
     infiller: InfillerLike,
     settings: Settings,
     *,
     invoked: bool,
     variant: int = 0,
     names: bool = True,
-    notebook: Snapshot | None = None,
+    surroundings: Surroundings = NO_SURROUNDINGS,
+    notebook: ParsedSnapshot | None = None,
 ) -> Generator[Suggestion | NoSuggestion, None, None]:
     """Yield the best answer so far after each pass; the last one is the answer.
 
     With `invoked` the user asked: comments, strings and low scores are then no obstacle. A `variant` other than 0 asks
     the model for another candidate. Without `names`, a suggestion may use names that the document does not define. The
-    same holds for a cell of a `notebook`, which is the whole notebook as the model sees it. Raises what `infiller`
-    raises.
+    same holds for a cell of a `notebook`, which is the whole notebook as the model sees it; the `surroundings` are then
+    the notebook's. Raises what `infiller` raises.
     """
+    snapshot, tree = parsed
     if (reason := why_disabled(snapshot, infiller.languages, settings)) is not None:
         yield reason
         return
-    if not invoked and is_too_complex(snapshot):
+    if not invoked and is_too_complex(parsed):
         yield NoSuggestion.TOO_COMPLEX
         return
     watch = _Stopwatch()
     kind = fill_kind(
-        snapshot.tree,
+        tree,
         snapshot.source,
         snapshot.offset,
         comments=invoked or settings.in_comments,
@@ -60,10 +62,10 @@ def suggest(
     if isinstance(kind, NoSuggestion):
         yield kind
         return
-    place = insertion.place_at(snapshot.source, snapshot.offset, one_line=kind.one_line, deleted=snapshot.deleted)
-    seen = snapshot if notebook is None else notebook
-    request = request_for(seen, infiller, one_line=place.one_line, variant=variant)
-    objection = _objections(snapshot, names=names, invoked=invoked, in_notebook=notebook is not None)
+    place = insertion.place_at(snapshot.source, snapshot.offset, one_line=kind.one_line, deleted=surroundings.deleted)
+    seen = parsed if notebook is None else notebook
+    request = request_for(seen, infiller, surroundings=surroundings, one_line=place.one_line, variant=variant)
+    objection = _objections(parsed, names=names, invoked=invoked, in_notebook=notebook is not None)
     watch.lap("context_ms")
 
     @lru_cache(maxsize=1)  # a step may well change nothing
@@ -103,15 +105,23 @@ def _is_settled(draft: Draft) -> bool:
 
 
 def candidates(
-    snapshot: Snapshot, infiller: InfillerLike, settings: Settings, count: int, *, notebook: Snapshot | None = None
+    parsed: ParsedSnapshot,
+    infiller: InfillerLike,
+    settings: Settings,
+    count: int,
+    *,
+    surroundings: Surroundings = NO_SURROUNDINGS,
+    notebook: ParsedSnapshot | None = None,
 ) -> Generator[Suggestion | NoSuggestion, None, None]:
-    """Up to `count` suggestions that differ, for a user who asked: the best one, with the others in it. `notebook`
-    as in `suggest`."""
+    """Up to `count` suggestions that differ, for a user who asked: the best one, with the others in it.
+    `surroundings` and `notebook` as in `suggest`."""
     found: list[Suggestion] = []
     answer: Suggestion | NoSuggestion = NoSuggestion.EMPTY
     for variant in range(count):
         latest: Suggestion | NoSuggestion = NoSuggestion.EMPTY
-        for latest in suggest(snapshot, infiller, settings, invoked=True, variant=variant, notebook=notebook):
+        for latest in suggest(
+            parsed, infiller, settings, invoked=True, variant=variant, surroundings=surroundings, notebook=notebook
+        ):
             yield answer if found else latest
         if isinstance(latest, Suggestion) and latest.edit not in [other.edit for other in found]:
             found.append(latest)

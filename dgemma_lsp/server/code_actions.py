@@ -56,7 +56,7 @@ async def code_action(
     if server.refusal(snapshot) is not None:
         return []
     parsed = await server.trees.parsed(snapshot)
-    return to_client.code_actions(actions.offered(parsed, end, problems), parsed, request, server.client)
+    return to_client.code_actions(actions.offered(parsed, end, problems), snapshot, request, server.client)
 
 
 async def resolve(server: DgemmaServer, action: types.CodeAction) -> types.CodeAction:
@@ -103,8 +103,7 @@ async def next_edit(server: DgemmaServer, params: object) -> dict[str, Any]:
         await server.judged(snapshot)
     if not wanted or snapshot is None or server.refusal(snapshot) not in (None, NoSuggestion.LANGUAGE):
         return to_client.next_edit_answer(None, None, server.documents.encoding)
-    parsed = await server.trees.parsed(snapshot)
-    edit = server.renames.next_edit(parsed)
+    edit = server.renames.next_edit(await server.trees.parsed(snapshot))
     if edit is not None and not _is_current(server, snapshot):
         edit = None
     return to_client.next_edit_answer(snapshot, edit, server.documents.encoding)
@@ -148,15 +147,14 @@ def _found(server: DgemmaServer, target: from_client.ActionTarget) -> tuple[Acti
 async def _rewritten(server: DgemmaServer, kind: ActionKind, snapshot: Snapshot, end: int) -> Rewrite:
     """Compute an edit; raises an error for the client if there is none."""
     started, using = time.perf_counter(), server.settings
-    await server.judged(snapshot)
-    shown = server.with_allowed_context(snapshot)
+    allowed = server.allowed(snapshot, await server.judged(snapshot))
 
     def steps(infiller: InfillerLike) -> Steps[Rewrite]:
         reason = why_disabled(snapshot, infiller.languages, using)
         if reason is not None:
             yield reason
         else:
-            for found in actions.rewrite(kind, without_secrets(shown), end, infiller):
+            for found in actions.rewrite(kind, snapshot, end, infiller, without_secrets(allowed)):
                 yield NoSuggestion.SECRET if _adds_secret(found, snapshot) else found
 
     answer: Rewrite | NoSuggestion = NoSuggestion.CANCELLED

@@ -40,7 +40,6 @@ class Memory:
         """
         if isinstance(answer, NoSuggestion) and (invoked or answer not in _SETTLED):
             return
-        snapshot = Snapshot(snapshot.uri, snapshot.version, snapshot.language, snapshot.source, snapshot.offset)
         if isinstance(answer, Suggestion):
             answer = replace(answer, snapshot=snapshot, others=())
         self._entries.appendleft((snapshot, answer, invoked))

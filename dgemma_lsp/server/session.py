@@ -17,7 +17,7 @@ from pygls.protocol import default_converter
 from dgemma_lsp import settings
 from dgemma_lsp.documents.disk import DiskThreads
 from dgemma_lsp.documents.documents import Documents, TextChange, Trees, parsed
-from dgemma_lsp.documents.edits import Edit, NoSuggestion, Rewrite, Snapshot, Suggestion, after, rebase
+from dgemma_lsp.documents.edits import Edit, NoSuggestion, Rewrite, Snapshot, Suggestion, Surroundings, after, rebase
 from dgemma_lsp.documents.exclusions import size_rule
 from dgemma_lsp.documents.masking import adds_secret, without_secrets
 from dgemma_lsp.documents.notebooks import Notebooks
@@ -130,20 +130,22 @@ class DgemmaServer(transport.StrictServer):
         self.rules.pop(snapshot.uri, None)
         return why_disabled(snapshot, self.languages, self.settings)
 
-    def with_allowed_context(self, snapshot: Snapshot) -> Snapshot:
-        """The snapshot with only the context that the user allows and the checkpoint uses."""
+    async def judged(self, snapshot: Snapshot) -> Surroundings:
+        """What is known around a snapshot of this moment, once the exclusion rules of all these documents are known, or
+        the disk has had its time."""
+        around = self.documents.surroundings(snapshot)
+        beside = (other.uri for other in around.others) if self.shows_others else ()
+        await self.exclusions.judged([name for uri in (snapshot.uri, *beside) for name in self._names(uri)])
+        return around
+
+    def allowed(self, snapshot: Snapshot, around: Surroundings) -> Surroundings:
+        """Of what is known around a snapshot, and of the files nearby, what the user allows and the checkpoint uses."""
         if not self.shows_others:
-            return replace(snapshot, others=())
-        others = tuple(other for other in snapshot.others if self._may_be_shown(other))
+            return replace(around, others=())
+        others = tuple(other for other in around.others if self._may_be_shown(other))
         opened = self.exclusions.paths(self.documents.uris)
         nearby = self.files.near(snapshot.uri, opened) if self.settings.nearby_files else ()
-        return replace(snapshot, others=others, nearby=nearby)
-
-    async def judged(self, snapshot: Snapshot) -> None:
-        """Return when the exclusion rules of a document and of those beside it are known, or when the disk has had its
-        time."""
-        beside = (other.uri for other in snapshot.others) if self.shows_others else ()
-        await self.exclusions.judged([name for uri in (snapshot.uri, *beside) for name in self._names(uri)])
+        return replace(around, others=others, nearby=nearby)
 
     def _names(self, uri: str) -> tuple[str, ...]:
         """The document's own name, and its notebook's."""
@@ -175,11 +177,11 @@ class DgemmaServer(transport.StrictServer):
         `invoked` says that the user asked, and `typed` that the request came from typing. `selected` is the edit that
         the completion menu would make; the suggestion then continues it.
         """
-        await self.judged(snapshot)
+        around = await self.judged(snapshot)
         using, uri = self.settings, snapshot.uri
         reason = self.refusal(snapshot)
         known = self.memory.find(snapshot) if reason is None and selected is None and not invoked else None
-        if isinstance(known, Suggestion) and is_undoing(known.edit.new_text, snapshot.deleted):
+        if isinstance(known, Suggestion) and is_undoing(known.edit.new_text, around.deleted):
             known = NoSuggestion.UNDOES
         if reason is None and known is None and typed and not invoked and using.trigger == "manual":
             reason = NoSuggestion.MANUAL
@@ -188,7 +190,7 @@ class DgemmaServer(transport.StrictServer):
             return reason or known or NoSuggestion.EMPTY
         delay_s = 0.0 if invoked else self.rhythm.delay_s(using.debounce_ms / 1000)
         answer = await self.worker.run(
-            self._steps(snapshot, using, invoked=invoked, selected=selected),
+            self._steps(snapshot, around, using, invoked=invoked, selected=selected),
             lane=Lane.COMMAND if invoked else Lane.KEYSTROKE,
             document=uri,
             place=_INVOKED if invoked else None,
@@ -203,15 +205,15 @@ class DgemmaServer(transport.StrictServer):
         return answer
 
     def _steps(
-        self, snapshot: Snapshot, using: Settings, *, invoked: bool, selected: Edit | None = None
+        self, snapshot: Snapshot, around: Surroundings, using: Settings, *, invoked: bool, selected: Edit | None = None
     ) -> Callable[[InfillerLike], Steps[Suggestion]]:
         """The work for one answer: the model sees the whole notebook, and what the menu would insert. What is
         suggested is judged in its cell, which runs alone."""
-        chosen = snapshot
+        chosen, allowed = snapshot, self.allowed(snapshot, around)
         if selected is not None:
-            chosen = after(snapshot, selected)
-        chosen = self.with_allowed_context(chosen)
-        notebook = self.notebooks.around(chosen, self.documents)
+            chosen, allowed = after(snapshot, selected), replace(allowed, deleted="")
+        notebook = self.notebooks.around(chosen, allowed, self.documents)
+        last_tree = self.documents.last_tree(snapshot.uri)
 
         def placed(edit: Edit) -> Edit:
             if selected is None:
@@ -220,11 +222,13 @@ class DgemmaServer(transport.StrictServer):
             return Edit(selected.start, end, selected.new_text + edit.new_text)
 
         def steps(infiller: InfillerLike) -> Steps[Suggestion]:
-            at_cursor, around = parsed(without_secrets(chosen)), notebook and parsed(without_secrets(notebook))
+            at_cursor = parsed(chosen, last_tree)
+            whole = notebook and parsed(notebook.snapshot, notebook.last_tree)
+            shown = without_secrets(notebook.surroundings if notebook else allowed)
             if invoked:
-                answers = candidates(at_cursor, infiller, using, CANDIDATES, notebook=around)
+                answers = candidates(at_cursor, infiller, using, CANDIDATES, surroundings=shown, notebook=whole)
             else:
-                answers = suggest(at_cursor, infiller, using, invoked=False, notebook=around)
+                answers = suggest(at_cursor, infiller, using, invoked=False, surroundings=shown, notebook=whole)
             for answer in answers:
                 if isinstance(answer, NoSuggestion):
                     yield answer
@@ -244,19 +248,20 @@ class DgemmaServer(transport.StrictServer):
 
         The result is not a suggestion. Any other request goes first, and ends it.
         """
-        await self.judged(snapshot)
+        around = await self.judged(snapshot)
         using, loop = self.settings, asyncio.get_running_loop()
         if (reason := self.refusal(snapshot)) is not None:
             return reason
-        allowed = self.with_allowed_context(snapshot)
+        allowed, last_tree = self.allowed(snapshot, around), self.documents.last_tree(snapshot.uri)
 
         def send(frame: Frame) -> None:
             loop.call_soon_threadsafe(show, frame)
 
         def steps(infiller: InfillerLike) -> Steps[Suggestion]:
             frames = Frames(send, before_cursor(snapshot))
-            at_cursor = parsed(without_secrets(allowed))
-            yield from suggest(at_cursor, Watched(infiller, frames.see, verify=False), using, invoked=True)
+            watched = Watched(infiller, frames.see, verify=False)
+            at_cursor, shown = parsed(snapshot, last_tree), without_secrets(allowed)
+            yield from suggest(at_cursor, watched, using, invoked=True, surroundings=shown)
 
         return await self.worker.run(
             steps, lane=Lane.BACKGROUND, document=snapshot.uri, place=_WATCHED, budget_s=_WATCH_S
@@ -271,7 +276,7 @@ class DgemmaServer(transport.StrictServer):
 
         async def work(delay_s: float) -> None:
             started, budget_s = time.perf_counter(), using.time_budget_ms / 1000
-            steps = self._steps(accepted, using, invoked=False)
+            steps = self._steps(accepted, self.documents.surroundings(accepted), using, invoked=False)
             try:
                 answer = await self.worker.run(
                     steps, lane=Lane.BACKGROUND, document=asked.uri, delay_s=delay_s, budget_s=budget_s
@@ -290,10 +295,7 @@ class DgemmaServer(transport.StrictServer):
         fields: dict[str, object] = {}
         if isinstance(answer, Suggestion):
             self.silences.pop(uri, None)
-            fields |= {
-                "outcome": "shown" if answer.steps else "typed_through",
-                "version": answer.snapshot.version,
-            }
+            fields |= {"outcome": "shown" if answer.steps else "typed_through", "version": answer.snapshot.version}
             fields |= {"chars": len(answer.edit.new_text), "steps": answer.steps}
             fields |= {stage: f"{ms:.1f}" for stage, ms in answer.trace.items()}
         else:
@@ -315,17 +317,14 @@ class DgemmaServer(transport.StrictServer):
             self.silences.pop(snapshot.uri, None)
         else:
             self._fall_silent(snapshot.uri, answer)
-        self._log(
-            snapshot.uri,
-            {
-                "action": what,
-                "outcome": "edited" if isinstance(answer, Rewrite) else answer.name.lower(),
-                "version": snapshot.version,
-                "edits": len(answer.edits) if isinstance(answer, Rewrite) else 0,
-                "steps": answer.steps if isinstance(answer, Rewrite) else 0,
-            },
-            started,
-        )
+        fields: dict[str, object] = {
+            "action": what,
+            "outcome": "edited" if isinstance(answer, Rewrite) else answer.name.lower(),
+            "version": snapshot.version,
+            "edits": len(answer.edits) if isinstance(answer, Rewrite) else 0,
+            "steps": answer.steps if isinstance(answer, Rewrite) else 0,
+        }
+        self._log(snapshot.uri, fields, started)
 
     def _fall_silent(self, uri: str, reason: NoSuggestion) -> None:
         """Remember why nothing came of a request; a client may ask for documents that were never open."""
@@ -381,8 +380,7 @@ class DgemmaServer(transport.StrictServer):
         if document.source == asked.source:
             return suggestion
         cursor = asked.offset + len(document.source) - len(asked.source)
-        newer = Snapshot(asked.uri, document.version, document.language, document.source, cursor)
-        return rebase(suggestion, newer) or NoSuggestion.STALE
+        return rebase(suggestion, document.snapshot(cursor)) or NoSuggestion.STALE
 
     def _forget_what_is_uncertain(self, method: str, params: object) -> None:
         """Forget a document after a change that could not be read, because its content is not known then."""

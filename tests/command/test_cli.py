@@ -20,7 +20,9 @@ from typer.testing import CliRunner
 
 from dgemma_lsp.command import check, cli, fill
 from dgemma_lsp.command.fill import END_SIGN, canvas_text
+from dgemma_lsp.documents.documents import ParsedSnapshot
 from dgemma_lsp.documents.edits import Edit, Snapshot, Suggestion
+from dgemma_lsp.documents.text import Text
 from dgemma_lsp.pipeline.watched import Frame, TokenState
 from dgemma_model.checkpoint.selection import default_checkpoint, embedded_directory
 from dgemma_model.infill import Infiller
@@ -213,7 +215,7 @@ def test_a_device_that_is_not_there_is_named(file: Path) -> None:
 def test_places_count_lines_and_characters_from_one(tmp_path: Path, content: str, place: str, before: str) -> None:
     path = tmp_path / "a b:c.py"
     path.write_bytes(content.encode())
-    snapshot = fill.snapshot_at(f"{path}:{place}")
+    snapshot = fill.parsed_at(f"{path}:{place}").snapshot
     assert snapshot.text == content
     assert snapshot.text[: snapshot.offset] == before
     assert (snapshot.language, snapshot.uri) == ("python", path.as_uri())
@@ -222,9 +224,9 @@ def test_places_count_lines_and_characters_from_one(tmp_path: Path, content: str
 @pytest.mark.parametrize(("name", "language"), [("a.pyi", "python"), ("a.rs", "rust"), ("Makefile", "plaintext")])
 def test_a_language_is_told_by_the_ending(tmp_path: Path, name: str, language: str) -> None:
     (tmp_path / name).write_text("x")
-    snapshot = fill.snapshot_at(f"{tmp_path}/{name}:1:1")
+    snapshot, tree = fill.parsed_at(f"{tmp_path}/{name}:1:1")
     assert snapshot.language == language
-    assert (snapshot.tree is not None) == (language != "plaintext")
+    assert (tree is not None) == (language != "plaintext")
 
 
 # --------------------------------------------------------------------- a fill
@@ -329,14 +331,15 @@ def test_a_cursor_in_a_word_gets_its_reason(file: Path) -> None:
 
 
 def test_a_suggestion_is_shown_in_its_place() -> None:
-    snapshot = Snapshot("file:///a.py", None, "python", "1\n2\n3\n4\n5\nx = []\n7\n8\n9\n10\n11\n12\n", 14)
+    snapshot = Snapshot("file:///a.py", None, "python", Text("1\n2\n3\n4\n5\nx = []\n7\n8\n9\n10\n11\n12\n"), 14)
     shown = fill.in_place(snapshot.text, Suggestion(snapshot, Edit(15, 16, "0]"), 0.0, 1))
     assert shown.plain == "2\n3\n4\n5\nx = [0]\n7\n8\n9\n10"
     assert [shown.plain[span.start : span.end] for span in shown.spans] == ["0]"]
 
 
 def test_long_lines_are_shown_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def one(snapshot: Snapshot, *_: object, **__: object) -> Iterator[Suggestion]:
+    def one(parsed: ParsedSnapshot, *_: object, **__: object) -> Iterator[Suggestion]:
+        snapshot = parsed.snapshot
         yield Suggestion(snapshot, Edit(snapshot.offset, snapshot.offset, "1"), 0.0, 1)
 
     monkeypatch.setattr(fill, "suggest", one)

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from dgemma_lsp.command import eval_run
 from dgemma_lsp.command.cli import app
-from dgemma_lsp.command.eval_fill import OneWayInfiller, fill_case, snapshot_of
+from dgemma_lsp.command.eval_fill import OneWayInfiller, fill_case, parsed_of
 from dgemma_lsp.command.eval_run import DIALS, OTHER_WAYS, WAYS, drawn
 from dgemma_model.evaluation import confinement
 from dgemma_model.evaluation.baselines import BASELINES
@@ -85,7 +85,7 @@ def test_what_stands_there_is_repaired_unless_it_is_read_token_by_token() -> Non
 
 
 def test_a_document_has_its_holes_open() -> None:
-    snapshot, holes = snapshot_of(Case("s", "several", "a = ", "\nz = 3\n", ("1", "2"), ("\nb = ",)))
+    (snapshot, _), holes = parsed_of(Case("s", "several", "a = ", "\nz = 3\n", ("1", "2"), ("\nb = ",)))
     assert (snapshot.text, snapshot.offset) == ("a = \nb = \nz = 3\n", 4)
     assert [snapshot.text[:at].count("\n") for at, _ in holes] == [0, 1]
 

@@ -165,7 +165,7 @@ def test_edits_in_a_line_of_five_megabytes() -> None:
 @pytest.mark.parametrize("text", ["x = 1\n", "x = '\ud800'\n", "\x00\x01\xff", "a\fb\u2028c"])
 def test_a_tree_is_of_exactly_the_text(text: str) -> None:
     snapshot = opened(text).snapshot(URI, Position(0, 0))
-    assert snapshot is not None and snapshot.tree is None
+    assert snapshot is not None
     tree = parsed(snapshot).tree
     assert tree is not None
     assert tree.data.decode("utf-8", "surrogatepass") == text
@@ -196,19 +196,21 @@ def test_a_long_document_is_parsed_around_the_cursor() -> None:
     assert syntax.scope_starts(tree, snapshot.offset) == [around, LONG.index("    def f", around)]
 
 
-def test_trees_are_brought_up_to_date() -> None:
+def test_trees_are_brought_up_to_date(parsed_anew: list[bytes]) -> None:
     documents = opened(LONG)
     line, character = 6003, 16
-    for char in " + f(x)\n        y = [":
+    last_tree, typed = documents.last_tree(URI), " + f(x)\n        y = ["
+    for char in typed:
         documents.change(URI, 2, [replacing((line, character), (line, character), char)])
         line, character = (line + 1, 0) if char == "\n" else (line, character + 1)
         snapshot = documents.snapshot(URI, Position(line, character))
         assert snapshot is not None
-        tree = parsed(snapshot).tree
+        tree = parsed(snapshot, last_tree).tree
         fresh = tree and syntax.parse("python", tree.data.decode(), tree.start)
         assert tree is not None and fresh is not None
         assert snapshot.source[tree.start : tree.start + len(tree.data)] == tree.data.decode()
         assert list(structure.named_nodes(tree)) == list(structure.named_nodes(fresh))
+    assert len(parsed_anew) == 1 + len(typed), "the first one, and those to compare with"
 
 
 def deleted_after(text: str, *changes: TextChange, cursor: tuple[int, int]) -> str:
@@ -216,10 +218,10 @@ def deleted_after(text: str, *changes: TextChange, cursor: tuple[int, int]) -> s
     documents.change(URI, 2, changes)
     snapshot = documents.snapshot(URI, Position(*cursor))
     assert snapshot is not None
-    return snapshot.deleted
+    return documents.surroundings(snapshot).deleted
 
 
-def test_a_snapshot_knows_what_was_just_deleted() -> None:
+def test_what_was_just_deleted_is_known() -> None:
     backspace = [replacing((0, at - 1), (0, at), "") for at in (7, 6, 5)]
     delete = [replacing((0, 4), (0, 5), "")] * 3
     assert deleted_after("x = abc", replacing((0, 4), (0, 7), ""), cursor=(0, 4)) == "abc"
@@ -235,20 +237,22 @@ def test_what_was_deleted_is_forgotten_where_something_else_was_done() -> None:
     assert deleted_after("x = abc", deletion, TextChange("x = "), cursor=(0, 4)) == ""
 
 
-def test_a_snapshot_knows_the_other_documents_of_its_language() -> None:
+def test_other_documents_of_the_language_are_known() -> None:
     documents = opened("x = 1\n")
     for name, language in (("b.py", "python"), ("c.go", "go"), ("d.py", "python")):
         documents.open(f"file:///{name}", language, 1, "y = 2\n" * 400)
     documents.change("file:///b.py", 2, [replacing((3, 0), (3, 0), "z")])
     snapshot = documents.snapshot(URI, Position(0, 0))
     assert snapshot is not None
-    assert [(other.uri, other.offset) for other in snapshot.others] == [("file:///b.py", 19), ("file:///d.py", 0)]
+    others = documents.surroundings(snapshot).others
+    assert [(other.uri, other.offset) for other in others] == [("file:///b.py", 19), ("file:///d.py", 0)]
 
 
-def test_a_snapshot_knows_where_else_the_user_was_busy() -> None:
+def test_where_else_the_user_was_busy_is_known() -> None:
     documents = opened("x = 1\n" * 2000)
     places = [(10, 0), (1500, 0), (1501, 2), (600, 0)]
     documents.change(URI, 2, [replacing(place, place, "y\n") for place in places])
     snapshot = documents.snapshot(URI, Position(601, 0))
     assert snapshot is not None
-    assert [snapshot.source.line_at(at) for at in snapshot.edited_at] == [1503, 11]
+    edited_at = documents.surroundings(snapshot).edited_at
+    assert [snapshot.source.line_at(at) for at in edited_at] == [1503, 11]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma_lsp.documents.edits import Edit, Snapshot, Suggestion, rebase
+from dgemma_lsp.documents.text import Text
 
 URI = "file:///a.py"
 
@@ -16,7 +17,7 @@ texts = st.text(alphabet="ab(\n\r\U0001f600", max_size=12)
 def snapshot(marked: str, version: int = 1) -> Snapshot:
     """The text without its `|`, which is the cursor."""
     before, after = marked.split("|")
-    return Snapshot(URI, version, "python", before + after, len(before))
+    return Snapshot(URI, version, "python", Text(before + after), len(before))
 
 
 def suggested(marked: str, new_text: str, *, covers: int = 0, retypes: int = 0) -> Suggestion:
@@ -27,10 +28,10 @@ def suggested(marked: str, new_text: str, *, covers: int = 0, retypes: int = 0) 
 
 @given(texts, st.text(alphabet="ab)", min_size=1), texts, st.data())
 def test_typing_a_beginning_drops_it(before: str, new_text: str, after: str, data: st.DataObject) -> None:
-    old = Snapshot(URI, 1, "python", before + after, len(before))
+    old = Snapshot(URI, 1, "python", Text(before + after), len(before))
     suggestion = Suggestion(old, Edit(len(before), len(before), new_text), score=0.0, steps=1)
     typed = new_text[: data.draw(st.integers(0, len(new_text) - 1))]
-    newer = Snapshot(URI, 2, "python", before + typed + after, len(before + typed))
+    newer = Snapshot(URI, 2, "python", Text(before + typed + after), len(before + typed))
     rebased = rebase(suggestion, newer)
     assert rebased is not None
     assert rebased.edit == Edit(newer.offset, newer.offset, new_text.removeprefix(typed))
@@ -41,11 +42,11 @@ def test_typing_a_beginning_drops_it(before: str, new_text: str, after: str, dat
 def test_what_is_rebased_leads_to_the_text_that_was_suggested(
     before: str, new_text: str, covered: str, after: str, data: st.DataObject
 ) -> None:
-    old = Snapshot(URI, 1, "python", before + covered + after, len(before))
+    old = Snapshot(URI, 1, "python", Text(before + covered + after), len(before))
     suggestion = Suggestion(old, Edit(len(before), len(before + covered), new_text), score=0.0, steps=1)
     typed = new_text[: data.draw(st.integers(0, 2))] + data.draw(st.sampled_from(["", "", "a", "\n"]))
     text = before + typed + data.draw(st.sampled_from([covered, covered[1:], ")", ""])) + after
-    newer = Snapshot(URI, 2, "python", text, data.draw(st.sampled_from([len(before + typed), len(before)])))
+    newer = Snapshot(URI, 2, "python", Text(text), data.draw(st.sampled_from([len(before + typed), len(before)])))
     rebased = rebase(suggestion, newer)
     if rebased is not None:
         assert rebased.edit.apply(newer.text) == suggestion.edit.apply(old.text)

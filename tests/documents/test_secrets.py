@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from planted_secrets import FORMS, planted
 
 from dgemma_lsp.documents import masking, secrets
-from dgemma_lsp.documents.edits import Snapshot
+from dgemma_lsp.documents.edits import Snapshot, Surroundings
 from dgemma_lsp.documents.text import Text
 
 FILES = 1_000
@@ -90,9 +90,8 @@ def test_spans_are_in_order_and_within_the_text(text: str, form: str) -> None:
         assert not edges or (edges[0] >= 0 and edges[-1] <= len(whole))
 
 
-def documents(text: str, offset: int = 0) -> Snapshot:
-    other = Snapshot("file:///b.py", 1, "python", text, offset)
-    return Snapshot("file:///a.py", 1, "python", "here = 1\n", 0, others=(other,))
+def around(text: str, offset: int = 0) -> Surroundings:
+    return Surroundings(others=(Snapshot("file:///b.py", 1, "python", Text(text), offset),))
 
 
 @pytest.mark.parametrize("at", [0.0, 0.3, 0.6, 1.0])
@@ -103,7 +102,7 @@ def test_other_documents_are_masked_wherever_the_secret_is(at: float) -> None:
     for one in hidden:
         lines = [*filler]
         lines.insert(int(at * len(filler)), one.source)
-        (other,) = masking.without_secrets(documents("\n".join(lines))).others
+        (other,) = masking.without_secrets(around("\n".join(lines))).others
         assert one.secret not in str(other.source), one.form
         assert "line_0 = 0" in str(other.source) and "line_899 = 899" in str(other.source)
 
@@ -111,22 +110,22 @@ def test_other_documents_are_masked_wherever_the_secret_is(at: float) -> None:
 def test_a_key_s_block_over_many_pieces_is_left_out_whole() -> None:
     body = "\n".join(f"{number:04d}" + "QUJD" * 15 for number in range(400))
     text = f"before = 1\n-----BEGIN RSA PRIVATE KEY-----\n{body}\n-----END RSA PRIVATE KEY-----\nafter = 1\n"
-    (other,) = masking.without_secrets(documents(text)).others
+    (other,) = masking.without_secrets(around(text)).others
     assert str(other.source) == "before = 1\n\nafter = 1\n"
 
 
 def test_the_place_of_the_last_edit_moves_with_the_text() -> None:
     text = 'password = "Summer2031!"\nedited = 1\npassword = "Winter2031!"\n'
-    (other,) = masking.without_secrets(documents(text, text.index("edited"))).others
+    (other,) = masking.without_secrets(around(text, text.index("edited"))).others
     assert str(other.source)[other.offset :].startswith("edited = 1\n")
-    (other,) = masking.without_secrets(documents(text, text.index("2031"))).others
+    (other,) = masking.without_secrets(around(text, text.index("2031"))).others
     assert other.offset == len('password = "')
 
 
 def test_documents_without_secrets_stay_the_same_object() -> None:
-    snapshot = documents("plain = 1\n" * 1000)
-    assert masking.without_secrets(snapshot).others[0] is snapshot.others[0]
-    held = documents('password = "Summer2031!"\n')
+    plain = around("plain = 1\n" * 1000)
+    assert masking.without_secrets(plain).others[0] is plain.others[0]
+    held = around('password = "Summer2031!"\n')
     first, second = (masking.without_secrets(held).others[0].source for _ in range(2))
     assert first is second, "what is read once is not read again"
 

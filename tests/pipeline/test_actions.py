@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgemma_lsp.documents.documents import parsed
+from dgemma_lsp.documents.documents import ParsedSnapshot, parsed
 from dgemma_lsp.documents.edits import NoSuggestion, Rewrite, Snapshot
+from dgemma_lsp.documents.text import Text
 from dgemma_lsp.pipeline.actions import ActionKind, Problem, offered, rewrite
 from dgemma_model.request import Draft, FillRequest, InfillError
 from dgemma_model.source import syntax
@@ -64,12 +65,12 @@ def unmarked(text: str) -> str:
     return text.replace("⇥", "\t").replace("␍\n", "\r\n").replace("␍", "\r").replace("·", " ")
 
 
-def selection(marked: str, language: str = "python") -> tuple[Snapshot, int]:
-    """A parsed document and the end of its selection, which starts at the snapshot's cursor."""
+def selection(marked: str, language: str = "python") -> tuple[ParsedSnapshot, int]:
+    """A parsed document and the end of its selection, which starts at the cursor."""
     start = marked.index("▮")
     text = marked.replace("▮", "")
     end = marked.rindex("▮") - (marked.count("▮") - 1)
-    return parsed(Snapshot("file:///case.py", 7, language, text, start)), end
+    return parsed(Snapshot("file:///case.py", 7, language, Text(text), start)), end
 
 
 def titles(marked: str, language: str = "python", *problems: Problem) -> list[str]:
@@ -77,16 +78,16 @@ def titles(marked: str, language: str = "python", *problems: Problem) -> list[st
 
 
 def done(kind: ActionKind, marked: str, *said: tuple[str, ...]) -> Rewrite | NoSuggestion:
-    snapshot, end = selection(marked)
-    return list(rewrite(kind, snapshot, end, FakeInfiller(*said)))[-1]
+    at, end = selection(marked)
+    return list(rewrite(kind, at.snapshot, end, FakeInfiller(*said)))[-1]
 
 
 @pytest.mark.parametrize("name", read_cases())
 def test_cases(name: str) -> None:
     case = read_cases()[name]
-    snapshot, end = selection(case.file)
-    problems = [Problem(snapshot.offset, end, "broken")] if case.kind is ActionKind.REPAIR else []
-    kinds = [action.kind for action in offered(snapshot, end, problems)]
+    at, end = selection(case.file)
+    problems = [Problem(at.snapshot.offset, end, "broken")] if case.kind is ActionKind.REPAIR else []
+    kinds = [action.kind for action in offered(at, end, problems)]
     if case.result == "OFFERED_NOT":
         assert case.kind not in kinds
         return
@@ -113,7 +114,7 @@ def test_texts_without_a_tree_are_offered_nothing() -> None:
 
 
 def test_what_is_filled_together_is_asked_for_together() -> None:
-    snapshot, end = selection("def a():\n    pass▮\n\ndef b():\n    pass\n")
+    (snapshot, _), end = selection("def a():\n    pass▮\n\ndef b():\n    pass\n")
     infiller = FakeInfiller(("return 1", "return 2"))
     list(rewrite(ActionKind.FILL_ALL, snapshot, end, infiller))
     (request,) = infiller.requests
@@ -122,7 +123,7 @@ def test_what_is_filled_together_is_asked_for_together() -> None:
 
 def test_holes_far_apart_are_filled_one_after_the_other_and_see_each_other() -> None:
     far = "x = 1\n" * 200
-    snapshot, end = selection(f"def a():\n    pass▮\n\n{far}\ndef b():\n    pass\n")
+    (snapshot, _), end = selection(f"def a():\n    pass▮\n\n{far}\ndef b():\n    pass\n")
     infiller = FakeInfiller(("return 1",), ("return 2",))
     *_, answer = rewrite(ActionKind.FILL_ALL, snapshot, end, infiller)
     assert [request.excerpt.hole_count for request in infiller.requests] == [1, 1]
@@ -131,7 +132,7 @@ def test_holes_far_apart_are_filled_one_after_the_other_and_see_each_other() -> 
 
 
 def test_another_try_asks_another_way() -> None:
-    snapshot, end = selection("def a():\n    pass▮\n")
+    (snapshot, _), end = selection("def a():\n    pass▮\n")
     infiller = FakeInfiller(("pass",))
     assert list(rewrite(ActionKind.FILL, snapshot, end, infiller))[-1] is NoSuggestion.NOTHING_BETTER
     assert [(request.seed, request.verify) for request in infiller.requests] == [(0, None), (1, False), (2, False)]
@@ -153,7 +154,7 @@ BROKEN = "x = 1\ntotal = compute(1, 2▮\ny = 2\n"
 
 
 def test_a_repair_first_changes_what_is_there_a_little() -> None:
-    snapshot, _ = selection(BROKEN)
+    (snapshot, _), _ = selection(BROKEN)
     infiller = FakeInfiller(("",))
     list(rewrite(ActionKind.REPAIR, snapshot, snapshot.offset, infiller))
     asked = [(request.start, request.noise_level) for request in infiller.requests]
@@ -163,7 +164,7 @@ def test_a_repair_first_changes_what_is_there_a_little() -> None:
 
 
 def test_what_is_too_long_to_be_revised_is_written_anew_and_a_failure_is_none_of_that() -> None:
-    snapshot, _ = selection(BROKEN)
+    (snapshot, _), _ = selection(BROKEN)
     narrow = Narrow(("",), ("",), ("",), ("total = compute(1, 2)",))
     *_, answer = rewrite(ActionKind.REPAIR, snapshot, snapshot.offset, narrow)
     assert isinstance(answer, Rewrite) and answer.apply() == "x = 1\ntotal = compute(1, 2)\ny = 2\n"
@@ -173,7 +174,7 @@ def test_what_is_too_long_to_be_revised_is_written_anew_and_a_failure_is_none_of
 
 
 def test_work_can_be_stopped_between_its_steps() -> None:
-    snapshot, end = selection("def a():\n    pass▮\n")
+    (snapshot, _), end = selection("def a():\n    pass▮\n")
     steps = rewrite(ActionKind.FILL, snapshot, end, FakeInfiller(("return 1",)))
     assert next(steps) is NoSuggestion.OUT_OF_TIME
     steps.close()
@@ -206,16 +207,16 @@ FILLS = ["return x", "pass", "", ")", "x\n    y", '"""', "é", "int", "if x:\n  
 def test_whatever_is_offered_can_be_done_to_no_harm(text: str, said: tuple[str, ...], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
-    snapshot = parsed(Snapshot("file:///case.py", 1, "python", text, start))
-    assert snapshot.tree is not None
-    for action in offered(snapshot, end, [Problem(start, end, "broken")]):
+    snapshot, tree = at = parsed(Snapshot("file:///case.py", 1, "python", Text(text), start))
+    assert tree is not None
+    for action in offered(at, end, [Problem(start, end, "broken")]):
         *_, answer = rewrite(action.kind, snapshot.at(action.start), action.end, FakeInfiller(said))
         assert answer is not NoSuggestion.NOTHING_HERE
         if isinstance(answer, Rewrite):
             after = syntax.parse("python", answer.apply())
             assert after is not None
             assert answer.apply() != text
-            assert syntax.error_count(after) <= syntax.error_count(snapshot.tree)
+            assert syntax.error_count(after) <= syntax.error_count(tree)
             assert all(a.end <= b.start for a, b in pairwise(answer.edits))
 
 
@@ -225,9 +226,9 @@ STUB = "def f(a: int) -> int: ...\n\n\nclass A:\n    def g(self) -> str:\n      
 @pytest.mark.parametrize("name", ["a.pyi", "A.PYI"])
 def test_no_code_goes_into_stubs(name: str) -> None:
     for offset in range(len(STUB)):
-        at = parsed(Snapshot(f"file:///project/{name}", 7, "python", STUB, offset))
+        at = parsed(Snapshot(f"file:///project/{name}", 7, "python", Text(STUB), offset))
         assert {ActionKind.FILL, ActionKind.FILL_ALL}.isdisjoint(action.kind for action in offered(at, offset))
         for kind in (ActionKind.FILL, ActionKind.FILL_ALL):
-            assert list(rewrite(kind, at, offset, FakeInfiller(("return 1",)))) == [NoSuggestion.NOTHING_HERE]
-    at = parsed(Snapshot("file:///project/a.d.ts", 7, "typescript", "// TODO: declare f\n", 4))
+            assert list(rewrite(kind, at.snapshot, offset, FakeInfiller(("return 1",)))) == [NoSuggestion.NOTHING_HERE]
+    at = parsed(Snapshot("file:///project/a.d.ts", 7, "typescript", Text("// TODO: declare f\n"), 4))
     assert ActionKind.FILL not in [action.kind for action in offered(at, 4)]

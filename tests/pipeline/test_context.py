@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dgemma_lsp.documents.documents import Documents, Position, TextChange, parsed
-from dgemma_lsp.documents.edits import Snapshot
+from dgemma_lsp.documents.documents import Documents, ParsedSnapshot, Position, TextChange, parsed
+from dgemma_lsp.documents.edits import Snapshot, Surroundings
+from dgemma_lsp.documents.text import Text
 from dgemma_lsp.pipeline import context
 from dgemma_model.request import Excerpt
 from dgemma_model.source.excerpt import ExcerptBudget
@@ -37,7 +38,7 @@ def rate_of(item):
 
 def excerpt_of(marked: str, language: str = "python") -> Excerpt:
     offset = marked.index("▮")
-    return context.view(parsed(Snapshot("file:///a", 1, language, marked.replace("▮", ""), offset))).excerpt
+    return context.view(parsed(Snapshot("file:///a", 1, language, Text(marked.replace("▮", "")), offset))).excerpt
 
 
 def test_a_small_file_is_seen_whole() -> None:
@@ -51,7 +52,7 @@ LONG = "".join(f"line_{n} = {n}\n" for n in range(2000))
 def test_project_text_is_the_rest_of_the_document_but_for_the_line_itself(share: float) -> None:
     at = LONG.rfind("\n", 0, int(share * len(LONG))) + 1
     marked = f"{LONG[:at]}here = {LONG[at:]}"
-    seen = context.view(Snapshot("file:///a.py", 1, "python", marked, at + 7))
+    seen = context.view(ParsedSnapshot(Snapshot("file:///a.py", 1, "python", Text(marked), at + 7), None))
     whole = "".join(sorted(seen.project_text, key=marked.index))
     assert whole == marked[: at + 7 - len(seen.excerpt.prefix)] + marked[at + 7 + len(seen.excerpt.suffix) :]
     assert "here" not in whole
@@ -67,18 +68,19 @@ def test_typing_leaves_the_strings_of_the_project_text_as_they_are() -> None:
         documents.change("file:///a.py", column + 2, [TextChange(char if column else f"{char}\n", (at, at))])
         snapshot = documents.snapshot("file:///a.py", Position(end, column + 1))
         assert snapshot is not None
-        texts = {hash(text) for text in context.view(snapshot).project_text}
+        texts = {hash(text) for text in context.view(ParsedSnapshot(snapshot, None)).project_text}
         fresh += len(texts - known) if known else 0
         known |= texts
     assert fresh <= 6, "what was read once is read again at an edge only"
 
 
 def test_the_nearest_project_text_is_the_last() -> None:
-    near = Snapshot("file:///b.py", 1, "python", "b = 1\r\n", 0)
-    far = Snapshot("file:///c.py", 1, "python", "c = 1\n", 0)
+    near = Snapshot("file:///b.py", 1, "python", Text("b = 1\r\n"), 0)
+    far = Snapshot("file:///c.py", 1, "python", Text("c = 1\n"), 0)
     at = len(LONG) // 2
-    snapshot = Snapshot("file:///a.py", 1, "python", LONG, at, others=(near, far), nearby=("d = 1\n",))
-    texts = context.view(snapshot).project_text
+    snapshot = Snapshot("file:///a.py", 1, "python", Text(LONG), at)
+    around = Surroundings(others=(near, far), nearby=("d = 1\n",))
+    texts = context.view(ParsedSnapshot(snapshot, None), surroundings=around).project_text
     assert texts[:3] == ("d = 1\n", "c = 1\n", "b = 1\n")
     places = [LONG.index(text) for text in texts[3:]]
     before = sum(place < at for place in places)
@@ -88,7 +90,8 @@ def test_the_nearest_project_text_is_the_last() -> None:
 
 def test_a_very_long_document_is_copied_from_around_the_cursor() -> None:
     text = LONG * 30
-    texts = context.view(Snapshot("file:///a.py", 1, "python", text, len(text) // 2)).project_text
+    snapshot = Snapshot("file:///a.py", 1, "python", Text(text), len(text) // 2)
+    texts = context.view(ParsedSnapshot(snapshot, None)).project_text
     assert 100_000 < sum(map(len, texts)) < 140_000
 
 
@@ -122,13 +125,13 @@ def test_of_several_holes_the_first_ones_function_is_kept_whole() -> None:
     body = "def function(x):\n" + "    y = compute(x)\n" * 52
     text = before + body + "    return \n\ndef other():\n    return \n"
     first, second = text.index("return ") + 7, len(text) - 1
-    snapshot = parsed(Snapshot("file:///a", 1, "python", text, second))
+    snapshot = parsed(Snapshot("file:///a", 1, "python", Text(text), second))
     assert context.view(snapshot, [(first, first), (second, second)]).excerpt.prefix == body + "    return "
 
 
 def test_several_holes() -> None:
     text = "a = \nb = \nc = 3\n"
-    snapshot = parsed(Snapshot("file:///a", 1, "python", text, 0))
+    snapshot = parsed(Snapshot("file:///a", 1, "python", Text(text), 0))
     seen = context.view(snapshot, [(4, 4), (9, 9)])
     assert seen.excerpt == Excerpt("a = ", "\nc = 3\n", ("\nb = ",), "python", "a")
     assert seen.shown == ((0, 4), (4, 9), (9, 16))
@@ -138,7 +141,7 @@ def test_several_holes() -> None:
 def further(marked: str, budget: ExcerptBudget = MORE) -> str:
     """The notes before the text next to the cursor."""
     offset = marked.index("▮")
-    snapshot = parsed(Snapshot("file:///a", 1, "python", marked.replace("▮", ""), offset))
+    snapshot = parsed(Snapshot("file:///a", 1, "python", Text(marked.replace("▮", "")), offset))
     with_more = context.view(snapshot, budget=budget).excerpt.prefix
     plain = context.view(snapshot, budget=ExcerptBudget(budget.prefix_chars, budget.suffix_chars)).excerpt.prefix
     assert with_more.endswith(plain)
@@ -174,9 +177,20 @@ def test_other_open_files_say_what_is_used_and_where_the_user_was_busy() -> None
     documents.change("file:///a.py", 2, [TextChange("1", (Position(3, 4), Position(3, 4)))])
     snapshot = documents.snapshot("file:///a.py", Position(3, 5))
     assert snapshot is not None
-    prefix = context.view(parsed(snapshot), budget=MORE).excerpt.prefix
+    around = documents.surroundings(snapshot)
+    prefix = context.view(parsed(snapshot), budget=MORE, surroundings=around).excerpt.prefix
     assert "busy = 1\nlast = 1\n" in prefix
     assert "func" not in prefix
+
+
+def test_other_open_files_are_parsed_once(parsed_anew: list[bytes]) -> None:
+    other = "def parsed_once(items):\n    return 1\n"
+    around = Surroundings(others=(Snapshot("file:///b.py", 1, "python", Text(other), 0),))
+    for text in ("x = parsed_once(1)\n", "x = parsed_once(12)\n"):
+        at = parsed(Snapshot("file:///a.py", 1, "python", Text(text), 0))
+        prefix = context.view(at, budget=MORE, surroundings=around).excerpt.prefix
+        assert prefix == "def parsed_once(items):\n"
+    assert parsed_anew.count(other.encode()) == 1
 
 
 @pytest.mark.parametrize("typed", ["x", "items", "items, key=rate_of, rate"])

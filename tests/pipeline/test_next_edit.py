@@ -73,7 +73,7 @@ def typed(*texts: str) -> Renames:
 
 
 def after_next(renames: Renames, text: str, cursor: int = 0) -> str | None:
-    edit = renames.next_edit(parsed(Snapshot(URI, 1, "python", text, cursor)))
+    edit = renames.next_edit(parsed(Snapshot(URI, 1, "python", Text(text), cursor)))
     return None if edit is None else edit.apply(text)
 
 
@@ -135,7 +135,7 @@ def test_another_text_is_not_what_was_typed() -> None:
 def test_an_edit_never_touches_what_was_just_typed(texts: list[str], data: st.DataObject) -> None:
     renames, last = typed(*texts), texts[-1]
     cursor = data.draw(st.integers(0, len(last)))
-    edit = renames.next_edit(parsed(Snapshot(URI, 1, "python", last, cursor)))
+    edit = renames.next_edit(parsed(Snapshot(URI, 1, "python", Text(last), cursor)))
     if edit is not None:
         assert edit.apply(last) not in texts
         assert last[edit.start : edit.end] != edit.new_text

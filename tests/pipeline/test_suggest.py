@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from dgemma_lsp.documents.documents import parsed
+from dgemma_lsp.documents.documents import ParsedSnapshot, parsed
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.documents.text import Text
 from dgemma_lsp.pipeline.fill_kind import FillKind, fill_kind
 from dgemma_lsp.pipeline.suggest import candidates, suggest
 from dgemma_lsp.settings import Settings
 from dgemma_model.request import Draft, DraftToken, FillRequest
+from dgemma_model.source.syntax import LastTree
 
 
 class FakeInfiller:
@@ -31,10 +32,10 @@ class FakeInfiller:
         yield from self.drafts
 
 
-def snapshot(marked: str, language: str = "python") -> Snapshot:
+def snapshot(marked: str, language: str = "python") -> ParsedSnapshot:
     offset = marked.index("▮")
     text = marked.replace("▮", "")
-    return parsed(Snapshot("file:///case.py", 7, language, text, offset))
+    return parsed(Snapshot("file:///case.py", 7, language, Text(text), offset))
 
 
 def done(text: str, score: float = -0.1) -> Draft:
@@ -331,9 +332,10 @@ def test_a_cursor_far_below_a_string_is_in_code() -> None:
 
 def test_a_string_that_is_closed_later_is_one_no_more() -> None:
     text = f"{LONG}x = "
-    at = parsed(Snapshot("file:///case.py", 1, "python", f'"""\n{text}', len(text) + 4))
-    closed = parsed(replace(at, source=Text(f'"""\n"""{text}'), offset=len(text) + 7, tree=None))
-    kinds = [fill_kind(each.tree, each.source, each.offset) for each in (at, closed)]
+    last, kinds = LastTree(), []
+    for start in ('"""\n', '"""\n"""'):
+        at, tree = parsed(Snapshot("file:///case.py", 1, "python", Text(start + text), len(start + text)), last)
+        kinds.append(fill_kind(tree, at.source, at.offset))
     assert kinds == [NoSuggestion.IN_STRING, FillKind.LINE]
 
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dgemma_lsp.documents.documents import parsed
-from dgemma_lsp.documents.edits import Snapshot
+from dgemma_lsp.documents.documents import ParsedSnapshot, parsed
+from dgemma_lsp.documents.edits import Snapshot, Surroundings
+from dgemma_lsp.documents.text import Text
 from dgemma_lsp.pipeline import context
 from dgemma_model.source.excerpt import ExcerptBudget
 
@@ -79,8 +80,8 @@ def test_no_character_is_lost_or_shown_twice(
     edges = sorted(rng.choice(near) for _ in range(2 * hole_count))
     holes = [(start, end) for start, end in zip(edges[::2], edges[1::2], strict=True)]
     edited_at = tuple(rng.choice(offsets) for _ in range(3))
-    snapshot = parsed(Snapshot("file:///a.py", 1, "python", text, holes[0][0], edited_at=edited_at))
-    seen = context.view(snapshot, holes, ExcerptBudget.within(prompt_tokens))
+    at = parsed(Snapshot("file:///a.py", 1, "python", Text(text), holes[0][0]))
+    seen = context.view(at, holes, ExcerptBudget.within(prompt_tokens), Surroundings(edited_at=edited_at))
 
     edges = [0, *edges, len(text)]
     outside = [line_feeds(text[start:end]) for start, end in zip(edges[::2], edges[1::2], strict=True)]
@@ -99,7 +100,7 @@ def test_no_character_is_lost_or_shown_twice(
 def test_an_excerpt_ends_in_no_line_break() -> None:
     text = "x" * 2000
     after = "y" * (ExcerptBudget().suffix_chars - 1) + "\r\nz\r\n"
-    seen = context.view(Snapshot("file:///a.py", 1, "python", text + after, len(text)))
+    seen = context.view(ParsedSnapshot(Snapshot("file:///a.py", 1, "python", Text(text + after), len(text)), None))
     assert seen.excerpt.suffix == "y" * (ExcerptBudget().suffix_chars - 1) + "\n"
     assert "z\n" in seen.project_text
 
@@ -110,7 +111,7 @@ def test_what_is_put_before_the_excerpt_is_no_project_text(line_break: str) -> N
     text = f"import prices\n\ndef total_of(item):\n    return 2\n\n{filler}x = \ny = total_of(x)\n{filler}".replace(
         "\n", line_break
     )
-    snapshot = parsed(Snapshot("file:///a.py", 1, "python", text, text.index("x = ") + 4))
+    snapshot = parsed(Snapshot("file:///a.py", 1, "python", Text(text), text.index("x = ") + 4))
     seen = context.view(snapshot, budget=ExcerptBudget.within(1024))
     assert seen.excerpt.prefix.startswith("def total_of(item):\nimport prices\n")
     assert [text[start:end].rstrip() for start, end in seen.shown[:2]] == ["def total_of(item):", "import prices"]
@@ -120,6 +121,6 @@ def test_what_is_put_before_the_excerpt_is_no_project_text(line_break: str) -> N
 
 def test_text_far_away_is_left_out() -> None:
     text = "".join(f"filler_{number} = {number}\n" for number in range(12_000))
-    seen = context.view(Snapshot("file:///a.py", 1, "python", text, len(text) // 2))
+    seen = context.view(ParsedSnapshot(Snapshot("file:///a.py", 1, "python", Text(text), len(text) // 2), None))
     start, end = (text.index(part) for part in (min(seen.project_text, key=text.index), seen.excerpt.prefix))
     assert context.REACH <= end - start < context.REACH + 10_000

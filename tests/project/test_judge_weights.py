@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 from model_fixtures import EMBEDDED_JUDGE
 
-from dgemma_lsp.command.eval_fill import snapshot_of
+from dgemma_lsp.command.eval_fill import parsed_of
+from dgemma_lsp.documents.edits import Surroundings
 from dgemma_lsp.pipeline import context
 from dgemma_model.evaluation.held_out import case_of, read_holes
 from dgemma_model.evaluation.surroundings import in_its_file, nearby_of
@@ -25,9 +25,9 @@ def test_what_is_judged_likely_right_is_right_and_more_often_than_what_was_writt
     taken, written = list[tuple[float, bool]](), 0
     for hole in random.Random(3).sample(holes, COUNT):
         case = in_its_file(case_of(hole))
-        snapshot, at = snapshot_of(case)
-        snapshot = replace(snapshot, nearby=nearby_of(case))
-        seen = context.view(snapshot, at, ExcerptBudget.within(infiller.prompt_tokens))
+        parsed, at = parsed_of(case)
+        around = Surroundings(nearby=nearby_of(case))
+        seen = context.view(parsed, at, ExcerptBudget.within(infiller.prompt_tokens), around)
         infiller.index_ahead(seen.project_text)
         options = infiller.considered(FillRequest(seen.excerpt, seen.project_text, one_line=True))
         right = hole.middle.rstrip()

@@ -13,6 +13,7 @@ from wire import Wire, inline, insertion
 
 from dgemma_lsp.documents.documents import parsed
 from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.documents.text import Text
 from dgemma_lsp.pipeline.suggest import suggest
 from dgemma_lsp.settings import Settings
 from dgemma_model.request import Draft, FillRequest
@@ -35,8 +36,8 @@ class FakeInfiller:
 
 
 def suggested(marked: str, model: str, language: str = "python") -> Suggestion | NoSuggestion:
-    snapshot = parsed(Snapshot(URI, 1, language, marked.replace("▮", ""), marked.index("▮")))
-    return list(suggest(snapshot, FakeInfiller(model), Settings(), invoked=False))[-1]
+    at = parsed(Snapshot(URI, 1, language, Text(marked.replace("▮", "")), marked.index("▮")))
+    return list(suggest(at, FakeInfiller(model), Settings(), invoked=False))[-1]
 
 
 def accepted(marked: str, model: str, language: str = "python") -> str:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.documents.text import Text
 from dgemma_lsp.server.memory import Memory, Rhythm, Statistics
 
 URI = "file:///a.py"
@@ -13,7 +14,7 @@ URI = "file:///a.py"
 
 def snapshot(marked: str, uri: str = URI) -> Snapshot:
     before, after = marked.split("|")
-    return Snapshot(uri, 1, "python", before + after, len(before))
+    return Snapshot(uri, 1, "python", Text(before + after), len(before))
 
 
 def suggestion(marked: str, text: str) -> Suggestion:

@@ -8,6 +8,7 @@ from pygls.protocol import default_converter
 
 from dgemma_lsp.documents.documents import Position, TextChange
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.documents.text import Text
 from dgemma_lsp.server import from_client, to_client
 
 CONVERTER = from_client.make_lenient(default_converter())
@@ -69,7 +70,7 @@ def test_changes_keep_their_order_and_kind() -> None:
 def test_an_item_covers_what_it_retypes_in_the_clients_units(encoding: Any, start: int, end: int) -> None:
     text = "first\r\n\U0001f600é=f()\n"
     offset = text.index(")")
-    snapshot = Snapshot("file:///a.py", 1, "python", text, offset)
+    snapshot = Snapshot("file:///a.py", 1, "python", Text(text), offset)
     edit = Edit(offset, offset + 1, "a)")
     items = to_client.inline_answer(Suggestion(snapshot, edit, score=0.0, steps=1), encoding)
     assert items is not None

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.documents.text import Text
 from dgemma_lsp.server.worker import Answer, Lane, Steps, Worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
@@ -18,7 +19,7 @@ TIMEOUT_S = 10.0
 
 
 def answer(number: int) -> Suggestion:
-    return Suggestion(Snapshot("file:///a.py", 1, "python", "", 0), Edit(0, 0, "x" * number), 0.0, number)
+    return Suggestion(Snapshot("file:///a.py", 1, "python", Text(""), 0), Edit(0, 0, "x" * number), 0.0, number)
 
 
 class Model:

@@ -9,8 +9,9 @@ import logging
 import pytest
 from test_suggest import FakeInfiller, done
 
-from dgemma_lsp.documents.documents import Trees, is_too_complex, parsed, parsed_whole
+from dgemma_lsp.documents.documents import ParsedSnapshot, Trees, is_too_complex, parsed, parsed_whole
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot, Suggestion
+from dgemma_lsp.documents.text import Text
 from dgemma_lsp.pipeline.actions import ActionKind, offered, rewrite
 from dgemma_lsp.pipeline.checks import _objections
 from dgemma_lsp.pipeline.suggest import suggest
@@ -30,10 +31,10 @@ def hours_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def snapshot(text: str = CODE + "x = ", offset: int | None = None) -> Snapshot:
-    return Snapshot("file:///case.py", 1, "python", text, len(text) if offset is None else offset)
+    return Snapshot("file:///case.py", 1, "python", Text(text), len(text) if offset is None else offset)
 
 
-def suggested(at: Snapshot, *, invoked: bool) -> Suggestion | NoSuggestion:
+def suggested(at: ParsedSnapshot, *, invoked: bool) -> Suggestion | NoSuggestion:
     return list(suggest(at, FakeInfiller(done("a b (")), Settings(), invoked=invoked))[-1]
 
 
@@ -45,10 +46,9 @@ def test_a_text_that_takes_too_long_has_no_tree(caplog: pytest.LogCaptureFixture
 
 
 def test_an_edit_that_takes_too_long_is_refused(request: pytest.FixtureRequest) -> None:
-    at = parsed(snapshot())
-    tree = at.tree
+    at, tree = parsed(snapshot())
     assert tree is not None
-    objection = _objections(at, names=False, invoked=True)
+    objection = _objections(ParsedSnapshot(at, tree), names=False, invoked=True)
     edit = Edit(at.offset, at.offset, CODE)
     assert objection(Edit(at.offset, at.offset, "1")) is None
     request.getfixturevalue("hours_pass")
@@ -64,8 +64,8 @@ def test_a_document_that_takes_too_long_is_plain_text() -> None:
     assert suggested(at, invoked=False) is NoSuggestion.TOO_COMPLEX
     shown = suggested(at, invoked=True)
     assert isinstance(shown, Suggestion) and shown.edit.new_text == "a b ("
-    assert offered(at, at.offset) == []
-    assert list(rewrite(ActionKind.FILL_ALL, at, at.offset, FakeInfiller())) == [NoSuggestion.TOO_COMPLEX]
+    assert offered(at, at.snapshot.offset) == []
+    assert list(rewrite(ActionKind.FILL_ALL, at.snapshot, 0, FakeInfiller())) == [NoSuggestion.TOO_COMPLEX]
 
 
 def test_it_is_not_tried_again_until_it_is_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +101,7 @@ def test_deep_nesting(form: str, *, left_open: bool) -> None:
     opening, closing = FORMS[form]
     text = "x = " + opening * NESTED + "1" + closing * (NESTED - left_open) + "\ny = 1\n"
     middle, end = 4 + len(opening) * NESTED, text.index("\n")
-    whole = parsed_whole(snapshot(text))
-    tree = whole.tree
+    whole, tree = parsed_whole(snapshot(text))
     assert tree is not None
     syntax.is_damaged_from(tree, len(text), len(text))
     for offset in (middle, end, len(text)):
@@ -112,4 +111,4 @@ def test_deep_nesting(form: str, *, left_open: bool) -> None:
         fill_sites.errors_within(tree, offset - 1, offset)
         templates.try_except(tree, offset - 1, offset)
         assert isinstance(suggested(parsed(snapshot(text, offset)), invoked=False), NoSuggestion)
-        offered(whole.at(offset), offset)
+        offered(ParsedSnapshot(whole.at(offset), tree), offset)

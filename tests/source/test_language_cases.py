@@ -23,6 +23,7 @@ import pytest
 
 from dgemma_lsp.documents.documents import parsed
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot
+from dgemma_lsp.documents.text import Text
 from dgemma_lsp.pipeline.fill_kind import fill_kind
 from dgemma_lsp.pipeline.suggest import suggest
 from dgemma_lsp.settings import Settings
@@ -104,14 +105,14 @@ def check_outline(case: Case) -> None:
 
 def check_suggest(case: Case) -> None:
     file, model, result = case.texts
-    snapshot = parsed(Snapshot("file:///case", 1, case.language, file.replace("▮", ""), file.index("▮")))
+    at = parsed(Snapshot("file:///case", 1, case.language, Text(file.replace("▮", "")), file.index("▮")))
     writer = Writer(model, complete="incomplete" not in case.options)
-    *_, answer = suggest(snapshot, writer, Settings(), invoked=False)
+    *_, answer = suggest(at, writer, Settings(), invoked=False)
     if isinstance(answer, NoSuggestion):
         assert answer.name == result
     else:
         edit = answer.edit
-        assert Edit(edit.start, edit.end, edit.new_text + "▮").apply(snapshot.text) == result
+        assert Edit(edit.start, edit.end, edit.new_text + "▮").apply(at.snapshot.text) == result
 
 
 CHECKS = {

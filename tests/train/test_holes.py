@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_fixtures import SOURCE, tiny_tokenizer
 
+from dgemma_lsp.documents.documents import ParsedSnapshot
 from dgemma_lsp.documents.edits import Snapshot
+from dgemma_lsp.documents.text import Text
 from dgemma_lsp.pipeline import context
 from dgemma_model.prompt.suffix_first import SuffixFirst
 from dgemma_model.source import syntax
@@ -173,10 +175,11 @@ def test_the_same_seed_cuts_the_same_holes() -> None:
 LONG = "\n\n".join(SOURCE.replace("Account", f"Account{number}") for number in range(4))
 
 
-def opened(text: str, hole: CutHole) -> Snapshot:
+def opened(text: str, hole: CutHole) -> ParsedSnapshot:
     """The file as an editor has it while the hole is still to be written, with the cursor there."""
     document = text[: hole.start] + text[hole.end :]
-    return Snapshot("file:///a.py", 1, "python", document, hole.start, syntax.parse("python", document))
+    snapshot = Snapshot("file:///a.py", 1, "python", Text(document), hole.start)
+    return ParsedSnapshot(snapshot, syntax.parse("python", document))
 
 
 @settings(max_examples=60, deadline=None)
@@ -191,9 +194,9 @@ def test_serving_sees_what_training_saw(kind: HoleKind, seed: int, text: str) ->
     trained, served = cutter.excerpt(hole, ExcerptBudget()), context.view(opened(text, hole)).excerpt
     assert trained.suffix == served.suffix
     assert trained.prefix.endswith(served.prefix) or served.prefix.endswith(trained.prefix)
-    snapshot = opened(text, hole)
-    assert snapshot.tree is not None and cutter._tree is not None
-    if syntax.scope_starts(snapshot.tree, hole.start) == syntax.scope_starts(cutter._tree, hole.start):
+    tree = opened(text, hole).tree
+    assert tree is not None and cutter._tree is not None
+    if syntax.scope_starts(tree, hole.start) == syntax.scope_starts(cutter._tree, hole.start):
         assert SuffixFirst(TOKENIZER).encode(trained, 512) == SuffixFirst(TOKENIZER).encode(served, 512)
 
 
