@@ -58,9 +58,10 @@ def excerpts(count: int) -> list[Excerpt]:
     return [excerpt for excerpt, _ in places(count, 0)]
 
 
-def places(count: int, missing: int) -> list[tuple[Excerpt, tuple[str, ...]]]:
+def places(count: int, missing: int, prompt_tokens: int = 512) -> list[tuple[Excerpt, tuple[str, ...]]]:
     """Places at line starts, spread over a source file, with about `missing` code points of lines missing at each; and
-    what may be copied from: the rest of the file and some others, as many code points as the server reads."""
+    what may be copied from: the rest of the file and some others, as many code points as the server reads. Excerpts are
+    for a checkpoint that reads `prompt_tokens`."""
     source = Path(argparse.__file__)
     text = source.read_text("utf-8")
     others = [(source.parent / f"{name}.py").read_text("utf-8") for name in NEARBY]
@@ -68,7 +69,7 @@ def places(count: int, missing: int) -> list[tuple[Excerpt, tuple[str, ...]]]:
     for place in list(range(4000, len(text) - 4000, (len(text) - 8000) // count))[:count]:
         start = text.index("\n", place) + 1
         end = text.index("\n", start + missing) if missing else start
-        excerpt = cut(text, [(start, end)], ExcerptBudget())
+        excerpt = cut(text, [(start, end)], ExcerptBudget.within(prompt_tokens))
         rest = text[end + len(excerpt.suffix) :], text[: start - len(excerpt.prefix)]
         found.append((excerpt, (*others, *rest)))
     return found

@@ -53,7 +53,7 @@ def compare(loaded: contract.Checkpoint, source: Path, device: torch.device, rep
     threads = torch.get_num_threads()
     others = opponents(source, threads)
     infiller = Infiller(loaded, device, torch.int8)
-    spread = places(2 * repeats, 0)
+    spread = places(2 * repeats, 0, 1024)
     prompts = [_prompt(loaded, excerpt) for excerpt, _ in spread]
     report: dict[str, Any] = {
         "checkpoint": infiller.name,
@@ -180,7 +180,7 @@ def _copied(
     """A token of lines that stand in the prompt already: ours with copies, others token by token, as many."""
     seconds: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
     counts: list[int] = []
-    for excerpt, _ in places(repeats + 1, 0):
+    for excerpt, _ in places(repeats + 1, 0, 1024):
         lines = excerpt.prefix.splitlines(keepends=True)[-2 * COPIED_LINES :]
         twice = replace(excerpt, prefix="".join(lines) + "\n\n" + lines[0] + lines[1], suffix="\n")
         request = FillRequest(twice, max_tokens=WRITTEN[-1])

@@ -1,0 +1,42 @@
+"""`dgemma-lsp bench --checkpoint` of a checkpoint that writes causally: everything is measured and printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from qwen2_fixtures import write_gguf
+from typer.testing import CliRunner
+
+from dgemma_lsp.command import bench as command
+from dgemma_lsp.command.cli import app
+from dgemma_model.bench import opponents, writer_times
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny `.gguf` file, and little to measure."""
+    monkeypatch.setattr(writer_times, "WRITTEN", (2,))
+    monkeypatch.setattr(writer_times, "PASSES", (1, 4))
+    monkeypatch.setattr(command, "SERVERS", (1, 2))
+    monkeypatch.setattr(opponents, "KINDS", {})
+    write_gguf(tmp_path / "model.gguf", "qwen2")
+    return tmp_path / "model.gguf"
+
+
+def test_everything_is_measured_and_printed(model: Path) -> None:
+    done = CliRunner().invoke(app, ["bench", "--checkpoint", str(model), "--device", "cpu", "--repeats", "2"])
+    assert done.exit_code == 0, done.output
+    *shown, last = done.stdout.strip().splitlines()
+    report = json.loads(last)
+    assert any("a pass over 4 tokens" in line for line in shown)
+    assert report["cold_prompt"].keys() == {"ours"} and report["cold_prompt"]["ours"]["median_ms"] > 0
+    assert report["written"].keys() == {"2"} and report["pass"].keys() == {"1", "4"}
+    assert report["cold_prompt_transformers"].keys() == {"ours", "float32", "bfloat16"}
+    assert report["copied_lines"]["tokens"] >= 1
+    assert [len(sizes) for sizes in report["servers_mb"].values()] in ([1, 2], [0, 0])
+
+
+def test_no_opponent_reads_another_file(tmp_path: Path) -> None:
+    assert opponents.opponents(tmp_path / "weights.safetensors", 1) == {}
