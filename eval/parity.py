@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -51,7 +50,9 @@ def main() -> None:
         prompt = torch.tensor([ids])
         expected = theirs(prompt).logits[..., :known]
         largest = max(largest, float((ours.logits(ours.encode(prompt, Cache()))[..., :known] - expected).abs().max()))
-        text = written(lambda all_ids: theirs(all_ids).logits[:, -1, :known], prompt)
+        text = theirs.generate(prompt, max_new_tokens=WRITTEN, min_new_tokens=WRITTEN, do_sample=False)[
+            0, -WRITTEN:
+        ].tolist()
         equal += written_by(ours, prompt, known) == text
         served_equal += written_by(checkpoint.network, prompt, known) == text
         print(json.dumps({"largest_difference": largest, "equal": equal, "served_equal": served_equal}), flush=True)
@@ -68,15 +69,8 @@ def excerpts(folders: list[Path], count: int) -> list[Excerpt]:
     return found
 
 
-def written(scores: Callable[[Tensor], Tensor], ids: Tensor) -> list[int]:
-    """The likeliest tokens after `ids`, each read with all before it."""
-    for _ in range(WRITTEN):
-        ids = torch.cat((ids, scores(ids).argmax(-1, keepdim=True)), dim=1)
-    return ids[0, -WRITTEN:].tolist()
-
-
 def written_by(network: CodeNetwork, prompt: Tensor, known: int) -> list[int]:
-    """The same with a cache."""
+    """The likeliest tokens after a prompt."""
     cache, new, text = Cache(), prompt, []
     for _ in range(WRITTEN):
         new = network.logits(network.encode(new, cache)[:, -1:])[..., :known].argmax(-1)
