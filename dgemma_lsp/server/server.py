@@ -48,7 +48,7 @@ def _take_folders(server: DgemmaServer) -> None:
     folders = [*filter(None, [workspace.root_uri, *workspace.folders])]
     server.exclusions, server.files = Verdicts(server.disk, folders), Workspace(server.disk, folders)
     for uri in server.documents.uris:
-        server.exclusions.look_at(uri)
+        server.exclusions.opened(uri)
 
 
 async def initialized(server: DgemmaServer, params: types.InitializedParams) -> None:

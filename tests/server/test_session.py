@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -310,3 +311,28 @@ def test_what_a_client_tells_other_servers_is_not_for_us(own_wire: Wire) -> None
     own_wire.notify("exit", None)
     own_wire.exit_code()
     assert [said for said in own_wire.unread() if said.get("method") == "window/showMessage"] == []
+
+
+def test_folders_may_change_while_requests_wait_for_their_rules(own_wire: Wire, tmp_path: Path) -> None:
+    """All in one piece, so that the folders change before the disk has said what the rules are."""
+    (tmp_path / ".dgemmaignore").write_text("0.py\n")
+    uris = [(tmp_path / f"{number}.py").as_uri() for number in range(40)]
+    said, asked = b"", []
+    for number, uri in enumerate(uris):
+        item = {"uri": uri, "languageId": "python", "version": 1, "text": "x = "}
+        said += framed(message("textDocument/didOpen", {"textDocument": item}))
+        for method, params in (("dgemma/status", {"uri": uri}), (INLINE, inline(uri, 0, 4, kind=1))):
+            asked.append(f"{method} {number}")
+            said += framed(message(method, params, asked[-1]))
+    added = [{"uri": tmp_path.as_uri(), "name": "project"}]
+    said += framed(message("workspace/didChangeWorkspaceFolders", {"event": {"added": added, "removed": []}}))
+    own_wire.send_bytes(said)
+    results = {name: own_wire.response(name)["result"] for name in asked}
+    assert [name for name in asked if name.startswith("dgemma/status") and "excluded" in results[name]] == [
+        "dgemma/status 0"
+    ]
+    assert [name for name in asked if results[name] == []] == [f"{INLINE} 0"]
+
+
+def message(method: str, params: object, msg_id: str | None = None) -> str:
+    return json.dumps({"jsonrpc": "2.0", "method": method, "params": params} | ({"id": msg_id} if msg_id else {}))
