@@ -51,7 +51,7 @@ _WATCH_S = 10.0
 _INVOKED, _WATCHED = "invoked", "watched"
 """Of these questions about a document only the newest is wanted."""
 
-_STOP_S = 1.0
+STOP_S = 1.0
 """How long the end of the process may wait for a denoising step."""
 
 
@@ -90,7 +90,7 @@ class DgemmaServer(transport.StrictServer):
 
     def stop(self) -> bool:
         """End the worker; False where its thread does not end in time."""
-        return self.worker.stop(_STOP_S)
+        return self.worker.stop(STOP_S)
 
     def configure(self, options: object, defaults: Settings) -> None:
         """Use what the client sent; what cannot be used is kept as a complaint."""

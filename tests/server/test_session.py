@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from wire import FAKE_SERVER, TIMEOUT_S, Wire, framed, inline, insertion
 
+from dgemma_lsp.server import session, transport
+
 URI = "file:///project/module.py"
 INLINE = "textDocument/inlineCompletion"
 
@@ -243,6 +245,26 @@ def test_shutdown_during_a_fill(own_wire: Wire) -> None:
     assert own_wire.error(running) == -32800
     own_wire.notify("exit", None)
     assert own_wire.exit_code() == 0  # although the model is still held at its step
+
+
+def test_the_end_waits_for_nothing_that_hangs(tmp_path: Path) -> None:
+    """A disk that does not answer, a model that is held at its step, and a client that does not read."""
+    stuck = (tmp_path / "a.py").as_uri()
+    with Wire(env={"FAKE_STUCK": str(tmp_path)}) as wire:
+        wire.initialize()
+        wire.wait_until_loaded()
+        wire.request("test/say", {"held": True})
+        for uri in (stuck, URI):
+            wire.open(uri, "x = ")
+            wire.start(INLINE, inline(uri, 0, 4, kind=1))
+        wire.request("test/reached", {})
+        wire.stop_reading()
+        for _ in range(3000):  # more answers than the pipe holds
+            wire.start("no/such/method", {})
+        wire.start("shutdown", None)
+        wire.notify("exit", None)
+        assert wire.exit_code() == 0
+    assert transport.CANCEL_S + transport.FLUSH_S + session.STOP_S < 2.0, "this is all that it waits for"
 
 
 def test_exit_while_the_model_loads() -> None:

@@ -94,14 +94,19 @@ def test_the_same_over_tcp() -> None:
 def test_more_requests_than_anybody_has_are_refused(own_wire: Wire) -> None:
     own_wire.request("test/say", {"held": True})
     before = memory(own_wire.process.pid)
-    for number in range(1200):
-        uri = f"file:///project/module_{number}.py"
+    uris = [f"file:///project/module_{number}.py" for number in range(1200)]
+    asked = []
+    for uri in uris:
         own_wire.open(uri, "x = ")
-        asked = own_wire.start("textDocument/inlineCompletion", inline(uri, 0, 4, kind=1))
-    assert own_wire.error(asked) == -32802
-    own_wire.notify("$/cancelRequest", {"id": asked - 400})
-    own_wire.error(asked - 400)  # answered, so that there is room for one more
+        asked.append(own_wire.start("textDocument/inlineCompletion", inline(uri, 0, 4, kind=1)))
+    assert own_wire.error(asked.pop()) == -32802
+    own_wire.notify("$/cancelRequest", {"id": asked[-400]})
+    assert own_wire.error(asked.pop(-400)) == -32800  # answered, so that there is room for one more
     own_wire.request("test/release", {})
+    answers = [own_wire.response(one) for one in asked]
+    refused = [answer["error"]["code"] for answer in answers if "error" in answer]
+    assert set(refused) == {-32802} and 150 < len(refused) < 250
+    assert all(answer["result"][0]["insertText"] == "value" for answer in answers if "error" not in answer)
     assert memory(own_wire.process.pid) < before + 50 * 2**20
 
 
