@@ -22,6 +22,7 @@ from dgemma_lsp.pipeline.actions import ActionKind
 from dgemma_lsp.pipeline.infiller import InfillerLike
 from dgemma_lsp.server import admission, code_actions, completions, from_client, to_client, transport
 from dgemma_lsp.server.session import DgemmaServer, LoadInfiller
+from dgemma_lsp.server.streams import LogHandler
 from dgemma_lsp.settings import Settings
 from dgemma_model.source.excerpt import ExcerptBudget
 
@@ -302,7 +303,8 @@ def serve_tcp(
 
 def log_to_stderr() -> None:
     """Send this process's log to standard error. Source text is never logged above debug level."""
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler = LogHandler(sys.stderr.fileno())
+    logging.basicConfig(handlers=[handler], format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("dgemma_lsp").setLevel(logging.INFO)
     logging.getLogger("pygls").setLevel(logging.CRITICAL + 1)
 
