@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from dgemma_model.source.excerpt import ExcerptBudget
 
 logger = logging.getLogger(__name__)
 
+_STANDARD_ERROR = 2
 _PATIENCE_S = 2.0
 """How long a client may take to answer what its settings are."""
 
@@ -303,8 +303,7 @@ def serve_tcp(
 
 def log_to_stderr() -> None:
     """Send this process's log to standard error. Source text is never logged above debug level."""
-    handler = LogHandler(sys.stderr.fileno())
-    logging.basicConfig(handlers=[handler], format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(handlers=[LogHandler(_STANDARD_ERROR)], format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("dgemma_lsp").setLevel(logging.INFO)
     logging.getLogger("pygls").setLevel(logging.CRITICAL + 1)
 

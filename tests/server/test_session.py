@@ -81,7 +81,7 @@ def test_bad_settings_give_messages_and_defaults() -> None:
         assert any('nearest one is "debounce_ms"' in message for message in messages)
         assert any("'long'; 1000 is used" in message for message in messages)
         wire.wait_until_loaded()
-        assert "loading checkpoint=mine" in wire.log
+        wire.wait_for_log("loading checkpoint=mine")
 
 
 def test_settings_can_change() -> None:

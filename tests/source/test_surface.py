@@ -55,7 +55,7 @@ def test_settings_that_the_client_keeps_are_asked_for() -> None:
         warning = wire.wait(lambda message: message.get("method") == "window/showMessage")
         assert 'nearest one is "trigger"' in warning["params"]["message"]
         wire.wait_until_loaded()
-        assert "loading checkpoint=kept" in wire.log
+        wire.wait_for_log("loading checkpoint=kept")
         settings(wire)
         asked = wire.wait(lambda message: message.get("method") == "workspace/configuration")
         wire.send({"jsonrpc": "2.0", "id": asked["id"], "result": [{"checkpoint": "kept", "enabled": False}]})
