@@ -28,13 +28,18 @@ URI = "file:///project/module.py"
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 
 
+MUCH = 400 * 2**20
+"""Bytes; whatever takes more has no bound."""
+
+
 def memory(process_id: int) -> int:
     """Bytes of a process that are in memory."""
     return int(Path(f"/proc/{process_id}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def flood(process: subprocess.Popen[bytes], send: Callable[[bytes], object], request: dict[str, object]) -> int:
-    """Say `request` under ever new ids and read no answer until the server ends; the most memory that it took."""
+    """Say `request` under ever new ids and read no answer until the server ends, or has taken `MUCH`; the most memory
+    that it took."""
 
     def say() -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -46,6 +51,8 @@ def flood(process: subprocess.Popen[bytes], send: Callable[[bytes], object], req
     while process.poll() is None:
         with contextlib.suppress(OSError, IndexError):  # it ends just now
             peak = max(peak, memory(process.pid))
+        if peak > MUCH:
+            process.kill()
         time.sleep(0.02)
     return peak
 

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+from dgemma_lsp.documents import verdicts, workspace
 from dgemma_lsp.server import server as dgemma_server
 from dgemma_lsp.server import transport
 from dgemma_lsp.settings import Settings
@@ -111,6 +112,8 @@ def main() -> NoReturn:
     infiller = FakeInfiller()
     if folder := os.environ.get("FAKE_STUCK"):
         never_answer(folder)
+    else:  # a busy machine's disk answers late, but it does
+        verdicts.PATIENCE_S = workspace._READING_S = 60.0
 
     def load(settings: Settings, progress: Callable[[float], None]) -> FakeInfiller:
         logging.getLogger("dgemma_lsp").info("loading checkpoint=%s", settings.checkpoint)
