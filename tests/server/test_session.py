@@ -79,7 +79,7 @@ def test_bad_settings_give_messages_and_defaults() -> None:
         wire.initialize(initializationOptions=options)
         messages = [shown_message(wire) for _ in range(2)]
         assert any('nearest one is "debounce_ms"' in message for message in messages)
-        assert any("'long'; 1000 is used" in message for message in messages)
+        assert any("'long'; 60000 is used" in message for message in messages)
         wire.wait_until_loaded()
         wire.wait_for_log("loading checkpoint=mine")
 

@@ -100,7 +100,6 @@ def test_the_same_over_tcp() -> None:
 
 @needs_proc
 def test_more_requests_than_anybody_has_are_refused(own_wire: Wire) -> None:
-    own_wire.notify("workspace/didChangeConfiguration", {"settings": {"time_budget_ms": 20_000}})  # the first one waits
     own_wire.request("test/say", {"held": True})
     before = memory(own_wire.process.pid)
     uris = [f"file:///project/module_{number}.py" for number in range(1200)]

@@ -164,7 +164,7 @@ def test_the_same_text_again_needs_no_model(own_wire: Wire) -> None:
 
 def test_what_follows_acceptance_is_worked_out_ahead() -> None:
     with Wire(env={"FAKE_AHEAD": "1"}) as wire:
-        wire.initialize(initializationOptions={"time_budget_ms": 20_000})  # a busy machine takes longer
+        wire.initialize()
         wire.wait_until_loaded()
         wire.request("test/say", {"text": " + b", "steps": 1})
         wire.open(URI, "x = a")
