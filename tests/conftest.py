@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import users_store  # noqa: F401 (sets the store of this process and of those it starts)
+from hypothesis import settings
 from wire import Wire
 
 from dgemma_model.source import bounded
+
+settings.register_profile("untimed", deadline=None)  # a busy machine takes longer, and is not what is tested
+settings.load_profile("untimed")
 
 
 @pytest.fixture

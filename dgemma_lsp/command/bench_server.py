@@ -10,6 +10,10 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from dgemma_lsp.documents import disk
+
+_MOST_BYTES = 4_096
+"""What the system tells of a process' memory is a tenth of that."""
 URI = "file:///bench.py"
 TEXT = "import os\n\n\ndef read(path):\n    \n"
 FILL = {
@@ -105,9 +109,7 @@ async def memory(count: int, checkpoint: str | None) -> list[int]:
 
 
 def proportional_mb(process_id: int) -> int | None:
-    """The proportional set size of a process."""
-    try:
-        lines = Path(f"/proc/{process_id}/smaps_rollup").read_text("ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) >> 10 for line in lines if line.startswith("Pss:")), None)
+    """The proportional set size of a process; None where the system does not tell."""
+    told = disk.read(Path(f"/proc/{process_id}/smaps_rollup"), _MOST_BYTES)
+    lines = [] if isinstance(told, disk.Fault) else told.splitlines()
+    return next((int(line.split()[1]) >> 10 for line in lines if line.startswith(b"Pss:")), None)

@@ -14,7 +14,8 @@ import os
 import queue
 import stat
 import threading
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
@@ -170,24 +171,32 @@ def _is_null(status: os.stat_result) -> bool:
     return not isinstance(null, Fault) and status.st_rdev == null.st_rdev
 
 
-_MOST_THREADS = 16
+_MOST_THREADS = 64
+_MOST_EACH = 4
+"""Threads that ask about the same place."""
 
 
 class DiskThreads:
     """Threads that ask the disk, so that the event loop does not.
 
     They are started as needed. A thread that the disk never answers is abandoned; it is a daemon, so it ends with the
-    process. If all threads hang, no question is answered.
+    process. A folder that hangs costs a few threads, however many questions there are about it. If all threads hang,
+    no question is answered.
     """
 
     def __init__(self) -> None:
-        self._questions: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._threads = 0
-        self._idle = 0
         self._lock = threading.Lock()
+        self._waiting: dict[Hashable, deque[Callable[[], None]]] = {}
+        """By place, the questions that no thread has taken yet."""
+        self._asking = Counter[Hashable]()
+        """By place, the threads that ask about it, or will; each for as long as there are questions."""
+        self._places: queue.SimpleQueue[Hashable] = queue.SimpleQueue()
+        """One entry for each thread that will ask about the place."""
+        self._threads = 0
 
-    def ask(self, question: Callable[[], T]) -> asyncio.Future[T]:
-        """The answer, which may never come. For the event loop's thread; the future may be dropped."""
+    def ask(self, question: Callable[[], T], place: Hashable) -> asyncio.Future[T]:
+        """The answer, which may never come. `place` says what hangs as a whole, such as a folder. For the event loop's
+        thread; the future may be dropped."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
 
@@ -200,21 +209,32 @@ class DiskThreads:
                 _tell(loop, _answer, answer, found)
 
         with self._lock:
-            needed = self._questions.qsize() >= self._idle and self._threads < _MOST_THREADS
+            self._waiting.setdefault(place, deque()).append(work)
+            if self._asking[place] == _MOST_EACH:
+                return answer
+            self._asking[place] += 1
+            self._places.put(place)
+            needed = self._asking.total() > self._threads and self._threads < _MOST_THREADS
             self._threads += needed
-        self._questions.put(work)
         if needed:
             threading.Thread(target=self._work, name="disk", daemon=True).start()
         return answer
 
     def _work(self) -> None:
         while True:
-            with self._lock:
-                self._idle += 1
-            work = self._questions.get()
-            with self._lock:
-                self._idle -= 1
-            work()
+            place = self._places.get()
+            while (work := self._next(place)) is not None:
+                work()
+
+    def _next(self, place: Hashable) -> Callable[[], None] | None:
+        """The next question about a place; with None, the thread leaves it."""
+        with self._lock:
+            if self._waiting[place]:
+                return self._waiting[place].popleft()
+            self._asking[place] -= 1
+            if not self._asking[place]:
+                del self._asking[place], self._waiting[place]
+            return None
 
 
 def _tell(loop: asyncio.AbstractEventLoop, how: Callable[..., None], *arguments: object) -> None:

@@ -2,7 +2,7 @@
 
 A verdict is asked for again after a second. A request waits for it only for a limited time. If the disk does not
 answer, the earlier verdict counts, and a document without one is excluded. The disk is not asked about a document again
-before it has answered. So a folder that hangs costs one thread and delays no other document.
+before it has answered. So a folder that hangs costs a few threads and delays no document of another one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FRESH_S = 1.0
 PATIENCE_S = 1.0
 """How long a request waits for a verdict."""
 _KEPT = 512
-"""Documents whose verdict is remembered; more while more requests wait."""
+"""Documents whose verdict is remembered; more where more are open, or more requests wait."""
 
 UNKNOWN = Verdict("its folder has not answered yet, so that its rules are not known", "its rules are not known")
 
@@ -40,6 +40,8 @@ class _Known:
     """A request has waited for the disk, and the disk has not answered since."""
     waiting: int = 0
     """Requests that wait for the verdict now."""
+    is_open: bool = False
+    """The client has the document open."""
 
 
 class Verdicts:
@@ -64,26 +66,36 @@ class Verdicts:
         """Every name of the files of some documents, as far as they are known."""
         return frozenset(path for uri in uris for path in self.known(uri).paths)
 
-    def look_at(self, uri: str) -> None:
+    def opened(self, uri: str) -> None:
+        """Look at a document from now on: its verdict and its names are remembered until it is closed."""
+        self._look_at(uri).is_open = True
+
+    def closed(self, uri: str) -> None:
+        """A document is open no more; one that never was may be named, too."""
+        if (known := self._known.get(uri)) is not None:
+            known.is_open = False
+
+    def _look_at(self, uri: str) -> _Known:
         """Ask for the verdict about a document, unless it is new or being asked for."""
         known = self._known.setdefault(uri, _Known())
         self._known.move_to_end(uri)
         if (too_many := len(self._known) - _KEPT) > 0:
-            oldest = (other for other, its in self._known.items() if not its.waiting and its is not known)
-            for other in list(islice(oldest, too_many)):
+            unused = (other for other, its in self._known.items() if not (its.waiting or its.is_open or its is known))
+            for other in list(islice(unused, too_many)):
                 del self._known[other]
         if known.asking is None and time.monotonic() - known.asked_at > FRESH_S:
             known.asked_at = time.monotonic()
-            known.asking = self._threads.ask(lambda: self._exclusions.verdict(uri))
+            folder = uri.rpartition("/")[0]
+            known.asking = self._threads.ask(lambda: self._exclusions.verdict(uri), folder)
             known.asking.add_done_callback(lambda asking: _take(known, asking))
+        return known
 
     async def judged(self, uris: Collection[str]) -> None:
         """Return when there are new verdicts about some documents, or when the disk has had its time."""
         waited_for: list[_Known] = []
         for uri in uris:
-            self.look_at(uri)
-            waited_for.append(self._known[uri])
-            self._known[uri].waiting += 1
+            waited_for.append(known := self._look_at(uri))
+            known.waiting += 1
         asking = [known.asking for known in waited_for if known.asking is not None and not known.in_vain]
         try:
             if asking:

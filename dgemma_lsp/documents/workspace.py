@@ -80,7 +80,7 @@ class Workspace:
         await asyncio.gather(*(folder.reading for folder in self._folders.values() if folder.reading))
 
     async def _refresh(self, folder: _Folder, path: Path) -> None:
-        folder.files = await self._threads.ask(lambda: self._files_near(path))
+        folder.files = await self._threads.ask(lambda: self._files_near(path), path.parent)
         folder.read_at = time.monotonic()
 
     def _files_near(self, path: Path) -> list[tuple[Path, tuple[str, ...]]]:
@@ -119,9 +119,9 @@ class Workspace:
             written = "" if isinstance(content, Fault) else content.decode("utf-8")
         except UnicodeDecodeError:
             written = ""
-        text = secrets.masked(written.replace("\r\n", "\n").replace("\r", "\n"))
-        self._read[file] = state, tuple(Text(text).pieces())
-        return self._read[file][1]
+        pieces = tuple(Text(secrets.masked(written.replace("\r\n", "\n").replace("\r", "\n"))).pieces())
+        self._read[file] = state, pieces  # which may be forgotten at once: other folders are read meanwhile
+        return pieces
 
     def _root(self, path: Path) -> Path | None:
         """The uppermost folder whose files are near to a real path: the workspace's folder; None outside of it."""

@@ -1,4 +1,4 @@
-"""Earlier suggestions, found again by the text on both sides; the user's typing speed; and counts of use.
+"""Earlier suggestions, found again by the text on both sides; silences; the user's typing speed; and counts of use.
 
 All of it is kept in this process' memory only, and ends with the process.
 """
@@ -6,7 +6,9 @@ All of it is kept in this process' memory only, and ends with the process.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from statistics import median
 
 from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion, rebase
@@ -80,6 +82,34 @@ def _is_typed_along(suggestion: Suggestion, snapshot: Snapshot) -> bool:
     if snapshot.offset - edit.start > len(edit.new_text):
         return False
     return edit.new_text.startswith(snapshot.source[edit.start : snapshot.offset])
+
+
+_MAX_SILENCES = 512
+"""Documents whose last silence is remembered; more where more are open."""
+
+
+class Silences:
+    """Why nothing came of the last request in each document."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, NoSuggestion] = {}
+
+    def get(self, uri: str) -> NoSuggestion | None:
+        """The reason, or None where there is none."""
+        return self._reasons.get(uri)
+
+    def note(self, uri: str, reason: NoSuggestion, opened: Collection[str]) -> None:
+        """Remember the reason. A client may ask for any document; of those that are not `opened`, the oldest are
+        forgotten."""
+        self.forget(uri)
+        self._reasons[uri] = reason
+        if (too_many := len(self._reasons) - _MAX_SILENCES) > 0:
+            for other in list(islice((other for other in self._reasons if other not in opened), too_many)):
+                self.forget(other)
+
+    def forget(self, uri: str) -> None:
+        """There is a suggestion, or the document is closed."""
+        self._reasons.pop(uri, None)
 
 
 class Rhythm:

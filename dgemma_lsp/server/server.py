@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +21,13 @@ from dgemma_lsp.pipeline.actions import ActionKind
 from dgemma_lsp.pipeline.infiller import InfillerLike
 from dgemma_lsp.server import admission, code_actions, completions, from_client, to_client, transport
 from dgemma_lsp.server.session import DgemmaServer, LoadInfiller
+from dgemma_lsp.server.streams import LogHandler
 from dgemma_lsp.settings import Settings
 from dgemma_model.source.excerpt import ExcerptBudget
 
 logger = logging.getLogger(__name__)
 
+_STANDARD_ERROR = 2
 _PATIENCE_S = 2.0
 """How long a client may take to answer what its settings are."""
 
@@ -48,7 +49,7 @@ def _take_folders(server: DgemmaServer) -> None:
     folders = [*filter(None, [workspace.root_uri, *workspace.folders])]
     server.exclusions, server.files = Verdicts(server.disk, folders), Workspace(server.disk, folders)
     for uri in server.documents.uris:
-        server.exclusions.look_at(uri)
+        server.exclusions.opened(uri)
 
 
 async def initialized(server: DgemmaServer, params: types.InitializedParams) -> None:
@@ -302,7 +303,7 @@ def serve_tcp(
 
 def log_to_stderr() -> None:
     """Send this process's log to standard error. Source text is never logged above debug level."""
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(handlers=[LogHandler(_STANDARD_ERROR)], format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("dgemma_lsp").setLevel(logging.INFO)
     logging.getLogger("pygls").setLevel(logging.CRITICAL + 1)
 

@@ -29,7 +29,7 @@ from dgemma_lsp.pipeline.next_edit import Renames
 from dgemma_lsp.pipeline.suggest import candidates, suggest, why_disabled
 from dgemma_lsp.pipeline.watched import Frame, Frames, Watched, before_cursor
 from dgemma_lsp.server import from_client, to_client, transport
-from dgemma_lsp.server.memory import Memory, Rhythm, Statistics
+from dgemma_lsp.server.memory import Memory, Rhythm, Silences, Statistics
 from dgemma_lsp.server.worker import Answer, Lane, Steps, Worker
 from dgemma_lsp.settings import Settings
 
@@ -51,10 +51,7 @@ _WATCH_S = 10.0
 _INVOKED, _WATCHED = "invoked", "watched"
 """Of these questions about a document only the newest is wanted."""
 
-_SILENCES = 512
-"""Documents whose last silence is remembered."""
-
-_STOP_S = 1.0
+STOP_S = 1.0
 """How long the end of the process may wait for a denoising step."""
 
 
@@ -84,7 +81,7 @@ class DgemmaServer(transport.StrictServer):
         self.memory = Memory()
         self.rhythm = Rhythm()
         self.statistics = Statistics()
-        self.silences: dict[str, NoSuggestion] = {}
+        self.silences = Silences()
         self.rules: dict[str, str] = {}
         """For each document that is excluded, the rule that says so."""
         self.look_ahead_s: float | None = _LOOK_AHEAD_S
@@ -93,7 +90,7 @@ class DgemmaServer(transport.StrictServer):
 
     def stop(self) -> bool:
         """End the worker; False where its thread does not end in time."""
-        return self.worker.stop(_STOP_S)
+        return self.worker.stop(STOP_S)
 
     def configure(self, options: object, defaults: Settings) -> None:
         """Use what the client sent; what cannot be used is kept as a complaint."""
@@ -123,11 +120,11 @@ class DgemmaServer(transport.StrictServer):
 
     def refusal(self, snapshot: Snapshot) -> NoSuggestion | None:
         """Why nothing is done in a document, whatever the model knows; None if something may be done."""
-        rule = self._rule(snapshot)
-        if rule is not None:
-            self.rules[snapshot.uri] = rule
-            return NoSuggestion.EXCLUDED
         self.rules.pop(snapshot.uri, None)
+        if (rule := self._rule(snapshot)) is not None:
+            if self.documents.get(snapshot.uri) is not None:  # it may have been closed meanwhile
+                self.rules[snapshot.uri] = rule
+            return NoSuggestion.EXCLUDED
         return why_disabled(snapshot, self.languages, self.settings)
 
     async def judged(self, snapshot: Snapshot) -> Surroundings:
@@ -135,7 +132,7 @@ class DgemmaServer(transport.StrictServer):
         the disk has had its time."""
         around = self.documents.surroundings(snapshot)
         beside = (other.uri for other in around.others) if self.shows_others else ()
-        await self.exclusions.judged([name for uri in (snapshot.uri, *beside) for name in self._names(uri)])
+        await self._judged([name for uri in (snapshot.uri, *beside) for name in self._names(uri)])
         return around
 
     def allowed(self, snapshot: Snapshot, around: Surroundings) -> Surroundings:
@@ -147,6 +144,13 @@ class DgemmaServer(transport.StrictServer):
         nearby = self.files.near(snapshot.uri, opened) if self.settings.nearby_files else ()
         return replace(around, others=others, nearby=nearby)
 
+    async def _judged(self, uris: Sequence[str]) -> None:
+        """The same for documents by their names. Where the workspace's folders change meanwhile, other rules count."""
+        asked = None
+        while asked is not self.exclusions:
+            asked = self.exclusions
+            await asked.judged(uris)
+
     def _names(self, uri: str) -> tuple[str, ...]:
         """The document's own name, and its notebook's."""
         notebook = self.notebooks.notebook_of(uri)
@@ -154,7 +158,7 @@ class DgemmaServer(transport.StrictServer):
 
     async def rule_about(self, uri: str) -> str | None:
         """The rule that excludes a document by its name, whether it is open or not."""
-        await self.exclusions.judged(self._names(uri))
+        await self._judged(self._names(uri))
         return self._rule_by_name(uri)
 
     def _rule_by_name(self, uri: str) -> str | None:
@@ -294,13 +298,13 @@ class DgemmaServer(transport.StrictServer):
         """Remember a request's outcome and write its line to the log."""
         fields: dict[str, object] = {}
         if isinstance(answer, Suggestion):
-            self.silences.pop(uri, None)
+            self.silences.forget(uri)
             fields |= {"outcome": "shown" if answer.steps else "typed_through", "version": answer.snapshot.version}
             fields |= {"chars": len(answer.edit.new_text), "steps": answer.steps}
             fields |= {stage: f"{ms:.1f}" for stage, ms in answer.trace.items()}
         else:
             if answer is not NoSuggestion.SUPERSEDED:  # the last request is another, and may be answered already
-                self._fall_silent(uri, answer)
+                self.silences.note(uri, answer, self.documents.uris)
             fields["outcome"] = answer.name.lower()
         self._log(uri, fields, started)
         if self.client.shows_status and answer not in (NoSuggestion.SUPERSEDED, NoSuggestion.CANCELLED):
@@ -314,9 +318,9 @@ class DgemmaServer(transport.StrictServer):
     def conclude_rewrite(self, what: str, snapshot: Snapshot, answer: Rewrite | NoSuggestion, started: float) -> None:
         """The same for an action or a command."""
         if isinstance(answer, Rewrite):
-            self.silences.pop(snapshot.uri, None)
+            self.silences.forget(snapshot.uri)
         else:
-            self._fall_silent(snapshot.uri, answer)
+            self.silences.note(snapshot.uri, answer, self.documents.uris)
         fields: dict[str, object] = {
             "action": what,
             "outcome": "edited" if isinstance(answer, Rewrite) else answer.name.lower(),
@@ -325,13 +329,6 @@ class DgemmaServer(transport.StrictServer):
             "steps": answer.steps if isinstance(answer, Rewrite) else 0,
         }
         self._log(snapshot.uri, fields, started)
-
-    def _fall_silent(self, uri: str, reason: NoSuggestion) -> None:
-        """Remember why nothing came of a request; a client may ask for documents that were never open."""
-        self.silences.pop(uri, None)
-        self.silences[uri] = reason
-        while len(self.silences) > _SILENCES:
-            del self.silences[next(iter(self.silences))]
 
     def _log(self, uri: str, fields: dict[str, object], started: float) -> None:
         request = {"request": self.protocol.msg_id, "file": ascii(uri.rpartition("/")[2][:80])}
@@ -348,7 +345,7 @@ class DgemmaServer(transport.StrictServer):
         """Take a document in, in place of one with the same uri."""
         self.forget(uri)
         self.documents.open(uri, language, version, text)
-        self.exclusions.look_at(uri)
+        self.exclusions.opened(uri)
 
     def change(self, uri: str, version: int | None, changes: Sequence[TextChange]) -> None:
         """Apply changes to a document."""
@@ -364,11 +361,12 @@ class DgemmaServer(transport.StrictServer):
     def forget(self, uri: str) -> None:
         """Forget a document and settle what it waits for."""
         self.documents.close(uri)
+        self.exclusions.closed(uri)
         self.trees.forget(uri)
         self.renames.forget(uri)
         self.worker.forget(uri)
         self.memory.forget(uri)
-        self.silences.pop(uri, None)
+        self.silences.forget(uri)
         self.rules.pop(uri, None)
 
     def _brought_up_to_date(self, suggestion: Suggestion) -> Answer:

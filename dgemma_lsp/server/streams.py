@@ -1,13 +1,14 @@
 """Bytes from and to a client, bounded in both directions, whatever the client does.
 
 A client that writes faster than the server handles messages has to wait. A client that does not read its answers is
-disconnected.
+disconnected. One that does not read the log misses the rest of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import select
@@ -17,6 +18,11 @@ from typing import Protocol
 
 MAX_UNREAD_BYTES = 16 * 2**20
 """Bytes that may wait for a client to read them; with more, the next message ends the connection."""
+
+LOG_S = 0.2
+"""How long the end of the process may wait for the log to be read."""
+_LOG_BYTES = 2**20
+"""So much of the log may wait to be read; what is logged meanwhile is lost."""
 
 _CHUNK_BYTES = 1 << 16
 _CHUNKS = 16
@@ -238,3 +244,39 @@ class SocketWriter:
 
 def _unread(count: int) -> str:
     return f"the client does not read: {count / 2**20:.0f} MiB wait for it"
+
+
+class LogHandler(logging.Handler):
+    """Writes the log to a pipe or file on a thread of its own: whoever logs never waits for who reads."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._waiting = bytearray()
+        self._is_writing = False
+        self._changed = threading.Condition()
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+        with self._changed:
+            if len(self._waiting) < _LOG_BYTES:
+                self._waiting += line
+                self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Return when all is written, or after `LOG_S` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and not self._is_writing, LOG_S)
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._is_writing = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting)
+                lines, self._waiting, self._is_writing = self._waiting, bytearray(), True
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                while lines:
+                    del lines[: os.write(self._descriptor, lines)]

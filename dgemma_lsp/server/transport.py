@@ -47,8 +47,10 @@ CLIENT_WATCH_S = 2.0
 _MOST_REQUESTS = 1000
 """Most requests that may be unanswered at once; no editor needs so many."""
 
-_FLUSH_S = 0.5
-"""How long the end of a connection may wait for the client to read the last answers."""
+CANCEL_S = 0.25
+"""How long the end of a connection may wait for requests that were cancelled."""
+FLUSH_S = 0.5
+"""How long it may then wait for the client to read the last answers."""
 
 _INTERRUPTED = 130
 """The exit code of an interrupted process."""
@@ -149,7 +151,7 @@ class StrictProtocol(LanguageServerProtocol):
         for task in running:
             task.cancel()
         if running:
-            await asyncio.wait(running, timeout=1.0)
+            await asyncio.wait(running, timeout=CANCEL_S)
             await asyncio.sleep(0)  # answers are sent by the tasks' callbacks
 
     def _register_builtin_features(self) -> None:
@@ -287,7 +289,7 @@ async def _serve(server: StrictServer, messages: AsyncIterator[bytes], writer: W
     for task in endings:
         task.cancel()
     await protocol.cancel_open_requests()
-    await writer.finish(_FLUSH_S)
+    await writer.finish(FLUSH_S)
     return protocol.exit_code
 
 

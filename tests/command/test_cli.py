@@ -112,6 +112,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.py")
+    done = command("fill", "pipe.py:1:1", cwd=tmp_path)  # in a process that can be given up
+    assert (done.returncode, done.stderr) == (2, "dgemma-lsp: pipe.py: Not a regular file\n")
     assert_says(invoke("fill", f"{tmp_path}/pipe.py:1:1"), "pipe.py: Not a regular file")
     assert_says(invoke("fill", "--batch", tmp_path / "pipe.py"), "pipe.py: Not a regular file")
     assert_says(invoke("fill", "--batch", "/dev/zero"), "/dev/zero: Not a regular file")

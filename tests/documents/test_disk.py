@@ -140,25 +140,40 @@ def test_an_ordinary_user_is_told_what_may_not_be_read(ordinary_folder: Path) ->
     assert done.stdout.split() == ["DENIED", "DENIED", "DENIED", "False", "0"], done.stderr
 
 
-def test_a_question_that_hangs_keeps_nobody_waiting() -> None:
-    """More of them than there are threads: others wait for an answer, and can stop waiting; the loop goes on."""
+def test_a_place_that_hangs_keeps_no_other_waiting() -> None:
+    """However many questions there are about it, before and behind those about other places."""
     never, others = threading.Event(), threading.active_count()
 
-    async def ask() -> tuple[int, bool]:
+    async def ask() -> tuple[list[int], bool]:
         threads = DiskThreads()
-        hanging = [threads.ask(never.wait) for _ in range(3)]
-        answer = await asyncio.wait_for(threads.ask(lambda: 7), 30)
-        many = [threads.ask(never.wait) for _ in range(100)]
-        _, waiting = await asyncio.wait([*hanging, *many], timeout=0.01)
-        return answer, len(waiting) == 103 and threading.active_count() - others < 40
+        hanging = [threads.ask(never.wait, "stuck") for _ in range(200)]
+        answers = [threads.ask(lambda number=number: number, number) for number in range(100)]
+        hanging += [threads.ask(never.wait, "stuck") for _ in range(200)]
+        answers += [threads.ask(lambda number=number: number, "free") for number in range(100)]
+        found = await asyncio.wait_for(asyncio.gather(*answers), 30)
+        return found, threading.active_count() - others < 100 and not any(one.done() for one in hanging)
 
-    assert asyncio.run(ask()) == (7, True)
+    assert asyncio.run(ask()) == ([*range(100), *range(100)], True)
     never.set()
+
+
+def test_no_question_waits_behind_one_that_hangs_while_another_thread_may_be_started() -> None:
+    """Asked by turns, at whatever moment a thread takes the one before."""
+
+    async def ask() -> None:
+        for _ in range(200):
+            never, threads = threading.Event(), DiskThreads()
+            assert await threads.ask(lambda: 1, "warm") == 1
+            threads.ask(never.wait, "stuck")
+            assert await asyncio.wait_for(threads.ask(lambda: 2, "free"), 30) == 2
+            never.set()
+
+    asyncio.run(ask())
 
 
 def test_what_a_question_raises_is_raised_where_it_was_asked() -> None:
     async def ask() -> None:
-        await DiskThreads().ask(lambda: 1 // 0)
+        await DiskThreads().ask(lambda: 1 // 0, None)
 
     with pytest.raises(ZeroDivisionError):
         asyncio.run(ask())
@@ -169,7 +184,7 @@ def test_a_process_ends_although_the_disk_hangs() -> None:
         "import asyncio, threading\n"
         "from dgemma_lsp.documents.disk import DiskThreads\n"
         "async def main():\n"
-        "    asking = DiskThreads().ask(threading.Event().wait)\n"
+        "    asking = DiskThreads().ask(threading.Event().wait, None)\n"
         "    await asyncio.wait([asking], timeout=0.05)\n"
         "asyncio.run(main())\n"
     )

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from wire import Wire, inline
@@ -171,6 +172,19 @@ def test_folders_that_were_left_long_ago_are_forgotten(tmp_path: Path, monkeypat
     found = asyncio.run(in_turn())
     assert found == [("a = 1\n",), ("b = 1\n",), ("c = 1\n",), ("a = 1\n",)]  # and asked for anew in between
     assert len(files._folders) == 2 and len(files._read) == 2
+
+
+class Forgetful(dict[Any, Any]):
+    """As if other folders were read, and this one forgotten, just when a file of it has been read."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+
+def test_what_is_forgotten_while_it_is_read_is_shown_all_the_same(project: Path) -> None:
+    files = Workspace(DiskThreads(), [project.as_uri()])
+    files._read = Forgetful()
+    assert near(files, project / "shop/here.py")[-1] == "beside = 1\n"
 
 
 BEFORE = "class {0}:\n    def open(self) -> None:\n        self.door."

@@ -18,9 +18,11 @@ FORBIDDEN = frozenset(
         *("rglob", "walk", "scandir", "listdir", "realpath", "readlink", "samefile", "access", "getsize", "getmtime"),
         *("mkdir", "makedirs", "unlink", "rmdir", "rename", "touch", "chmod", "symlink_to", "hardlink_to", "owner"),
         *("mkstemp", "NamedTemporaryFile", "TemporaryDirectory", "copyfile", "copytree", "rmtree", "fdopen"),
+        *("FileIO", "fromfile", "memmap", "mmap", "safe_open", "load_file", "ZipFile", "getline", "getlines", "iglob"),
+        *("fwalk", "copy2", "mkdtemp", "TemporaryFile", "Popen", "check_output", "check_call", "system", "popen"),
     }
 )
-"""Methods and functions that look at files or change them, of whatever they are called."""
+"""Methods and functions that look at files or change them, of whatever they are called, and that start what might."""
 OPENERS = frozenset({"open", "resolve"})
 """Those that mean a file unless they are called of one of"""
 NO_FILES = frozenset({"documents", "notebooks", "server"})
@@ -39,19 +41,18 @@ EXCEPTIONS = {
 
 
 def touches(source: str) -> Iterator[str]:
-    """The names of all calls in `source` that look at files or change them."""
+    """The names of all that `source` uses to look at files or to change them."""
     for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Call):
-            continue
-        match node.func:
-            case ast.Name(id="open"):
-                yield "open"
-            case ast.Name(id=name) if name in FORBIDDEN:
+        match node:
+            case ast.Call(func=ast.Name(id=name)) if name == "open" or name in FORBIDDEN:
                 yield name
-            case ast.Attribute(attr=name, value=value):
-                called_of = ast.unparse(value).rpartition(".")[2]
-                if name in FORBIDDEN or (name in OPENERS and called_of not in NO_FILES):
+            case ast.Attribute(attr=name) if name in FORBIDDEN:  # called, or handed on to be called
+                yield name
+            case ast.Call(func=ast.Attribute(attr=name, value=value)) if name in OPENERS:
+                if ast.unparse(value).rpartition(".")[2] not in NO_FILES:
                     yield name
+            case ast.ImportFrom(names=names):
+                yield from (one.name for one in names if one.asname and (one.name == "open" or one.name in FORBIDDEN))
 
 
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
@@ -71,7 +72,9 @@ def test_each_exception_is_needed() -> None:
 @pytest.mark.parametrize(
     "source",
     ["open('a')", "path.read_text()", "Path('a').open()", "os.open('a', 0)", "io.open('a')", "os.path.exists('a')",
-     "(folder / 'a').exists()", "path.resolve()", "from os import scandir\nscandir('a')"],
+     "(folder / 'a').exists()", "path.resolve()", "from os import scandir\nscandir('a')", "map(Path.read_text, paths)",
+     "from os import scandir as listed\nlisted('a')", "from io import open as read\nread('a')", "io.FileIO('a')",
+     "look = path.stat", "subprocess.check_output(['cat', 'a'])"],
 )  # fmt: skip
 def test_a_touch_is_found(source: str) -> None:
     assert list(touches(source))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot, Suggestion
 from dgemma_lsp.documents.text import Text
-from dgemma_lsp.server.memory import Memory, Rhythm, Statistics
+from dgemma_lsp.server.memory import Memory, Rhythm, Silences, Statistics
 
 URI = "file:///a.py"
 
@@ -103,6 +103,20 @@ def rhythm(*intervals: float) -> Rhythm:
         now += interval
         known.note(now)
     return known
+
+
+def test_silences_of_documents_that_are_open_are_kept_and_of_others_the_latest() -> None:
+    silences, opened = Silences(), {f"file:///open/{number}.py" for number in range(600)}
+    for uri in sorted(opened):
+        silences.note(uri, NoSuggestion.IN_WORD, opened)
+    for number in range(2000):
+        silences.note(f"file:///closed/{number}.py", NoSuggestion.NOT_OPEN, opened)
+    assert {silences.get(uri) for uri in opened} == {NoSuggestion.IN_WORD}
+    opened.clear()
+    silences.note("file:///closed/last.py", NoSuggestion.NOT_OPEN, opened)
+    kept = [uri for uri in (f"file:///closed/{number}.py" for number in range(2000)) if silences.get(uri)]
+    assert silences.get("file:///open/0.py") is None and len(kept) < 512
+    assert silences.get("file:///closed/last.py") is NoSuggestion.NOT_OPEN
 
 
 def test_a_fast_typist_is_waited_for_and_nobody_longer_than_four_times() -> None:

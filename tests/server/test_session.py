@@ -7,10 +7,13 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from wire import FAKE_SERVER, TIMEOUT_S, Wire, framed, inline, insertion
+
+from dgemma_lsp.server import session, streams, transport
 
 URI = "file:///project/module.py"
 INLINE = "textDocument/inlineCompletion"
@@ -76,9 +79,9 @@ def test_bad_settings_give_messages_and_defaults() -> None:
         wire.initialize(initializationOptions=options)
         messages = [shown_message(wire) for _ in range(2)]
         assert any('nearest one is "debounce_ms"' in message for message in messages)
-        assert any("'long'; 1000 is used" in message for message in messages)
+        assert any("'long'; 60000 is used" in message for message in messages)
         wire.wait_until_loaded()
-        assert "loading checkpoint=mine" in wire.log
+        wire.wait_for_log("loading checkpoint=mine")
 
 
 def test_settings_can_change() -> None:
@@ -244,6 +247,27 @@ def test_shutdown_during_a_fill(own_wire: Wire) -> None:
     assert own_wire.exit_code() == 0  # although the model is still held at its step
 
 
+def test_the_end_waits_for_nothing_that_hangs(tmp_path: Path) -> None:
+    """A disk that does not answer, a model that is held at its step, and a client that does not read."""
+    stuck = (tmp_path / "a.py").as_uri()
+    with Wire(env={"FAKE_STUCK": str(tmp_path)}) as wire:
+        wire.initialize()
+        wire.wait_until_loaded()
+        wire.request("test/say", {"held": True})
+        for uri in (stuck, URI):
+            wire.open(uri, "x = ")
+            wire.start(INLINE, inline(uri, 0, 4, kind=1))
+        wire.request("test/reached", {})
+        wire.stop_reading()
+        for _ in range(3000):  # more answers than the pipe holds
+            wire.start("no/such/method", {})
+        wire.start("shutdown", None)
+        wire.notify("exit", None)
+        assert wire.exit_code() == 0
+    waits = (transport.CANCEL_S, transport.FLUSH_S, session.STOP_S, streams.LOG_S)
+    assert sum(waits) < 2.0, "this is all that it waits for"
+
+
 def test_exit_while_the_model_loads() -> None:
     with Wire(env={"FAKE_LOAD": "wait"}) as wire:
         wire.initialize()
@@ -310,3 +334,28 @@ def test_what_a_client_tells_other_servers_is_not_for_us(own_wire: Wire) -> None
     own_wire.notify("exit", None)
     own_wire.exit_code()
     assert [said for said in own_wire.unread() if said.get("method") == "window/showMessage"] == []
+
+
+def test_folders_may_change_while_requests_wait_for_their_rules(own_wire: Wire, tmp_path: Path) -> None:
+    """All in one piece, so that the folders change before the disk has said what the rules are."""
+    (tmp_path / ".dgemmaignore").write_text("0.py\n")
+    uris = [(tmp_path / f"{number}.py").as_uri() for number in range(40)]
+    said, asked = b"", []
+    for number, uri in enumerate(uris):
+        item = {"uri": uri, "languageId": "python", "version": 1, "text": "x = "}
+        said += framed(message("textDocument/didOpen", {"textDocument": item}))
+        for method, params in (("dgemma/status", {"uri": uri}), (INLINE, inline(uri, 0, 4, kind=1))):
+            asked.append(f"{method} {number}")
+            said += framed(message(method, params, asked[-1]))
+    added = [{"uri": tmp_path.as_uri(), "name": "project"}]
+    said += framed(message("workspace/didChangeWorkspaceFolders", {"event": {"added": added, "removed": []}}))
+    own_wire.send_bytes(said)
+    results = {name: own_wire.response(name)["result"] for name in asked}
+    assert [name for name in asked if name.startswith("dgemma/status") and "excluded" in results[name]] == [
+        "dgemma/status 0"
+    ]
+    assert [name for name in asked if results[name] == []] == [f"{INLINE} 0"]
+
+
+def message(method: str, params: object, msg_id: str | None = None) -> str:
+    return json.dumps({"jsonrpc": "2.0", "method": method, "params": params} | ({"id": msg_id} if msg_id else {}))

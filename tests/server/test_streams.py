@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -13,16 +13,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from wire import FAKE_SERVER, TIMEOUT_S, Wire, framed, inline
 
 from dgemma_lsp.server import streams
-from dgemma_lsp.server.streams import PipeSource, PipeWriter
+from dgemma_lsp.server.streams import LogHandler, PipeSource, PipeWriter
 
 URI = "file:///project/module.py"
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+
+
+MANY = 20_000
+"""Requests whose answers take several times the room that there is for them."""
 
 
 def memory(process_id: int) -> int:
@@ -31,16 +37,18 @@ def memory(process_id: int) -> int:
 
 
 def flood(process: subprocess.Popen[bytes], send: Callable[[bytes], object], request: dict[str, object]) -> int:
-    """Say `request` under ever new ids and read no answer until the server ends; the most memory that it took."""
+    """Say `request` under ever new ids and read no answer until the server ends; the most memory that it took. A server
+    that takes `MANY` requests does not end by itself."""
 
     def say() -> None:
         with contextlib.suppress(OSError, ValueError):
-            for number in itertools.count(1):
+            for number in range(1, MANY):
                 send(framed(json.dumps({"jsonrpc": "2.0", "id": number} | request)))
 
-    threading.Thread(target=say, daemon=True).start()
+    saying = threading.Thread(target=say, daemon=True)
+    saying.start()
     peak = 0
-    while process.poll() is None:
+    while process.poll() is None and saying.is_alive():
         with contextlib.suppress(OSError, IndexError):  # it ends just now
             peak = max(peak, memory(process.pid))
         time.sleep(0.02)
@@ -94,15 +102,68 @@ def test_the_same_over_tcp() -> None:
 def test_more_requests_than_anybody_has_are_refused(own_wire: Wire) -> None:
     own_wire.request("test/say", {"held": True})
     before = memory(own_wire.process.pid)
-    for number in range(1200):
-        uri = f"file:///project/module_{number}.py"
+    uris = [f"file:///project/module_{number}.py" for number in range(1200)]
+    asked = []
+    for uri in uris:
         own_wire.open(uri, "x = ")
-        asked = own_wire.start("textDocument/inlineCompletion", inline(uri, 0, 4, kind=1))
-    assert own_wire.error(asked) == -32802
-    own_wire.notify("$/cancelRequest", {"id": asked - 400})
-    own_wire.error(asked - 400)  # answered, so that there is room for one more
+        asked.append(own_wire.start("textDocument/inlineCompletion", inline(uri, 0, 4, kind=1)))
+    assert own_wire.error(asked.pop()) == -32802
+    own_wire.notify("$/cancelRequest", {"id": asked[-400]})
+    assert own_wire.error(asked.pop(-400)) == -32800  # answered, so that there is room for one more
     own_wire.request("test/release", {})
+    answers = [own_wire.response(one) for one in asked]
+    refused = [answer["error"]["code"] for answer in answers if "error" in answer]
+    assert set(refused) == {-32802} and 150 < len(refused) < 250
+    assert all(answer["result"][0]["insertText"] == "value" for answer in answers if "error" not in answer)
     assert memory(own_wire.process.pid) < before + 50 * 2**20
+
+
+def test_a_client_that_never_reads_the_log_is_answered_all_the_same() -> None:
+    unread, log = os.pipe()
+    command = (sys.executable, "-P", str(FAKE_SERVER))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as server:
+        os.close(log)
+        assert server.stdin is not None and server.stdout is not None
+        answers = iter(partial(message, server.stdout), None)
+        say(server.stdin, {"id": 0, "method": "initialize", "params": {"capabilities": {}}})
+        assert "result" in next(answers)
+        asked = range(1, 3001)  # each is a line in the log, and the pipe holds a few hundred
+        for number in asked:
+            place = inline(f"file:///not/open/{number}.py", 0, 0)
+            say(server.stdin, {"id": number, "method": "textDocument/inlineCompletion", "params": place})
+            assert next(answers) == {"id": number, "jsonrpc": "2.0", "result": []}
+        say(server.stdin, {"id": "end", "method": "shutdown"})
+        assert next(answers)["result"] is None
+        say(server.stdin, {"method": "exit"})
+        assert server.wait(TIMEOUT_S) == 0
+    os.close(unread)
+
+
+def say(pipe: IO[bytes], said: dict[str, object]) -> None:
+    pipe.write(framed(json.dumps({"jsonrpc": "2.0"} | said)))
+    pipe.flush()
+
+
+def message(pipe: IO[bytes]) -> dict[str, Any] | None:
+    """The next message, or None at the end."""
+    header = pipe.readline()
+    while header and pipe.readline().strip():
+        pass
+    return json.loads(pipe.read(int(header.removeprefix(b"Content-Length: ")))) if header else None
+
+
+def test_who_logs_does_not_wait_for_who_reads() -> None:
+    unread, log = os.pipe()
+    handler = LogHandler(log)
+    for number in range(3000):
+        handler.emit(logging.makeLogRecord({"msg": f"{number} {'x' * 1000} \ud800"}))
+    handler.flush()
+    first = os.read(unread, 1000)
+    assert first.startswith(b"0 xxx")
+    os.close(unread)  # and nobody will ever read it
+    handler.emit(logging.makeLogRecord({"msg": "more"}))
+    handler.flush()
+    os.close(log)
 
 
 # ------------------------------------------------------------------------------------------------ the two ends of pipes
@@ -114,7 +175,7 @@ def test_a_source_reads_no_more_than_is_wanted() -> None:
         source = PipeSource(read, asyncio.get_running_loop())
         os.set_blocking(write, False)
         written, idle = 0, 0
-        while idle < 20:
+        while idle < 20 and written < 64 * 2**20:
             try:
                 written += os.write(write, bytes(1 << 16))
                 idle = 0

@@ -120,7 +120,7 @@ def test_it_serves_an_editor() -> None:
         wire.open(uri, "package main\n\nfunc area(width, height int) int {\n\treturn \n}\n", language="go")
         first, *_ = wire.request("textDocument/inlineCompletion", inline(uri, 3, 8, kind=1))
         assert first["insertText"] == "width * height"
-    assert catalogue.DEFAULT in wire.log
+    wire.wait_for_log(catalogue.DEFAULT)
 
 
 def test_another_seed_is_another_text() -> None:

@@ -14,6 +14,8 @@ PARSE_S = 0.5
 """CPU time that a parse may take, in seconds: one of 1,000,000 characters of ordinary code takes a third of it."""
 _READ_BYTES = 65_536
 """Bytes that the parser reads at a time; it can only be stopped while it reads a text in parts."""
+_NODE_BYTES = 1_024
+"""Bytes that a node of the tree reads at a time of its own text, which mostly is a name: more would only be copied."""
 
 
 def parse(
@@ -66,10 +68,9 @@ class _Source:
 
     def read(self, offset: int, point: object) -> bytes | memoryview:
         """Some of the text from a byte on."""
-        part = slice(offset, offset + _READ_BYTES)
         if self._lent is None:
-            return self._data[part]
-        self._lent.append(memoryview(self._data)[part])
+            return self._data[offset : offset + _NODE_BYTES]
+        self._lent.append(memoryview(self._data)[offset : offset + _READ_BYTES])
         return self._lent[-1]
 
     def give_back(self) -> None:

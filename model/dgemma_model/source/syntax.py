@@ -327,9 +327,9 @@ def _unclosed_quote(tree: SyntaxTree, byte: int) -> int | None:
         if error.start_byte >= byte:
             break
         for quote in error.children:
-            is_open = quote.type in tree.row.string_starts and quote.end_byte <= byte
-            goes_on = (quote.text or b"").endswith(_LONG_STRINGS) or b"\n" not in tree.data[quote.end_byte : byte]
-            if is_open and goes_on:
+            if quote.type not in tree.row.string_starts or quote.end_byte > byte:
+                continue
+            if (quote.text or b"").endswith(_LONG_STRINGS) or tree.data.find(b"\n", quote.end_byte, byte) < 0:
                 return quote.start_byte
     return None
 
