@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from hypothesis import strategies as st
 from model_fixtures import SOURCE, tiny_tokenizer
 from test_tokenizer import gemma_texts
 
+from dgemma_model.prompt import render_template
 from dgemma_model.prompt.chat import NEAR_PREFIX_CHARS, NEAR_SUFFIX_TOKENS, ChatFormat, ChatFrame, ChatTemplateError
 from dgemma_model.prompt.format import FillVocabulary
 from dgemma_model.request import Excerpt
@@ -119,6 +124,25 @@ TEMPLATES_WITHOUT_END = {
 def test_a_template_has_little_time_and_memory(kind: str) -> None:
     with pytest.raises(ChatTemplateError, match=r"chat template (fails|takes more)"):
         frame(TEMPLATES_WITHOUT_END[kind])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such limits")
+@pytest.mark.parametrize("kind", ["two loops", "a string of 4 GB", "a list"])
+def test_the_process_that_renders_is_limited_itself(kind: str) -> None:
+    """In its time on the processor and in its memory, whatever the process that started it does."""
+    job = json.dumps({"source": TEMPLATES_WITHOUT_END[kind], "variables": {"messages": []}})
+    command = [sys.executable, "-P", render_template.__file__]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    patience = threading.Timer(60.0, process.kill)
+    patience.start()
+    assert process.stdin is not None
+    with process.stdin:
+        process.stdin.write(job)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    patience.cancel()
+    assert used.ru_utime + used.ru_stime < 2 * render_template.CPU_SECONDS
+    assert used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) < 1.1 * render_template.MEMORY_BYTES
 
 
 def test_a_special_token_without_a_content_is_none() -> None:
