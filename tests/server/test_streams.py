@@ -124,6 +124,8 @@ def test_a_client_that_never_reads_the_log_is_answered_all_the_same() -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as server:
         os.close(log)
         assert server.stdin is not None and server.stdout is not None
+        patience = threading.Timer(4 * TIMEOUT_S, server.kill)  # so that a lost answer ends the test
+        patience.start()
         answers = iter(partial(message, server.stdout), None)
         say(server.stdin, {"id": 0, "method": "initialize", "params": {"capabilities": {}}})
         assert "result" in next(answers)
@@ -136,6 +138,7 @@ def test_a_client_that_never_reads_the_log_is_answered_all_the_same() -> None:
         assert next(answers)["result"] is None
         say(server.stdin, {"method": "exit"})
         assert server.wait(TIMEOUT_S) == 0
+        patience.cancel()
     os.close(unread)
 
 
