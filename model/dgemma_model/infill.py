@@ -22,6 +22,7 @@ import torch
 
 from dgemma_model.checkpoint import load as checkpoints
 from dgemma_model.checkpoint import selection
+from dgemma_model.checkpoint.config import Quantize
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
 from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.decoding import beams, review, verified
@@ -89,20 +90,22 @@ class Infiller:
         checkpoint: str | None = None,
         device: str | None = None,
         *,
+        quantize: Quantize | None = None,
         cache_bytes: int | None = None,
         progress: Progress = lambda share: None,
     ) -> Infiller:
         """Load a checkpoint, by default the best one that is here, onto a device, by default the GPU if there is one.
 
-        `checkpoint` is whatever `selection.find` understands; nothing is downloaded. `cache_bytes` is what may be kept
-        of prompts; `progress` is told which share of the weights has been read.
+        `checkpoint` is whatever `selection.find` understands; nothing is downloaded. `quantize` says in how many bits
+        experts are held, by default in as many as fit. `cache_bytes` is what may be kept of prompts; `progress` is told
+        which share of the weights has been read.
 
         Raises:
             CheckpointError: the checkpoint or the device cannot be used; the message is for users.
         """
         place = usable_device(device)
         dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-        loaded = checkpoints.load(selection.find(checkpoint, device), place, dtype, progress)
+        loaded = checkpoints.load(selection.find(checkpoint, device), place, dtype, progress, quantize)
         return cls(loaded, loaded.network.device, fastest_products(place), cache_bytes=cache_bytes)
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:

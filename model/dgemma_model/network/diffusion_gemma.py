@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.config import LayerConfig, NetworkConfig
+from dgemma_model.network.groupwise import Bits
+from dgemma_model.network.quantised_experts import QuantisedExperts
 
 
 class RMSNorm(nn.Module):
@@ -227,13 +229,13 @@ class Layer(nn.Module):
     layer_scalar: Tensor
     encoder_layer_scalar: Tensor
 
-    def __init__(self, config: NetworkConfig, layer: LayerConfig) -> None:
+    def __init__(self, config: NetworkConfig, layer: LayerConfig, expert_bits: Bits | None = None) -> None:
         super().__init__()
         size, eps = config.hidden_size, config.rms_norm_eps
         self.self_attn = Attention(config, layer)
         self.mlp = GatedMLP(size, config.intermediate_size)
         self.router = Router(config)
-        self.experts = Experts(config)
+        self.experts = Experts(config) if expert_bits is None else QuantisedExperts(config, expert_bits)
         self.input_layernorm = RMSNorm(size, eps)
         self.post_attention_layernorm = RMSNorm(size, eps)
         self.pre_feedforward_layernorm = RMSNorm(size, eps)
@@ -275,11 +277,16 @@ class SelfConditioning(GatedMLP):
 class Network(nn.Module):
     """The whole network. Create it from a config, then load weights with `checkpoint.load`."""
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, expert_bits: Bits | None = None) -> None:
+        """Random weights; with `expert_bits`, the experts' are rounded ones without content.
+
+        Raises:
+            ValueError: experts of odd sizes cannot be rounded.
+        """
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config, layer) for layer in config.layers)
+        self.layers = nn.ModuleList(Layer(config, layer, expert_bits) for layer in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_conditioning = SelfConditioning(config)
         self._rotary = nn.ModuleDict({layer.layer_type: Rotary(layer) for layer in config.layers})

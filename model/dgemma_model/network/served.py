@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from torch import Tensor
 
+from dgemma_model.network import vocabulary
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.diffusion_gemma import Layer, Network, joined_padding, padding_mask
 from dgemma_model.network.kernels import CAN_PACK, Norm, Product
@@ -112,13 +113,12 @@ class ServedNetwork:
         self._norm = Norm(network.norm)
         weight, block = network.embed_tokens.weight, network.self_conditioning
         self._embedding_scale = network.embedding_scale(weight)
-        self._is_capped_inside = weight.device.type == "cpu" and weight.dtype == torch.float32
-        cap = network.config.final_logit_softcapping
         # The head stays in float32: scores rounded to bfloat16 would tie.
-        self._head = (
-            Product(weight / cap, torch.float32, "tanh") if self._is_capped_inside else Product(weight, products)
-        )
-        self._mean = Product(weight.t(), products)  # the transposed weight is a view
+        self._head = self._mean = None
+        if weight.device.type == "cpu":
+            cap = network.config.final_logit_softcapping
+            self._head = Product(weight / cap, torch.float32, "tanh")
+            self._mean = Product(weight.t(), products)  # the transposed weight is a view
         self._signal_norm, self._mixed_norm = Norm(block.pre_norm), Norm(block.post_norm)
         self._gate = Product(block.gate_proj.weight, products, "gelu")
         self._up, self._down = Product(block.up_proj.weight, products), Product(block.down_proj.weight, products)
@@ -256,14 +256,19 @@ class ServedNetwork:
         cap = self.config.final_logit_softcapping
         rows, shape = hidden.reshape(-1, hidden.shape[-1]), hidden.shape[:-1]
         count = len(rows)
-        if hidden.device.type == "cpu" and CAN_PACK:
+        if self._head is None:
+            scores = vocabulary.scores(rows, self._network.embed_tokens.weight, cap)
+            return scores.view(*shape, self.config.vocab_size)
+        if CAN_PACK:
             rows = F.pad(rows, (0, 0, 0, _pass_tokens(count) - count))
         with THREADS.chosen(count):
-            scores = self._head(rows)[:count].view(*shape, self.config.vocab_size)
-            return scores.mul_(cap) if self._is_capped_inside else scores.float().div_(cap).tanh_().mul_(cap)
+            return self._head(rows)[:count].view(*shape, self.config.vocab_size).mul_(cap)
 
     def mean_embedding(self, probabilities: Tensor) -> Tensor:
         """See `Network.mean_embedding`."""
+        if self._mean is None:
+            mean = vocabulary.mean(probabilities.flatten(0, -2), self._network.embed_tokens.weight)
+            return mean.to(self._embedding_scale.dtype).mul_(self._embedding_scale).view(*probabilities.shape[:-1], -1)
         with THREADS.chosen(probabilities.shape[:-1].numel()):
             mean = self._mean(probabilities.to(self._embedding_scale.dtype))
             return mean.to(self._embedding_scale.dtype).mul_(self._embedding_scale)
