@@ -18,8 +18,8 @@ from dgemma_model.bench.published_shape import published_config, small_config
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.config import NetworkConfig
 from dgemma_model.network.diffusion_gemma import Experts, Network
-from dgemma_model.network.groupwise import Bits, rounded
-from dgemma_model.network.quantised_experts import QuantisedExperts, rounded_tensors
+from dgemma_model.network.quantised.experts import QuantisedExperts, rounded_tensors
+from dgemma_model.network.quantised.groupwise import Bits, rounded
 
 SEEDS = 3
 PROMPT, CANVAS = 96, 32
@@ -35,7 +35,7 @@ def quantised(experts: Experts, config: NetworkConfig, bits: Bits) -> QuantisedE
     """The same experts, rounded."""
     small = QuantisedExperts(config, bits)
     for name, parameter in experts.named_parameters():
-        for part, tensor in rounded_tensors(name, torch.split(parameter, 2), bits):
+        for part, tensor in rounded_tensors(name, [parameter], len(parameter), bits):
             setattr(small, part, tensor)
     return small
 

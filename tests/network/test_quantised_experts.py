@@ -19,8 +19,8 @@ from torch import Tensor
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.config import NetworkConfig
 from dgemma_model.network.diffusion_gemma import Experts, Network
-from dgemma_model.network.groupwise import LARGEST_GROUP_SCALE, Bits, group_size, rounded
-from dgemma_model.network.quantised_experts import QuantisedExperts, rounded_tensors
+from dgemma_model.network.quantised.experts import QuantisedExperts, rounded_tensors
+from dgemma_model.network.quantised.groupwise import LARGEST_GROUP_SCALE, Bits, group_size, rounded
 from dgemma_model.network.served import ServedNetwork
 
 BITS: tuple[Bits, ...] = (4, 8)
@@ -123,7 +123,7 @@ def both(config: NetworkConfig, bits: Bits, seed: int) -> tuple[Experts, Quantis
     torch.manual_seed(seed)
     plain, small = Experts(config).requires_grad_(False), QuantisedExperts(config, bits)
     for name, parameter in plain.named_parameters():
-        for part, tensor in rounded_tensors(name, parameter.split(2), bits):
+        for part, tensor in rounded_tensors(name, parameter.split(2), config.num_experts, bits):
             setattr(small, part, tensor)
         parameter.copy_(small.matrices(name.removesuffix("_proj")).dequantised(torch.float32))
     return plain, small
@@ -159,7 +159,7 @@ import sys
 import torch
 from test_quantised_experts import both, routed
 from model_fixtures import tiny_config
-from dgemma_model.network import grouped_product
+from dgemma_model.network.quantised import grouped_product
 
 grouped_product.MANY_FROM = int(sys.argv[1])
 for experts, top_k, tokens, size, inner in ((1, 1, 1, 32, 32), (9, 2, 5, 256, 64), (5, 3, 70, 64, 96)):
@@ -188,7 +188,7 @@ def test_the_kernel_gives_what_the_plain_form_gives(many_from: str) -> None:
 COMPILED = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from dgemma_model.network.grouped_product import FEW, MANY, OUTPUTS, _multiply
+from dgemma_model.network.quantised.grouped_product import FEW, MANY, OUTPUTS, _multiply
 
 pointers = {"x": "*bf16", "codes": "*u8", "group_scales": "*u8", "row_scales": "*bf16", "out": "*bf16"}
 pointers |= dict.fromkeys(("order", "tile_experts", "tile_starts", "expert_ends"), "*i64")
@@ -236,7 +236,8 @@ def with_rounded_experts(network: Network, bits: Bits) -> Network:
         layer, is_expert, parameter = name.partition(".experts.")
         if is_expert:
             tensors |= {
-                f"{layer}{is_expert}{part}": value for part, value in rounded_tensors(parameter, [tensor], bits)
+                f"{layer}{is_expert}{part}": value
+                for part, value in rounded_tensors(parameter, [tensor], len(tensor), bits)
             }
         else:
             tensors[name] = tensor

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.config import LayerConfig, NetworkConfig
-from dgemma_model.network.groupwise import Bits
-from dgemma_model.network.quantised_experts import QuantisedExperts
+from dgemma_model.network.quantised.groupwise import Bits
+from dgemma_model.network.quantised.experts import QuantisedExperts
 
 
 class RMSNorm(nn.Module):

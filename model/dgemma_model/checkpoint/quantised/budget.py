@@ -14,7 +14,7 @@ from dgemma_model.network import vocabulary
 from dgemma_model.network.cache import capacity
 from dgemma_model.network.config import NetworkConfig
 from dgemma_model.network.diffusion_gemma import Network
-from dgemma_model.network.groupwise import Bits
+from dgemma_model.network.quantised.groupwise import Bits
 
 BITS: dict[Quantize, Bits | None] = {"none": None, "8bit": 8, "4bit": 4}
 

@@ -2,7 +2,7 @@
 
 A directory beside the source, or among the converted forms of files that are elsewhere: `weights.safetensors` holds the
 tensors of `Network` with rounded experts, all others in bfloat16, and `converted.json` says of what they were made. It
-is written beside its place, a few experts at a time, and moved there when it is whole.
+is written beside its place, one matrix at a time, and moved there when it is whole.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.quantised.source_hash import weights_hash
 from dgemma_model.checkpoint.weights import StoredTensor, check_finite, tensor_blocks, write_tensors
 from dgemma_model.network.diffusion_gemma import Network
-from dgemma_model.network.groupwise import Bits
-from dgemma_model.network.quantised_experts import rounded_tensors
+from dgemma_model.network.quantised.experts import rounded_tensors
+from dgemma_model.network.quantised.groupwise import Bits
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,6 @@ Place = Callable[[str, Tensor], Tensor]
 
 VERSION = 1
 """Of the form; forms of other versions are made anew."""
-EXPERTS_AT_ONCE = 2
-"""That are read and rounded together. It bounds the memory that this takes: some 300 MB at the published sizes."""
 
 
 def form_of(
@@ -128,9 +126,9 @@ def _tensors(
     for name, tensor in sorted(stored.items(), key=lambda item: item[1].path):
         layer, is_expert, parameter = name.partition(".experts.")
         if is_expert:
-            blocks = (block.to(device) for block in tensor_blocks(tensor, EXPERTS_AT_ONCE))
-            for part, value in rounded_tensors(parameter, _finite(tensor.name, blocks), bits):
-                yield f"{layer}{is_expert}{part}", value.cpu()
+            blocks = _finite(tensor.name, (block.to(device) for block in tensor_blocks(tensor, 1)))
+            for part, value in rounded_tensors(parameter, blocks, tensor.shape[0], bits):
+                yield f"{layer}{is_expert}{part}", value
         else:
             (value,) = tensor_blocks(tensor)
             check_finite(tensor.name, value)

@@ -14,10 +14,14 @@ import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from torch import Tensor, nn
 
 from dgemma_model.network.config import NetworkConfig
-from dgemma_model.network.groupwise import Bits, GroupwiseMatrices, rounded, shapes
+from dgemma_model.network.quantised.groupwise import Bits, GroupwiseMatrices, rounded, shapes
 
 MATRICES = ("gate_up", "down")
 """[2F, D] and [D, F] for each expert; in 16 bits they are the parameters `gate_up_proj` and `down_proj`."""
+PARTS = ("codes", "group_scales", "row_scales")
+"""Of `GroupwiseMatrices`."""
+WEIGHTS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 24}
+"""That are rounded together: on a processor what is between stays in its cache, which is twice as fast."""
 
 
 class QuantisedExperts(nn.Module):
@@ -37,13 +41,13 @@ class QuantisedExperts(nn.Module):
 
     def matrices(self, name: str) -> GroupwiseMatrices:
         """One of `MATRICES`, of all experts."""
-        codes, groups, rows = (getattr(self, f"{name}_{part}") for part in ("codes", "group_scales", "row_scales"))
+        codes, groups, rows = (getattr(self, f"{name}_{part}") for part in PARTS)
         return GroupwiseMatrices(codes, groups, rows, self.bits)
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """[tokens, D], and what `Router` gives for them -> [tokens, D]."""
         if x.device.type == "cuda" and self.fits_kernel:
-            from dgemma_model.network.grouped_product import expert_products  # needs triton
+            from dgemma_model.network.quantised.grouped_product import expert_products  # needs triton
 
             return expert_products(x, weights, chosen, self.matrices("gate_up"), self.matrices("down"))
         return self.one_by_one(x, weights, chosen)
@@ -72,11 +76,23 @@ def expert_shapes(config: NetworkConfig) -> tuple[tuple[int, int], tuple[int, in
     return (2 * inner, size), (size, inner)
 
 
-def rounded_tensors(name: str, blocks: Iterable[Tensor], bits: Bits) -> Iterator[tuple[str, Tensor]]:
-    """The buffers that hold the experts' parameter `name` (it ends in `_proj`), by their names: from the weights of a
-    few experts at a time, [some, out, in] each."""
-    parts = [rounded(block, bits) for block in blocks]
-    matrix = name.removesuffix("_proj")
-    yield f"{matrix}_codes", torch.cat([part.codes for part in parts])
-    yield f"{matrix}_group_scales", torch.cat([part.group_scales for part in parts])
-    yield f"{matrix}_row_scales", torch.cat([part.row_scales for part in parts])
+def rounded_tensors(name: str, blocks: Iterable[Tensor], experts: int, bits: Bits) -> Iterator[tuple[str, Tensor]]:
+    """The buffers that hold the experts' parameter `name` (it ends in `_proj`), by their names, on the CPU.
+
+    `blocks` are the weights of some of the `experts` at a time, [some, out, in] each.
+    """
+    whole: dict[str, Tensor] = {}
+    done = 0
+    for block in blocks:
+        outputs, inputs = block.shape[1:]
+        step = max(1, WEIGHTS_AT_ONCE.get(block.device.type, WEIGHTS_AT_ONCE["cuda"]) // inputs)
+        for rows in torch.split(block.reshape(-1, inputs), step):
+            found = rounded(rows, bits)
+            for part in PARTS:
+                value = getattr(found, part)
+                if part not in whole:
+                    whole[part] = torch.empty(experts * outputs, *value.shape[1:], dtype=value.dtype)
+                whole[part][done : done + len(rows)] = value
+            done += len(rows)
+    for part, tensor in whole.items():
+        yield f"{name.removesuffix('_proj')}_{part}", tensor.view(experts, -1, *tensor.shape[1:])

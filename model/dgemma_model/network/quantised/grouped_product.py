@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dgemma_model.network.groupwise import GroupwiseMatrices
+from dgemma_model.network.quantised.groupwise import GroupwiseMatrices
 
 FEW, MANY = 16, 64
 """Pairs of a tile."""
