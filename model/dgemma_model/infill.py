@@ -25,6 +25,7 @@ from dgemma_model.checkpoint import selection
 from dgemma_model.checkpoint.config import Quantize
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
 from dgemma_model.checkpoint.errors import CheckpointError
+from dgemma_model.checkpoint.weights import free_memory
 from dgemma_model.decoding import beams, review, verified
 from dgemma_model.decoding.causal import fill_log_probabilities, ranked
 from dgemma_model.decoding.denoised import DenoisedFill
@@ -45,7 +46,8 @@ from dgemma_model.project.text_index import IndexedText, TextIndex
 from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
 
 CACHE_BYTES = {"cpu": 128 * 2**20, "cuda": 2 * 2**30}
-"""Budget for the keys and values of prompts, by kind of device; a prompt of the embedded checkpoint takes 3 MiB."""
+"""Most bytes of keys and values of prompts that are kept, by kind of device; a prompt of the embedded checkpoint takes
+3 MiB."""
 
 
 NEW_CHARS = 16_000
@@ -75,7 +77,7 @@ class Infiller:
         self._device = device
         self._clock = clock
         self._noise = Noise(network.vocab_size, checkpoint.format.mask_id)
-        budget = cache_bytes if cache_bytes is not None else CACHE_BYTES.get(device.type, CACHE_BYTES["cuda"])
+        budget = kept_bytes(device, free_memory(device)) if cache_bytes is None else cache_bytes
         self._caches = PromptCaches(network, budget)
         self._project = TextIndex(self._tokenizer)
         self.name = self._policy.name or selection.name_of(checkpoint.directory)
@@ -346,6 +348,13 @@ class Infiller:
             for _ in opened.cached.read_all_of(opened.prompt.ids):
                 pass
             yield opened
+
+
+def kept_bytes(device: torch.device, free: int | None) -> int:
+    """How much of prompts is kept on `device` by default, where `free` bytes are free when the weights are there: on a
+    GPU at most half of that, because the prompt and the canvas that are worked on need the rest."""
+    most = CACHE_BYTES.get(device.type, CACHE_BYTES["cuda"])
+    return most if free is None or device.type == "cpu" else min(most, free // 2)
 
 
 def usable_device(name: str | None) -> torch.device:

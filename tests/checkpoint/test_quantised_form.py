@@ -30,8 +30,8 @@ from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.load import load
 from dgemma_model.checkpoint.quantised import budget, form, source_hash
 from dgemma_model.checkpoint.quantised.budget import BITS, budget_of, chosen_budget
-from dgemma_model.checkpoint.quantised.foreign import refuse_gguf
-from dgemma_model.infill import Infiller
+from dgemma_model.checkpoint.quantised.foreign import checked_architecture
+from dgemma_model.infill import CACHE_BYTES, Infiller, kept_bytes
 from dgemma_model.network.diffusion_gemma import Network
 from dgemma_model.request import Excerpt, FillRequest
 
@@ -105,6 +105,12 @@ def test_what_would_fit_is_said_where_what_is_wanted_does_not(monkeypatch: pytes
     with pytest.raises(CheckpointError, match=r"--quantize none does not fit, 24\.0 GB.*; pass --quantize 4bit$"):
         chosen_budget(published_config(), GPU, 24 * GB, "none")
     assert chosen_budget(published_config(), GPU, 24 * GB, "4bit").quantize == "4bit"
+
+
+def test_prompts_that_are_kept_leave_room_on_a_full_gpu() -> None:
+    assert kept_bytes(GPU, 40 * GB) == kept_bytes(GPU, None) == CACHE_BYTES["cuda"]
+    assert kept_bytes(GPU, GB) == GB // 2
+    assert kept_bytes(CPU, 1000) == CACHE_BYTES["cpu"]
 
 
 def test_a_gpu_without_the_kernel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +398,7 @@ def test_a_gguf_file_of_it_is_refused_before_its_weights_are_read(tmp_path: Path
         load(path, CPU, torch.float32)
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(CheckpointError, match="cut short"):
-        refuse_gguf(path)
+        checked_architecture(path)
 
 
 # --------------------------------------------------------------- command line

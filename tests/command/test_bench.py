@@ -111,9 +111,7 @@ def test_a_summary_is_in_milliseconds() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_shape_that_fits_is_measured_beside_its_floor() -> None:
-    from model_fixtures import tiny_config
-
-    report = published_shape.measure_shape(tiny_config(), torch.device("cuda"), 2)
+    report = published_shape.measure_shape(published_shape.small_config(), torch.device("cuda"), 2)
     for form in report["forms"].values():
         assert all(times["floor_ms"] > 0 for times in form["decoder_step"].values())
 

@@ -11,7 +11,8 @@ from dgemma_model.checkpoint.config import Quantize, read_json
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
 from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.families import FAMILIES
-from dgemma_model.checkpoint.quantised.foreign import refuse_gguf
+from dgemma_model.checkpoint.gemma3 import gguf_file as gemma3
+from dgemma_model.checkpoint.quantised.foreign import checked_architecture
 from dgemma_model.network.config import ConfigError
 from dgemma_model.prompt.chat import ChatTemplateError
 from dgemma_model.prompt.tokenizer import TokenizerError
@@ -32,8 +33,10 @@ def load(
             not fit its `config.json` or the memory; the message names the file or tensor.
     """
     if directory.is_file() and directory.suffix == ".gguf":
-        refuse_gguf(directory)
-        directory = converted_form(directory, progress)
+        if checked_architecture(directory) == gemma3.ARCHITECTURE:
+            directory = gemma3.published_form(directory)
+        else:
+            directory = converted_form(directory, progress)
     if not directory.is_dir():
         raise CheckpointError(
             f"no checkpoint directory at {directory}; pass the path of one, or leave the checkpoint unset"

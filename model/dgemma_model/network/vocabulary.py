@@ -17,12 +17,12 @@ READ_AT_ONCE = 1 << 23
 """Most scores that `decoding.sampler` reads together; one float32 copy of them is made."""
 
 
-def scores(rows: Tensor, embeddings: Tensor, cap: float) -> Tensor:
-    """Softcapped scores of hidden states [N, D] by embeddings [V, D]: float32 [N, V]."""
+def scores(rows: Tensor, embeddings: Tensor, cap: float | None) -> Tensor:
+    """Scores, softcapped where there is a cap, of hidden states [N, D] by embeddings [V, D]: float32 [N, V]."""
     found = torch.empty(len(rows), len(embeddings), dtype=torch.float32, device=rows.device)
     for place, part in zip(torch.split(found, TOKENS, 1), torch.split(embeddings, TOKENS), strict=True):
         place.copy_(F.linear(rows, part))
-    return found.div_(cap).tanh_().mul_(cap)
+    return found if cap is None else found.div_(cap).tanh_().mul_(cap)
 
 
 def mean(probabilities: Tensor, embeddings: Tensor) -> Tensor:

@@ -45,8 +45,8 @@ def refuse_quantised(directory: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_gguf(path: Path) -> None:
-    """Refuse a `.gguf` file of DiffusionGemma.
+def checked_architecture(path: Path) -> str | None:
+    """What kind of model a `.gguf` file says it holds; those of DiffusionGemma are refused.
 
     Raises:
         CheckpointError: it is one, or is damaged.
@@ -57,6 +57,7 @@ def refuse_gguf(path: Path) -> None:
         raise CheckpointError(str(error)) from error
     if held == GGUF_ARCHITECTURE:
         raise CheckpointError(f"{path.name} holds DiffusionGemma in GGUF, which is not read here; {REMEDY}")
+    return held
 
 
 def _formats(directory: Path, config: Mapping[str, Any]) -> Iterator[str]:

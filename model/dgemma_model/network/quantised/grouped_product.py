@@ -82,13 +82,14 @@ def product(x: Tensor, matrices: GroupwiseMatrices, tiles: Tiles, *, shared_by: 
     outputs = matrices.row_scales.shape[-1]
     out = x.new_empty(len(tiles.order), outputs)
     grid = (len(tiles.experts), triton.cdiv(outputs, OUTPUTS))
-    _multiply[grid](
-        x.contiguous(), matrices.codes, matrices.group_scales, matrices.row_scales, out,
-        tiles.order, tiles.experts, tiles.starts, tiles.ends,
-        outputs, matrices.inputs, shared_by,
-        len(matrices.row_scales),
-        tile_pairs=tiles.pairs, tile_outputs=OUTPUTS, group_size=matrices.group, bits=matrices.bits,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # where the kernel is started
+        _multiply[grid](
+            x.contiguous(), matrices.codes, matrices.group_scales, matrices.row_scales, out,
+            tiles.order, tiles.experts, tiles.starts, tiles.ends,
+            outputs, matrices.inputs, shared_by,
+            len(matrices.row_scales),
+            tile_pairs=tiles.pairs, tile_outputs=OUTPUTS, group_size=matrices.group, bits=matrices.bits,
+        )  # fmt: skip
     return out
 
 
