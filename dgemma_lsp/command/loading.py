@@ -26,11 +26,12 @@ def load_infiller(
     from dgemma_model.checkpoint.errors import CheckpointError
     from dgemma_model.infill import Infiller
 
-    logger = logging.getLogger("dgemma_model.checkpoint.diffusion_gemma")
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
-        logger.setLevel(logging.INFO)
+    needs, printed = logging.getLogger("dgemma_model.checkpoint.quantised.budget"), logging.StreamHandler()
+    needs.setLevel(logging.INFO)
+    needs.addHandler(printed)
     try:
         return Infiller.load(checkpoint, device, quantize=quantize, cache_bytes=cache_bytes)
     except CheckpointError as error:
         raise UserError(str(error)) from error
+    finally:
+        needs.removeHandler(printed)

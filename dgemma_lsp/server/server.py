@@ -309,7 +309,7 @@ def log_to_stderr() -> None:
     """Send this process's log to standard error. Source text is never logged above debug level."""
     logging.basicConfig(handlers=[LogHandler(_STANDARD_ERROR)], format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("dgemma_lsp").setLevel(logging.INFO)
-    logging.getLogger("dgemma_model.checkpoint.diffusion_gemma").setLevel(logging.INFO)  # what memory it needs
+    logging.getLogger("dgemma_model.checkpoint.quantised.budget").setLevel(logging.INFO)  # what memory it needs
     logging.getLogger("pygls").setLevel(logging.CRITICAL + 1)
 
 

@@ -15,10 +15,9 @@ from dgemma_model.checkpoint.config import Policy, Quantize, SamplerConfig
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
 from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.published_layout import published_names
-from dgemma_model.checkpoint.quantised.budget import BITS, chosen_budget, shape_of
+from dgemma_model.checkpoint.quantised.budget import BITS, announce, chosen_budget, shape_of
 from dgemma_model.checkpoint.quantised.foreign import refuse_quantised
 from dgemma_model.checkpoint.quantised.form import form_of
-from dgemma_model.checkpoint.store import in_words
 from dgemma_model.checkpoint.weights import (
     StoredTensor,
     check_tensor,
@@ -38,8 +37,6 @@ from dgemma_model.prompt.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-LARGE_BYTES = 10**9
-"""Checkpoints that need so much memory say so before they are loaded."""
 VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 
 
@@ -112,9 +109,7 @@ def load_network(
     plain = shape_of(config, "none")
     stored, skipped = _stored(directory, plain)
     budget = chosen_budget(config, device, free := free_memory(device), quantize)
-    is_large = budget.quantize != "none" or budget.total >= LARGE_BYTES
-    known = "" if free is None else f"; {in_words(free)} are free"
-    logger.log(logging.INFO if is_large else logging.DEBUG, "needed on %s: %s%s", device, budget, known)
+    announce(budget, device, free)
     try:
         if (bits := BITS[budget.quantize]) is None:
             network, found = plain, _plain_tensors(stored, device, dtype, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +17,12 @@ from dgemma_model.network.config import NetworkConfig
 from dgemma_model.network.diffusion_gemma import Network
 from dgemma_model.network.quantised.groupwise import Bits
 
+logger = logging.getLogger(__name__)
+
 BITS: dict[Quantize, Bits | None] = {"none": None, "8bit": 8, "4bit": 4}
 
+LARGE_BYTES = 10**9
+"""Checkpoints that need so much memory say so."""
 CACHE_TOKENS, CANVAS_TOKENS = 4096, 256
 """Of a prompt and a canvas that there must be room for."""
 
@@ -121,6 +126,13 @@ def chosen_budget(
         "anywhere"
     )  # fmt: skip
     raise CheckpointError(f"not enough memory on {device}: {asked}, {in_words(free or 0)} are free; {needs}; {remedy}")
+
+
+def announce(budget: Budget, device: torch.device, free: int | None) -> None:
+    """Log what a checkpoint is going to need; at debug level where that is little."""
+    is_large = budget.quantize != "none" or budget.total >= LARGE_BYTES
+    known = "" if free is None else f"; {in_words(free)} are free"
+    logger.log(logging.INFO if is_large else logging.DEBUG, "needed on %s: %s%s", device, budget, known)
 
 
 def has_kernel(device: torch.device) -> bool:
