@@ -39,7 +39,9 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
     try:
         place = usable_device(device)
         if shape is not None:
-            report = published_shape.measure_shape(published_shape.published_config(), place, repeats)
+            is_small = place.type == "cpu"
+            config = published_shape.small_config() if is_small else published_shape.published_config()
+            report = published_shape.measure_shape(config, place, repeats) | {"in_small": is_small}
         elif checkpoint is not None and (loaded := writer_times.opened(selection.find(checkpoint), place)) is not None:
             report = writer_times.compare(loaded, selection.find(checkpoint), place, repeats)
             report["servers_mb"] = {str(n): asyncio.run(bench_server.memory(n, checkpoint)) for n in SERVERS}
@@ -55,7 +57,11 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
             }
     except (timing.BenchError, CheckpointError) as error:
         raise UserError(str(error)) from error
-    Console(width=120).print(writer_table(report) if "cold_prompt" in report else table(report))
+    if shape is not None:
+        shown = shape_table(report)
+    else:
+        shown = writer_table(report) if "cold_prompt" in report else table(report)
+    Console(width=120).print(shown)
     print(json.dumps(report))
 
 
@@ -103,22 +109,18 @@ def writer_table(report: dict[str, Any]) -> Table:
 
 def table(report: dict[str, Any]) -> Table:
     """The report for people: ours, and the others with how many times slower they are."""
-    is_shape = "copy_gb_per_s" in report
-    columns = {"ours": "ours", "floor_ms": "floor"} if is_shape else COLUMNS
-    shown = Table("median / p95 ms", *columns.values())
+    shown = Table("median / p95 ms", *COLUMNS.values())
 
     def row(name: str, measured: dict[str, Any]) -> None:
         ours = measured["ours"]["median_ms"]
         cells = []
-        for column in columns:
+        for column in COLUMNS:
             match measured.get(column):
                 case {"median_ms": median, "p95_ms": p95}:
                     ratio = "" if column == "ours" else f" ({median / ours:.1f}x)"
                     cells.append(f"{median:.2f} / {p95:.2f}{ratio}")
-                case None:
+                case _:
                     cells.append("")
-                case floor:
-                    cells.append(f"{floor}")
         shown.add_row(name, *cells)
 
     if "encoder_cold" in report:
@@ -142,4 +144,25 @@ def table(report: dict[str, Any]) -> Table:
         for name, measured in report["keystroke"].items():
             row(f"the server's own work per keystroke: {name}", {"ours": measured["stages"]["all"]})
     shown.caption = f"{report['peak_memory_mb']} MB at most"
+    return shown
+
+
+def shape_table(report: dict[str, Any]) -> Table:
+    """The report on random weights for people: each form of the experts, and each size of a canvas."""
+    where = "a small network of the published kind, with random weights" if report["in_small"] else (
+        "the published shape, with random weights"
+    )  # fmt: skip
+    tokens = f"tokens/s, {report['steps']} steps"
+    shown = Table("experts", "canvas", "step, median / p95 ms", "floor ms", "times floor", tokens, title=where)
+    notes = [f"memory is copied at {report['copy_gb_per_s']:.0f} GB/s"]
+    for form, measured in report["forms"].items():
+        if "refused" in measured:
+            notes.append(f"{form}: {measured['refused']}")
+            continue
+        for canvas, times in measured["decoder_step"].items():
+            step = f"{times['ours']['median_ms']:.2f} / {times['ours']['p95_ms']:.2f}"
+            figures = (times["floor_ms"], times["times_floor"], times["tokens_per_s"])
+            shown.add_row(form, canvas, step, *map(str, figures))
+        notes.append(f"{form}: {measured['budget_gb']:.1f} GB computed, {measured['peak_memory_mb']} MB at most")
+    shown.caption = "\n".join(notes)
     return shown

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dgemma_model.checkpoint.config import Quantize
 from dgemma_model.request import Excerpt, FillRequest
 from dgemma_model.source import languages, syntax
 
@@ -27,7 +28,7 @@ HASHED_BYTES = 2**30
 """Larger checkpoints are not read through only to name them."""
 
 
-def check(checkpoint: str | None, device: str | None) -> bool:
+def check(checkpoint: str | None, device: str | None, quantize: Quantize | None) -> bool:
     """Print a table of what works on this machine; whether all of it does."""
     rows: list[tuple[str, Callable[[], str]]] = [
         ("Python", platform.python_version),
@@ -38,7 +39,7 @@ def check(checkpoint: str | None, device: str | None) -> bool:
         ("memory", _memory),
         ("grammars", _grammars),
         ("checkpoint", lambda: _checkpoint_line(checkpoint)),
-        ("a fill", lambda: _trial_fill(checkpoint, device)),
+        ("a fill", lambda: _trial_fill(checkpoint, device, quantize)),
     ]
     table = Table("", "", "", show_header=False)
     all_well = True
@@ -112,8 +113,8 @@ def weights_digest(weights: Sequence[Path]) -> str | None:
     return digest.hexdigest()
 
 
-def _trial_fill(checkpoint: str | None, device: str | None) -> str:
-    infiller = load_infiller(checkpoint, device)
+def _trial_fill(checkpoint: str | None, device: str | None, quantize: Quantize | None) -> str:
+    infiller = load_infiller(checkpoint, device, quantize)
     excerpt = Excerpt("def area(width, height):\n    return ", "\n")
     started = time.perf_counter()
     *_, draft = infiller.fill(FillRequest(excerpt, one_line=True))

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from dgemma_lsp.command.loading import UserError
 from dgemma_model.checkpoint import catalogue
+from dgemma_model.checkpoint.config import Quantize
 
 app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
 
@@ -29,6 +30,13 @@ OneLineOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1; chosen by default.")]
+QuantizeOption = Annotated[
+    Quantize | None,
+    typer.Option(
+        "--quantize",
+        help="In how many bits the experts of DiffusionGemma are held; by default in as many as fit the memory.",
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -44,17 +52,18 @@ def serve(
     ] = False,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
+    quantize: QuantizeOption = None,
 ) -> None:
     """Fill code in place with a block-diffusion model. Without a command: serve an editor over stdio."""
     if context.invoked_subcommand is not None:
-        if any(option is not None for option in (checkpoint, device, tcp, token_file)) or insecure_listen:
+        if any(option is not None for option in (checkpoint, device, quantize, tcp, token_file)) or insecure_listen:
             fail(f"options go after the command: dgemma-lsp {context.invoked_subcommand} --checkpoint ...")
         return
     from dgemma_lsp.server import server
     from dgemma_lsp.server.admission import AdmissionError
 
     if tcp is None:
-        server.serve_stdio(checkpoint=checkpoint, device=device)
+        server.serve_stdio(checkpoint=checkpoint, device=device, quantize=quantize)
     host, _, port = tcp.rpartition(":")
     if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         fail(f"--tcp wants HOST:PORT, for example 127.0.0.1:7777, not {tcp!r}")
@@ -64,6 +73,7 @@ def serve(
             int(port),
             checkpoint=checkpoint,
             device=device,
+            quantize=quantize,
             token_file=token_file,
             insecure=insecure_listen,
         )
@@ -90,6 +100,7 @@ def fill(
     ] = None,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
+    quantize: QuantizeOption = None,
 ) -> None:
     """Fill one hole in a file and show it in place, or fill a file of tasks."""
     from dgemma_lsp.command import fill as fill_command
@@ -100,21 +111,23 @@ def fill(
         fail("--one-line and --no-one-line are about --batch: at FILE:LINE:COLUMN the syntax decides")
     try:
         if batch is not None:
-            fill_command.fill_batch(batch, checkpoint, device, one_line=one_line, steps=steps, budget_ms=budget_ms)
+            fill_command.fill_batch(
+                batch, checkpoint, device, quantize, one_line=one_line, steps=steps, budget_ms=budget_ms
+            )
         elif place is not None:
             fill_command.fill_once(
-                place, checkpoint, device, watch=watch, as_json=as_json, steps=steps, budget_ms=budget_ms
+                place, checkpoint, device, quantize, watch=watch, as_json=as_json, steps=steps, budget_ms=budget_ms
             )
     except UserError as error:
         fail(str(error))
 
 
 @app.command()
-def check(checkpoint: CheckpointOption = None, device: DeviceOption = None) -> None:
+def check(checkpoint: CheckpointOption = None, device: DeviceOption = None, quantize: QuantizeOption = None) -> None:
     """Say what works on this machine, and what to do where something does not."""
     from dgemma_lsp.command.check import check as check_machine
 
-    if not check_machine(checkpoint, device):
+    if not check_machine(checkpoint, device, quantize):
         raise typer.Exit(1)
 
 
@@ -123,7 +136,7 @@ def bench(
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
     shape: Annotated[
-        str | None, typer.Option(metavar="26b", help="Random weights of the published shape, on a GPU.")
+        str | None, typer.Option(metavar="26b", help="Random weights of the published shape; on a processor, in small.")
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of everything that is measured.")] = 20,
 ) -> None:

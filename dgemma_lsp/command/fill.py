@@ -29,6 +29,7 @@ from dgemma_lsp.pipeline.request_for import request_for
 from dgemma_lsp.pipeline.suggest import suggest
 from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, Watched, before_cursor
 from dgemma_lsp.settings import Settings
+from dgemma_model.checkpoint.config import Quantize
 from dgemma_model.checkpoint.selection import default_checkpoint
 from dgemma_model.request import InfillError
 from dgemma_model.source import languages, syntax
@@ -48,6 +49,7 @@ def fill_once(
     place: str,
     checkpoint: str | None,
     device: str | None,
+    quantize: Quantize | None,
     *,
     watch: bool,
     as_json: bool,
@@ -61,7 +63,7 @@ def fill_once(
     """
     parsed = parsed_at(place)
     snapshot = parsed.snapshot
-    infiller = load_infiller(checkpoint, device)
+    infiller = load_infiller(checkpoint, device, quantize)
     console = Console(stderr=as_json, highlight=False)
     started = time.perf_counter()
     try:
@@ -229,6 +231,7 @@ def fill_batch(
     tasks: Path,
     checkpoint: str | None,
     device: str | None,
+    quantize: Quantize | None,
     *,
     one_line: bool | None,
     steps: int | None,
@@ -245,7 +248,7 @@ def fill_batch(
         UserError: the file cannot be read, or the checkpoint cannot be used.
     """
     lines = _content(tasks, _MOST_BATCH_BYTES).splitlines()
-    infiller = load_infiller(checkpoint, device)
+    infiller = load_infiller(checkpoint, device, quantize)
     with Progress(console=Console(stderr=True)) as progress:
         for number, line in enumerate(progress.track(lines, description="filling"), start=1):
             if line.strip():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
+
+from dgemma_model.checkpoint.config import Quantize
 
 if TYPE_CHECKING:
     from dgemma_model.infill import Infiller
@@ -12,8 +15,10 @@ class UserError(Exception):
     """Something that the user can put right; the message says how."""
 
 
-def load_infiller(checkpoint: str | None, device: str | None, *, cache_bytes: int | None = None) -> Infiller:
-    """Load a checkpoint; see `Infiller.load`.
+def load_infiller(
+    checkpoint: str | None, device: str | None, quantize: Quantize | None = None, *, cache_bytes: int | None = None
+) -> Infiller:
+    """Load a checkpoint; see `Infiller.load`. What a large one needs is printed on standard error before that.
 
     Raises:
         UserError: it cannot be used.
@@ -21,7 +26,12 @@ def load_infiller(checkpoint: str | None, device: str | None, *, cache_bytes: in
     from dgemma_model.checkpoint.errors import CheckpointError
     from dgemma_model.infill import Infiller
 
+    needs, printed = logging.getLogger("dgemma_model.checkpoint.quantised.budget"), logging.StreamHandler()
+    needs.setLevel(logging.INFO)
+    needs.addHandler(printed)
     try:
-        return Infiller.load(checkpoint, device, cache_bytes=cache_bytes)
+        return Infiller.load(checkpoint, device, quantize=quantize, cache_bytes=cache_bytes)
     except CheckpointError as error:
         raise UserError(str(error)) from error
+    finally:
+        needs.removeHandler(printed)

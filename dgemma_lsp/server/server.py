@@ -23,6 +23,7 @@ from dgemma_lsp.server import admission, code_actions, completions, from_client,
 from dgemma_lsp.server.session import DgemmaServer, LoadInfiller
 from dgemma_lsp.server.streams import LogHandler
 from dgemma_lsp.settings import Settings
+from dgemma_model.checkpoint.config import Quantize
 from dgemma_model.source.excerpt import ExcerptBudget
 
 logger = logging.getLogger(__name__)
@@ -270,13 +271,15 @@ def create_server(load_infiller: LoadInfiller, defaults: Settings | None = None)
     return server
 
 
-def serve_stdio(*, checkpoint: str | None = None, device: str | None = None) -> NoReturn:
+def serve_stdio(
+    *, checkpoint: str | None = None, device: str | None = None, quantize: Quantize | None = None
+) -> NoReturn:
     """Serve one client on standard input and output, and end the process.
 
     `checkpoint` and `device` go before the client's settings.
     """
     log_to_stderr()
-    transport.serve_stdio(create_server(_infiller_loader(checkpoint, device)))
+    transport.serve_stdio(create_server(_infiller_loader(checkpoint, device, quantize)))
 
 
 def serve_tcp(
@@ -285,6 +288,7 @@ def serve_tcp(
     *,
     checkpoint: str | None = None,
     device: str | None = None,
+    quantize: Quantize | None = None,
     token_file: Path | None = None,
     insecure: bool = False,
 ) -> NoReturn:
@@ -298,17 +302,18 @@ def serve_tcp(
     """
     log_to_stderr()
     hosts, token = admission.addresses(host, port, insecure=insecure), admission.chosen_token(token_file)
-    transport.serve_tcp(create_server(_infiller_loader(checkpoint, device)), hosts, port, token)
+    transport.serve_tcp(create_server(_infiller_loader(checkpoint, device, quantize)), hosts, port, token)
 
 
 def log_to_stderr() -> None:
     """Send this process's log to standard error. Source text is never logged above debug level."""
     logging.basicConfig(handlers=[LogHandler(_STANDARD_ERROR)], format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("dgemma_lsp").setLevel(logging.INFO)
+    logging.getLogger("dgemma_model.checkpoint.quantised.budget").setLevel(logging.INFO)  # what memory it needs
     logging.getLogger("pygls").setLevel(logging.CRITICAL + 1)
 
 
-def _infiller_loader(checkpoint: str | None, device: str | None) -> LoadInfiller:
+def _infiller_loader(checkpoint: str | None, device: str | None, quantize: Quantize | None = None) -> LoadInfiller:
     def load(using: Settings, progress: Callable[[float], None]) -> InfillerLike:
         from dgemma_model.checkpoint.selection import default_checkpoint
         from dgemma_model.infill import Infiller  # imports torch
@@ -319,7 +324,7 @@ def _infiller_loader(checkpoint: str | None, device: str | None) -> LoadInfiller
             wanted = str(default.path)
             if default.advice is not None:
                 logger.warning("%s", default.advice)
-        infiller = Infiller.load(wanted, place, progress=progress)
+        infiller = Infiller.load(wanted, place, quantize=quantize, progress=progress)
         # What torch brought stays. To look through it for garbage takes 150 ms, in which no key would be answered.
         gc.freeze()
         return infiller

@@ -22,8 +22,10 @@ import torch
 
 from dgemma_model.checkpoint import load as checkpoints
 from dgemma_model.checkpoint import selection
+from dgemma_model.checkpoint.config import Quantize
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
 from dgemma_model.checkpoint.errors import CheckpointError
+from dgemma_model.checkpoint.weights import free_memory
 from dgemma_model.decoding import beams, review, verified
 from dgemma_model.decoding.causal import fill_log_probabilities, ranked
 from dgemma_model.decoding.denoised import DenoisedFill
@@ -44,7 +46,8 @@ from dgemma_model.project.text_index import IndexedText, TextIndex
 from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
 
 CACHE_BYTES = {"cpu": 128 * 2**20, "cuda": 2 * 2**30}
-"""Budget for the keys and values of prompts, by kind of device; a prompt of the embedded checkpoint takes 3 MiB."""
+"""Most bytes of keys and values of prompts that are kept, by kind of device; a prompt of the embedded checkpoint takes
+3 MiB."""
 
 
 NEW_CHARS = 16_000
@@ -74,7 +77,7 @@ class Infiller:
         self._device = device
         self._clock = clock
         self._noise = Noise(network.vocab_size, checkpoint.format.mask_id)
-        budget = cache_bytes if cache_bytes is not None else CACHE_BYTES.get(device.type, CACHE_BYTES["cuda"])
+        budget = kept_bytes(device, free_memory(device)) if cache_bytes is None else cache_bytes
         self._caches = PromptCaches(network, budget)
         self._project = TextIndex(self._tokenizer)
         self.name = self._policy.name or selection.name_of(checkpoint.directory)
@@ -89,20 +92,22 @@ class Infiller:
         checkpoint: str | None = None,
         device: str | None = None,
         *,
+        quantize: Quantize | None = None,
         cache_bytes: int | None = None,
         progress: Progress = lambda share: None,
     ) -> Infiller:
         """Load a checkpoint, by default the best one that is here, onto a device, by default the GPU if there is one.
 
-        `checkpoint` is whatever `selection.find` understands; nothing is downloaded. `cache_bytes` is what may be kept
-        of prompts; `progress` is told which share of the weights has been read.
+        `checkpoint` is whatever `selection.find` understands; nothing is downloaded. `quantize` says in how many bits
+        experts are held, by default in as many as fit. `cache_bytes` is what may be kept of prompts; `progress` is told
+        which share of the weights has been read.
 
         Raises:
             CheckpointError: the checkpoint or the device cannot be used; the message is for users.
         """
         place = usable_device(device)
         dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-        loaded = checkpoints.load(selection.find(checkpoint, device), place, dtype, progress)
+        loaded = checkpoints.load(selection.find(checkpoint, device), place, dtype, progress, quantize)
         return cls(loaded, loaded.network.device, fastest_products(place), cache_bytes=cache_bytes)
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
@@ -343,6 +348,13 @@ class Infiller:
             for _ in opened.cached.read_all_of(opened.prompt.ids):
                 pass
             yield opened
+
+
+def kept_bytes(device: torch.device, free: int | None) -> int:
+    """How much of prompts is kept on `device` by default, where `free` bytes are free when the weights are there: on a
+    GPU at most half of that, because the prompt and the canvas that are worked on need the rest."""
+    most = CACHE_BYTES.get(device.type, CACHE_BYTES["cuda"])
+    return most if free is None or device.type == "cpu" else min(most, free // 2)
 
 
 def usable_device(name: str | None) -> torch.device:

@@ -22,7 +22,7 @@ from test_network import CLOSE, our_logits, their_logits
 
 from dgemma_model.checkpoint import diffusion_gemma
 from dgemma_model.checkpoint.errors import CheckpointError
-from dgemma_model.checkpoint.weights import check_memory, free_memory
+from dgemma_model.checkpoint.weights import free_memory
 from dgemma_model.infill import Infiller
 from dgemma_model.prompt.chat import ChatFormat
 from dgemma_model.request import Excerpt, FillRequest
@@ -160,7 +160,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         with_tensors(UP, lambda t: t.update(x=torch.ones(1))),
         "unexpected tensor 'x'",
     ),
-    "a quantised one": (quantised, "quantised.*bfloat16"),
+    "a quantised one": (quantised, r"quantised.*format of FP8.*4 bits while they are loaded"),
     "no template": (lambda d: (d / "chat_template.jinja").unlink(), "chat_template.jinja.*instruction-tuned"),
     "no end of a turn": (other_turns, r"no token '<turn\|>'.*not known here"),
     "a template that fails": (
@@ -195,18 +195,10 @@ def test_a_loaded_checkpoint_does_not_notice_that_its_files_change(directory: Pa
 # ------------------------------------------------------------------- memory
 
 
-def test_too_little_memory_is_said_with_the_numbers() -> None:
-    weights, free = 48 * 2**30, 24 * 2**30
-    with pytest.raises(CheckpointError, match=r"memory on cuda:0.*50\.4 GiB.*24\.0 GiB are free.*embedded"):
-        check_memory(weights, free, torch.device("cuda:0"))
-    check_memory(weights, 51 * 2**30, torch.device("cuda:0"))
-    check_memory(weights, None, torch.device("cuda:0"))
-
-
 def test_memory_is_looked_at_before_a_weight_is_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_tensors(UP, lambda tensors: tensors[UP].fill_(float("nan")))(directory)  # would be found on reading
     monkeypatch.setattr(diffusion_gemma, "free_memory", lambda device: 1000)
-    with pytest.raises(CheckpointError, match=r"not enough memory on cpu.*GiB"):
+    with pytest.raises(CheckpointError, match=r"not enough memory on cpu.*1 kB are free"):
         load(directory)
 
 

@@ -25,6 +25,7 @@ PLAIN = Machine(16 * GB, 8 * GB, None, None)
 SMALL = Machine(2 * GB, GB // 2, None, None)
 UNKNOWN = Machine(None, None, None, None)
 LARGE = Machine(64 * GB, 60 * GB, "H200", 140 * GB)
+ENTHUSIAST = Machine(64 * GB, 48 * GB, "RTX 4090", 24 * GB)
 GAMER = Machine(32 * GB, 24 * GB, "RTX 3060", 12 * GB)
 DEFAULT, DIFFUSION, EMBEDDED = catalogue.DEFAULT, "diffusiongemma-26b-a4b", catalogue.EMBEDDED
 
@@ -184,7 +185,8 @@ def test_sizes_are_counted_while_others_delete(tmp_path: Path) -> None:
         (PLAIN, DEFAULT, "8.0 GB of memory are free, and it needs 1.2 GB"),
         (SMALL, EMBEDDED, "500 MB of memory are free, and qwen2.5-coder-0.5b needs 1.2 GB"),
         (UNKNOWN, DEFAULT, "unknown"),
-        (LARGE, DIFFUSION, "H200 has 140.0 GB free, and it needs 56.0 GB"),
+        (LARGE, DIFFUSION, "H200 has 140.0 GB free, and it needs 18.0 GB"),
+        (ENTHUSIAST, DIFFUSION, "RTX 4090 has 24.0 GB free, and it needs 18.0 GB"),
         (GAMER, DEFAULT, "24.0 GB of memory are free"),
     ],
 )

@@ -66,11 +66,32 @@ def test_the_line_that_is_typed_parses_where_it_is_typed() -> None:
             assert whole is not None and syntax.error_count(whole) == 0, (language, line)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure on")
-def test_the_published_shape_is_refused_with_its_size_where_there_is_no_gpu() -> None:
-    done = CliRunner().invoke(app, ["bench", "--shape", "26b"])
-    assert done.exit_code == 2
-    assert "50.5 GB" in done.stderr and "GPU" in done.stderr
+def test_the_published_shape_runs_in_small_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published_shape, "CANVASES", (4, 8))
+    monkeypatch.setattr(published_shape, "STEPS", 2)
+    monkeypatch.setattr(published_shape, "PROMPT_TOKENS", 40)
+    done = CliRunner().invoke(app, ["bench", "--shape", "26b", "--device", "cpu", "--repeats", "1"])
+    assert done.exit_code == 0, done.output
+    *shown, last = done.stdout.strip().splitlines()
+    report = json.loads(last)
+    assert report["in_small"] and any("a small network of the published kind" in line for line in shown)
+    assert report["forms"].keys() == {"none", "4bit"}
+    for form in report["forms"].values():
+        assert form["decoder_step"].keys() == {"4", "8"}
+        for measured in form["decoder_step"].values():
+            assert measured["ours"].keys() == TIMES
+            assert measured["times_floor"] == pytest.approx(measured["ours"]["median_ms"] / measured["floor_ms"], 0.05)
+            assert measured["tokens_per_s"] > 0
+    budgets = [form["budget_gb"] for form in report["forms"].values()]
+    assert budgets == sorted(budgets, reverse=True)
+
+
+def test_a_form_that_does_not_fit_is_said_to_need_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = published_shape.published_config()
+    monkeypatch.setattr(published_shape, "free_memory", lambda device: 10**9)
+    monkeypatch.setattr(published_shape, "COPIED_BYTES", {"cpu": 1 << 16})
+    with pytest.raises(timing.BenchError, match=r"--quantize 4bit does not fit, 1\.0 GB are free; none needs .* GB"):
+        published_shape.measure_shape(config, torch.device("cpu"), 1)
 
 
 def test_another_shape_is_not_known() -> None:
@@ -80,7 +101,8 @@ def test_another_shape_is_not_known() -> None:
 
 
 def test_the_published_shape_has_the_published_number_of_weights() -> None:
-    assert 25.2e9 < published_shape.weight_bytes(published_shape.published_config()) / 2 < 25.3e9
+    experts, others = published_shape.weight_bytes(published_shape.published_config(), "none", 1)
+    assert 25.2e9 < experts + others < 25.3e9
 
 
 def test_a_summary_is_in_milliseconds() -> None:
@@ -89,10 +111,9 @@ def test_a_summary_is_in_milliseconds() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_shape_that_fits_is_measured_beside_its_floor() -> None:
-    from model_fixtures import tiny_config
-
-    report = published_shape.measure_shape(tiny_config(), torch.device("cuda"), 2)
-    assert all(times["floor_ms"] > 0 for times in report["decoder_step"].values())
+    report = published_shape.measure_shape(published_shape.small_config(), torch.device("cuda"), 2)
+    for form in report["forms"].values():
+        assert all(times["floor_ms"] > 0 for times in form["decoder_step"].values())
 
 
 def test_ways_are_measured_in_turns() -> None:

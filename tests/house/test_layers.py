@@ -62,6 +62,7 @@ HOMES = {
     "safetensors": {"dgemma_model.checkpoint", "dgemma_model.train"},
     "tokenizers": {"dgemma_model.prompt.tokenizer", "dgemma_model.train.corpus"},
     "gguf": {"dgemma_model.checkpoint.gguf.header"},
+    "triton": {"dgemma_model.network.quantised.grouped_product"},
     "transformers": {"dgemma_model.train", "dgemma_model.bench"},
     "huggingface_hub": {"dgemma_model.checkpoint.pulling.hub"},
     "platformdirs": {"dgemma_model.checkpoint.store"},

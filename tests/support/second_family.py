@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dgemma_lsp.server import server
 from dgemma_model.checkpoint import families
-from dgemma_model.checkpoint.config import Policy
+from dgemma_model.checkpoint.config import Policy, Quantize
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.contract import CodeNetwork
@@ -119,7 +119,13 @@ class Repeaters:
     model_type = "repeater"
 
     def load(
-        self, directory: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, progress: Progress
+        self,
+        directory: Path,
+        config: Mapping[str, Any],
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: Progress,
+        quantize: Quantize | None = None,
     ) -> Checkpoint:
         tokenizer = Tokenizer.read(directory / "tokenizer.json")
         network = Repeater(tokenizer.vocab_size, tokenizer.end_id)

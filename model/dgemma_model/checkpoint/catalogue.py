@@ -133,12 +133,12 @@ ENTRIES: tuple[Entry, ...] = (
         about="DiffusionGemma 26B-A4B, instruction-tuned, bfloat16",
         repository="google/diffusiongemma-26B-A4B-it",
         disk_bytes=52_000_000_000,
-        memory_bytes=56_000_000_000,
+        memory_bytes=18_000_000_000,  # with experts in 4 bits; more bits are used where they fit
         on_gpu=True,
         licence=_APACHE,
         holder="Google",
         languages="all languages",
-        suits="GPUs of 80 GB",
+        suits="GPUs of 24 GB and more",
     ),
     Entry(
         name=EMBEDDED,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dgemma_model.checkpoint import converted, store
-from dgemma_model.checkpoint.config import Policy, read_json
+from dgemma_model.checkpoint.config import Policy, Quantize, read_json
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
 from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.gguf.header import GgufError
@@ -27,9 +27,20 @@ class CausalCode:
         self.model_type = model_type
 
     def load(
-        self, directory: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, progress: Progress
+        self,
+        directory: Path,
+        config: Mapping[str, Any],
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: Progress,
+        quantize: Quantize | None = None,
     ) -> Checkpoint:
         """See `Family`; a directory that is not of a converted form (`checkpoint.converted`) is converted first."""
+        if quantize is not None:
+            raise CheckpointError(
+                f"--quantize is about experts, which {self.model_type} checkpoints do not have; without it, this one "
+                "is served in 8 bits"
+            )
         if not (directory / converted.ORIGIN).is_file():
             directory = converted_form(directory, progress)
         tokenizer = Tokenizer.read(directory / converted.TOKENIZER)

@@ -18,6 +18,11 @@ from dgemma_model.project.copy_model import CopyWeights
 from dgemma_model.project.judge import FIGURES
 from dgemma_model.request import Drafting
 
+Quantize = Literal["none", "8bit", "4bit"]
+"""In how many bits the experts of a checkpoint are held; its other weights stay as they are."""
+QUANTIZE: tuple[Quantize, ...] = get_args(Quantize)
+"""The largest first."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplerConfig:

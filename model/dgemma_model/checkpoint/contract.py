@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from dgemma_model.checkpoint.config import Policy, SamplerConfig
+from dgemma_model.checkpoint.config import Policy, Quantize, SamplerConfig
 from dgemma_model.network.contract import CodeNetwork
 from dgemma_model.prompt.format import PromptFormat
 from dgemma_model.prompt.tokenizer import Tokenizer
@@ -47,9 +47,16 @@ class Family(Protocol):
     model_type: str
 
     def load(
-        self, directory: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, progress: Progress
+        self,
+        directory: Path,
+        config: Mapping[str, Any],
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: Progress,
+        quantize: Quantize | None = None,
     ) -> Checkpoint:
-        """Read a directory, whose `config.json` is `config`; weights become `dtype` on `device`.
+        """Read a directory, whose `config.json` is `config`; weights become `dtype` on `device`, and experts what
+        `quantize` says, or by default what fits.
 
         Raises:
             CheckpointError: a file is missing, damaged, or does not fit the others or the memory.

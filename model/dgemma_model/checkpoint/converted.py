@@ -24,7 +24,7 @@ from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.gguf.file import GgufFile
 from dgemma_model.checkpoint.packed_form import packed_weights
 from dgemma_model.checkpoint.published_causal import PublishedCausal
-from dgemma_model.checkpoint.weights import WRITTEN, write_tensors
+from dgemma_model.checkpoint.weights import WRITTEN, is_finite, write_tensors
 from dgemma_model.network.config import ConfigError
 from dgemma_model.network.int8 import Int8Weights, fastest_products
 from dgemma_model.network.qwen2_config import Qwen2Config
@@ -66,20 +66,20 @@ def convert(source: Path, directory: Path, progress: Progress = lambda share: No
     layout = joined_layout(opened.config, vocab_size)
     digest = sha256(source)
     origin = {"version": VERSION, "source": source.name, "sha256": digest, "vocab_size": vocab_size}
-    with _replacing(directory) as new:
+    with replacing(directory) as new:
         tensors = _reported(joined_weights(opened.config, opened, vocab_size), len(layout), progress)
         write_tensors(new / WEIGHTS, layout, tensors)
         (new / TOKENIZER).write_text(tokenizer, "utf-8")
         for name, content in ((CONFIG, opened.config.to_json()), (ORIGIN, origin)):
             (new / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-        plain = Int8Weights(_MappedWeights(new / WEIGHTS, layout), fastest_products(torch.device("cpu")))
+        plain = Int8Weights(MappedWeights(new / WEIGHTS, layout), fastest_products(torch.device("cpu")))
         packed_weights(new, opened.config, layout, plain, digest)
 
 
 def is_current(directory: Path, source_sha256: str) -> bool:
     """Whether `directory` holds a form of the file with that hash, made by this version."""
     try:
-        origin = _read_json(directory / ORIGIN)
+        origin = read_json(directory / ORIGIN)
     except ConvertedError:
         return False
     return origin.get("version") == VERSION and origin.get("sha256") == source_sha256
@@ -95,7 +95,7 @@ def load(directory: Path, expected_sha256: str | None = None) -> ServedQwen2:
         ConvertedError: the directory was made of another file than `expected_sha256` says or by another version of
             this program, or a file of it is missing, damaged or cut short.
     """
-    origin, config = _read_json(directory / ORIGIN), _config(directory)
+    origin, config = read_json(directory / ORIGIN), _config(directory)
     if origin.get("version") != VERSION:
         raise ConvertedError(f"{directory} was converted by another version of this program; convert it again")
     if expected_sha256 is not None and origin.get("sha256") != expected_sha256:
@@ -104,7 +104,7 @@ def load(directory: Path, expected_sha256: str | None = None) -> ServedQwen2:
     if not isinstance(vocab_size, int) or not 1 <= vocab_size <= config.vocab_size:
         raise ConvertedError(f"{ORIGIN} in {directory} names {vocab_size!r} tokens; convert it again")
     layout = joined_layout(config, vocab_size)
-    plain = Int8Weights(_MappedWeights(directory / WEIGHTS, layout), fastest_products(torch.device("cpu")))
+    plain = Int8Weights(MappedWeights(directory / WEIGHTS, layout), fastest_products(torch.device("cpu")))
     return ServedQwen2(config, packed_weights(directory, config, layout, plain, str(origin.get("sha256"))))
 
 
@@ -124,7 +124,7 @@ def _vocab_size(tokenizer: str) -> int:
     return 1 + max(map(int, (*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"]))))
 
 
-class _MappedWeights(Mapping[str, Tensor]):
+class MappedWeights(Mapping[str, Tensor]):
     """The tensors of a file, each in a mapping of its own, which goes when the tensor goes."""
 
     def __init__(self, path: Path, layout: Layout) -> None:
@@ -144,7 +144,7 @@ class _MappedWeights(Mapping[str, Tensor]):
             raise KeyError(name)
         with self._opened() as file:
             tensor: Tensor = file.get_tensor(name)
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not is_finite(tensor):
             raise self._error(f"holds NaN or infinite values in {name!r}")
         return tensor
 
@@ -168,12 +168,17 @@ class _MappedWeights(Mapping[str, Tensor]):
 
 def _config(directory: Path) -> Qwen2Config:
     try:
-        return Qwen2Config.from_json(_read_json(directory / CONFIG))
+        return Qwen2Config.from_json(read_json(directory / CONFIG))
     except ConfigError as error:
         raise ConvertedError(f"{CONFIG} in {directory} cannot be used ({error}); convert it again") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a converted checkpoint.
+
+    Raises:
+        ConvertedError: the file is missing or damaged.
+    """
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -190,7 +195,7 @@ def _reported(tensors: Iterator[tuple[str, Tensor]], count: int, progress: Progr
 
 
 @contextmanager
-def _replacing(directory: Path) -> Iterator[Path]:
+def replacing(directory: Path) -> Iterator[Path]:
     """A new directory beside `directory` that takes its place when the block ends, and is removed if it fails."""
     new: Path | None = None
     try:

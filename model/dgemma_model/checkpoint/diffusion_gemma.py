@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dgemma_model.checkpoint.config import Policy, SamplerConfig
+from dgemma_model.checkpoint.config import Policy, Quantize, SamplerConfig
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
 from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.published_layout import published_names
+from dgemma_model.checkpoint.quantised.budget import BITS, announce, chosen_budget, shape_of
+from dgemma_model.checkpoint.quantised.foreign import refuse_quantised
+from dgemma_model.checkpoint.quantised.form import form_of
 from dgemma_model.checkpoint.weights import (
-    check_memory,
+    StoredTensor,
     check_tensor,
     free_memory,
     placed,
@@ -43,9 +47,16 @@ class DiffusionGemma:
     model_type = "diffusion_gemma"
 
     def load(
-        self, directory: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, progress: Progress
+        self,
+        directory: Path,
+        config: Mapping[str, Any],
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: Progress,
+        quantize: Quantize | None = None,
     ) -> Checkpoint:
         """See `Family`; the vision tower stays on disk."""
+        refuse_quantised(directory, config)
         shape = NetworkConfig.from_json(config)
         sampler, policy = SamplerConfig.read(directory), Policy.read(directory)
         tokenizer = Tokenizer.read(directory / "tokenizer.json")
@@ -59,7 +70,7 @@ class DiffusionGemma:
             written = _chat_format(directory, tokenizer)
         else:
             written = SuffixFirst(tokenizer, policy.noise)
-        network, skipped = load_network(directory, shape, device, dtype, progress)
+        network, skipped = load_network(directory, shape, device, dtype, progress, quantize)
         if skipped:
             logger.info("%d tensors of the vision tower were skipped: this program reads and writes text", skipped)
         return Checkpoint(directory, network, written, policy, self, sampler, skipped)
@@ -85,16 +96,42 @@ def load_network(
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress = lambda share: None,
+    quantize: Quantize | None = "none",
 ) -> tuple[Network, int]:
     """Load the weights alone, tensor by tensor; returns the network and how many vision tensors were skipped.
 
-    Names, shapes and memory are checked before the first weight is read: all shards say them in their first bytes.
+    `quantize` says what becomes of the experts, None to have what fits. Names, shapes and memory are checked before the
+    first weight is read: all shards say them in their first bytes.
 
     Raises:
         CheckpointError: as `load`.
     """
-    with torch.device("meta"):
-        network = Network(config)
+    plain = shape_of(config, "none")
+    stored, skipped = _stored(directory, plain)
+    budget = chosen_budget(config, device, free := free_memory(device), quantize)
+    announce(budget, device, free)
+    try:
+        if (bits := BITS[budget.quantize]) is None:
+            network, found = plain, _plain_tensors(stored, device, dtype, progress)
+        else:
+            network = shape_of(config, budget.quantize)
+            place = partial(_placed_or_mapped, device=device, dtype=dtype)
+            found = form_of(network, bits, stored, device, place, progress)
+            progress(1.0)
+    except torch.OutOfMemoryError as error:
+        raise CheckpointError(
+            f"the memory of {device} ran out while loading ({str(error).splitlines()[0]}); end other programs that "
+            "use it, or leave the checkpoint unset: the embedded one runs anywhere"
+        ) from error
+    network.load_state_dict(found, assign=True)
+    network.build_rotary(device)
+    network.requires_grad_(False)
+    network.find_dense_layers()
+    return network.eval(), skipped
+
+
+def _stored(directory: Path, network: Network) -> tuple[dict[str, StoredTensor], int]:
+    """What a published directory holds, checked, by our names; and how many tensors of the vision tower."""
     own_names = published_names(network)
     stored = stored_tensors(directory)
     wanted = {name: tensor for name, tensor in stored.items() if not name.startswith(VISION)}
@@ -106,21 +143,21 @@ def load_network(
         raise CheckpointError(
             f"{len(missing)} tensors are missing, the first is {missing[0]!r}; the checkpoint is incomplete"
         )
-    weights, read = sum(tensor.numel() for tensor in expected.values()), 0
-    check_memory(weights * dtype.itemsize, free_memory(device), device)
+    return {own_names[name]: tensor for name, tensor in wanted.items()}, len(stored) - len(wanted)
+
+
+def _plain_tensors(
+    stored: dict[str, StoredTensor], device: torch.device, dtype: torch.dtype, progress: Progress
+) -> dict[str, Tensor]:
+    weights, read = sum(tensor.size for tensor in stored.values()), 0
     found: dict[str, Tensor] = {}
-    try:
-        for name, value in tensor_values(wanted):
-            found[own_names[name]] = placed(name, value, device, dtype)
-            read += value.numel()
-            progress(read / weights)
-    except torch.OutOfMemoryError as error:
-        raise CheckpointError(
-            f"the memory of {device} ran out while loading ({str(error).splitlines()[0]}); end other programs that "
-            "use it, or leave the checkpoint unset: the embedded one runs anywhere"
-        ) from error
-    network.load_state_dict(found, assign=True)
-    network.build_rotary(device)
-    network.requires_grad_(False)
-    network.find_dense_layers()
-    return network.eval(), len(stored) - len(wanted)
+    for name, value in tensor_values(stored):
+        found[name] = placed(stored[name].name, value, device, dtype)
+        read += value.numel()
+        progress(read / weights)
+    return found
+
+
+def _placed_or_mapped(name: str, value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A tensor of a converted form where it is to be: rounded experts as they are, which on CPUs means mapped."""
+    return value.to(device) if ".experts." in name else placed(name, value, device, dtype)

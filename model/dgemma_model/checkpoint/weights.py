@@ -35,16 +35,21 @@ def check_tensor(name: str, tensor: StoredTensor, expected: torch.Size | None) -
 def placed(name: str, value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A copy of `value` where it is to be; never memory that is mapped from the file, which may change."""
     placed = value.to(device=device, dtype=dtype, copy=True)
-    lowest, highest = placed.aminmax()  # NaN if one is; unlike isfinite(), needs no memory
-    if not math.isfinite(lowest.item()) or not math.isfinite(highest.item()):
-        raise CheckpointError(
-            f"tensor {name!r} holds NaN or infinite values; the file is damaged, download or copy it again"
-        )
+    check_finite(name, placed)
     return placed
 
 
-WORKING_SHARE = 0.05
-"""Share of the weights' size that is needed in addition, for activations and the cache."""
+def check_finite(name: str, value: Tensor) -> None:
+    if not is_finite(value):
+        raise CheckpointError(
+            f"tensor {name!r} holds NaN or infinite values; the file is damaged, download or copy it again"
+        )
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether no value is NaN or infinite; unlike `isfinite().all()`, this needs no memory."""
+    lowest, highest = value.aminmax()  # NaN if one is
+    return math.isfinite(lowest.item()) and math.isfinite(highest.item())
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -52,21 +57,6 @@ def free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return machine.free_memory() if device.type == "cpu" else None
-
-
-def check_memory(weights: int, free: int | None, device: torch.device) -> None:
-    """Refuse what will not fit: `weights` and `free` in bytes.
-
-    Raises:
-        CheckpointError: it says both numbers and what to do.
-    """
-    needed = weights * (1 + WORKING_SHARE)
-    if free is not None and needed > free:
-        raise CheckpointError(
-            f"not enough memory on {device}: the weights and room to work need {needed / 2**30:.1f} GiB, "
-            f"{free / 2**30:.1f} GiB are free; end other programs that use it, pass a device with more, or leave the "
-            "checkpoint unset: the embedded one runs anywhere"
-        )
 
 
 FLOATS = ("BF16", "F16", "F32", "F64")
@@ -79,9 +69,15 @@ _DTYPES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I8": "int8", "
 class StoredTensor:
     """What the header of a safetensors file says of a tensor."""
 
+    name: str
     path: Path
     shape: list[int]
     dtype: str
+
+    @property
+    def size(self) -> int:
+        """Numbers in it."""
+        return math.prod(self.shape)
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
@@ -101,7 +97,7 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
         with _opened(path) as file:
             for key in file.keys():  # noqa: SIM118 (not a mapping)
                 header = file.get_slice(key)
-                stored[key] = StoredTensor(path, header.get_shape(), str(header.get_dtype()))
+                stored[key] = StoredTensor(key, path, header.get_shape(), str(header.get_dtype()))
     return stored
 
 
@@ -111,7 +107,15 @@ def tensor_values(tensors: dict[str, StoredTensor]) -> Iterator[tuple[str, Tenso
         with _opened(path) as file:
             for name, tensor in tensors.items():
                 if tensor.path == path:
-                    yield name, file.get_tensor(name)
+                    yield name, file.get_tensor(tensor.name)
+
+
+def tensor_blocks(tensor: StoredTensor, rows: int | None = None) -> Iterator[Tensor]:
+    """A tensor, or some of its first dimension at a time. Each is mapped from the file alone, until nobody holds it."""
+    step = rows or max(1, tensor.shape[0])
+    for start in range(0, tensor.shape[0], step):
+        with _opened(tensor.path) as file:
+            yield file.get_slice(tensor.name)[start : start + step]
 
 
 @contextmanager
@@ -125,7 +129,7 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-WRITTEN = {torch.int8: "I8", torch.uint8: "U8", torch.int32: "I32", torch.float32: "F32"}
+WRITTEN = {torch.int8: "I8", torch.uint8: "U8", torch.bfloat16: "BF16", torch.int32: "I32", torch.float32: "F32"}
 """As the format spells them."""
 PAGE = 4096
 """Bytes to which the data begin: tensors whose sizes are multiples of a cache line stay aligned to one."""
@@ -156,6 +160,6 @@ def write_tensors(
         begin = file.tell()
         for name, tensor in tensors:
             file.seek(begin + header[name]["data_offsets"][0])
-            file.write(tensor.contiguous().numpy().data)
+            file.write(tensor.contiguous().view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())

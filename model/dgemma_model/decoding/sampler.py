@@ -19,6 +19,7 @@ from dgemma_model.checkpoint.config import SamplerConfig
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.contract import CodeNetwork
 from dgemma_model.network.threads import THREADS
+from dgemma_model.network.vocabulary import READ_AT_ONCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,6 @@ class LogitReading:
 BLOCK = 64
 """Tokens that are summed up before any of them is looked at: finding a token among blocks, then in its block, takes a
 fraction of the time that a search over the vocabulary takes."""
-READ_AT_ONCE = 1 << 24
-"""Most scores that are read together; it bounds the memory that a large vocabulary takes in addition to its logits."""
 
 
 def read_logits(logits: Tensor, uniform: Tensor) -> LogitReading:

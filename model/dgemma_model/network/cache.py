@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Cache:
-    """Keys and values of a prompt, one pair a layer, in buffers that grow by doubling.
+    """Keys and values of a prompt, one pair a layer, in buffers that grow (`capacity`).
 
     Sliding layers keep everything too: the window is applied when attending, so that `crop` is exact beyond it.
     """
@@ -93,7 +93,14 @@ class Cache:
 
 
 ROOM = 256
-"""The least number of tokens that a cache makes room for."""
+"""The least number of tokens that a cache makes room for, and by which a large one grows."""
+LARGE = 1024
+"""Tokens up to which the room is doubled: beyond, half of it could be empty gigabytes."""
+
+
+def capacity(needed: int) -> int:
+    """The room, in tokens, that is made where `needed` are to be held."""
+    return max(ROOM, 1 << (needed - 1).bit_length()) if needed <= LARGE else -(-needed // ROOM) * ROOM
 
 
 def _room(buffers: list[Tensor], new: Tensor, kept: int, needed: int) -> Tensor:
@@ -102,7 +109,7 @@ def _room(buffers: list[Tensor], new: Tensor, kept: int, needed: int) -> Tensor:
     batch, heads, _, size = new.shape
     if buffers and buffers[0].shape[2] >= needed and (kept or buffers[0].shape[:2] == new.shape[:2]):
         return buffers[0]
-    room = new.new_zeros(batch, heads, max(ROOM, 1 << (needed - 1).bit_length()), size)
+    room = new.new_zeros(batch, heads, capacity(needed), size)
     if kept:
         room[:, :, :kept] = buffers[0][:, :, :kept]
     return room

@@ -55,6 +55,9 @@ class NetworkConfig:
     pad_token_id: int = 0
     eos_token_ids: tuple[int, ...] = (1,)
     bos_token_id: int = 2
+    only_writes: bool = False
+    """It is a Gemma 3, which denoises nothing: no self-conditioning and no experts, values in all layers that have a
+    projection of their own and no norm, and scores without a softcap."""
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> NetworkConfig:

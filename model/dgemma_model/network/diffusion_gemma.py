@@ -1,4 +1,4 @@
-"""The text part of DiffusionGemma: one stack of weights, two passes over it.
+"""The text part of DiffusionGemma, and of Gemma 3: one stack of weights, two passes over it.
 
 - `encode`: causal over the prompt; appends every layer's keys and values to a `Cache`.
 - `decode`: bidirectional over a canvas of any length; reads the cache, never writes it.
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.config import LayerConfig, NetworkConfig
+from dgemma_model.network.quantised.experts import QuantisedExperts
+from dgemma_model.network.quantised.groupwise import Bits
 
 
 class RMSNorm(nn.Module):
@@ -112,8 +114,11 @@ class Attention(nn.Module):
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, layer.num_key_value_heads, layer.head_dim
         self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.norms_values = not config.only_writes
         self.v_proj = (
-            nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False) if layer.is_sliding else None
+            nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+            if layer.is_sliding or config.only_writes
+            else None
         )
         self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
         self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
@@ -128,7 +133,8 @@ class Attention(nn.Module):
         values = raw_keys if self.v_proj is None else self.v_proj(x).view(raw_keys.shape)
         queries = rotate(self.q_norm(queries), cos, sin)
         keys = rotate(self.k_norm(raw_keys), cos, sin)
-        return queries.transpose(1, 2), keys.transpose(1, 2), self.v_norm(values).transpose(1, 2)
+        values = self.v_norm(values) if self.norms_values else values
+        return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         """Attention of [B, H, T, C] queries to [B, K, N, C] keys and values -> [B, H, T, C].
@@ -227,29 +233,34 @@ class Layer(nn.Module):
     layer_scalar: Tensor
     encoder_layer_scalar: Tensor
 
-    def __init__(self, config: NetworkConfig, layer: LayerConfig) -> None:
+    def __init__(self, config: NetworkConfig, layer: LayerConfig, expert_bits: Bits | None = None) -> None:
         super().__init__()
         size, eps = config.hidden_size, config.rms_norm_eps
         self.self_attn = Attention(config, layer)
         self.mlp = GatedMLP(size, config.intermediate_size)
-        self.router = Router(config)
-        self.experts = Experts(config)
         self.input_layernorm = RMSNorm(size, eps)
         self.post_attention_layernorm = RMSNorm(size, eps)
         self.pre_feedforward_layernorm = RMSNorm(size, eps)
         self.post_feedforward_layernorm = RMSNorm(size, eps)
-        self.post_feedforward_layernorm_1 = RMSNorm(size, eps)
-        self.pre_feedforward_layernorm_2 = RMSNorm(size, eps)
-        self.post_feedforward_layernorm_2 = RMSNorm(size, eps)
+        if not config.only_writes:
+            self.router = Router(config)
+            self.experts = Experts(config) if expert_bits is None else QuantisedExperts(config, expert_bits)
+            self.post_feedforward_layernorm_1 = RMSNorm(size, eps)
+            self.pre_feedforward_layernorm_2 = RMSNorm(size, eps)
+            self.post_feedforward_layernorm_2 = RMSNorm(size, eps)
         self.register_buffer("layer_scalar", torch.ones(1))
         self.register_buffer("encoder_layer_scalar", torch.ones(1))
-        self.is_dense = False
-        """The experts' last norm is all zeros, so that they add nothing and are not run (see `find_dense_layers`)."""
+        self.has_experts = not config.only_writes
+        self.is_dense = config.only_writes
+        """There are no experts, or their last norm is all zeros, so that they add nothing and are not run (see
+        `find_dense_layers`)."""
 
     def finish(self, residual: Tensor, attended: Tensor, scalar: Tensor) -> Tensor:
         """The layer after its attention: [B, T, D] -> [B, T, D]."""
         x = residual + self.post_attention_layernorm(attended)
-        out = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(x)))
+        out = self.mlp(self.pre_feedforward_layernorm(x))
+        if self.has_experts:
+            out = self.post_feedforward_layernorm_1(out)
         if not self.is_dense:
             flat = x.flatten(0, 1)
             routed = self.experts(self.pre_feedforward_layernorm_2(flat), *self.router(flat))
@@ -275,13 +286,18 @@ class SelfConditioning(GatedMLP):
 class Network(nn.Module):
     """The whole network. Create it from a config, then load weights with `checkpoint.load`."""
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, expert_bits: Bits | None = None) -> None:
+        """Random weights; with `expert_bits`, the experts' are rounded ones without content.
+
+        Raises:
+            ValueError: experts of odd sizes cannot be rounded.
+        """
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config, layer) for layer in config.layers)
+        self.layers = nn.ModuleList(Layer(config, layer, expert_bits) for layer in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_conditioning = SelfConditioning(config)
+        self.self_conditioning = None if config.only_writes else SelfConditioning(config)
         self._rotary = nn.ModuleDict({layer.layer_type: Rotary(layer) for layer in config.layers})
 
     @property
@@ -314,7 +330,7 @@ class Network(nn.Module):
 
     def find_dense_layers(self) -> None:
         """Mark the layers whose experts add exactly nothing; call after loading or changing weights."""
-        for layer in self.decoder_layers():
+        for layer in self.decoder_layers() if not self.config.only_writes else ():
             weight = layer.post_feedforward_layernorm_2.weight
             layer.is_dense = weight is not None and not bool(weight.any())
 
@@ -372,7 +388,9 @@ class Network(nn.Module):
         length = canvas.shape[1]
         if positions is None:
             positions = torch.arange(cache.length, cache.length + length, device=canvas.device)[None]
-        x = self.self_conditioning.mix(self.embed(canvas), expected)
+        x = self.embed(canvas)
+        if self.self_conditioning is not None:
+            x = self.self_conditioning.mix(x, expected)
         angles = self.angles(positions, x.dtype)
         window_start = max(0, cache.length - (self.config.sliding_window - 1))
         for index, (layer, kind) in enumerate(zip(self.decoder_layers(), self.config.layers, strict=True)):
@@ -390,6 +408,8 @@ class Network(nn.Module):
         """[..., D] -> softcapped float32 scores over the vocabulary, [..., V]."""
         cap = self.config.final_logit_softcapping
         raw = F.linear(hidden, self.embed_tokens.weight.to(hidden.dtype)).float()
+        if self.config.only_writes:
+            return raw
         return torch.tanh(raw / cap) * cap
 
     def expected_embeddings(self, logits: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from torch import Tensor
 
+from dgemma_model.network import vocabulary
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.diffusion_gemma import Layer, Network, joined_padding, padding_mask
 from dgemma_model.network.kernels import CAN_PACK, Norm, Product
@@ -67,11 +68,10 @@ class ServedLayer:
         scales = (attention.q_norm.weight, self.heads), (attention.k_norm.weight, self.kv_heads)
         self._scale = torch.cat([cast(Tensor, scale).float().expand(heads, 1, -1) for scale, heads in scales])
         self._attention_norm = Norm(layer.post_attention_layernorm)
-        self._dense_norms = (
-            Norm(layer.pre_feedforward_layernorm, followed_by=[self._gate, self._up]),
-            Norm(layer.post_feedforward_layernorm_1),
-        )
-        self._expert_norms = Norm(layer.pre_feedforward_layernorm_2), Norm(layer.post_feedforward_layernorm_2)
+        self._dense_norm = Norm(layer.pre_feedforward_layernorm, followed_by=[self._gate, self._up])
+        if layer.has_experts:
+            self._after_dense = Norm(layer.post_feedforward_layernorm_1)
+            self._expert_norms = Norm(layer.pre_feedforward_layernorm_2), Norm(layer.post_feedforward_layernorm_2)
         self._last_norm = Norm(layer.post_feedforward_layernorm)
         self.encoder_scalar, self.decoder_scalar = layer.encoder_layer_scalar.item(), layer.layer_scalar.item()
 
@@ -79,19 +79,21 @@ class ServedLayer:
         """[B, T, D] and angles [1 or B, 1, T, C] -> queries [B, H, T, C], keys and values [B, K, T, C]."""
         batch, tokens, _ = x.shape
         heads, both = self.heads, self.heads + self.kv_heads
-        unit = self._unit(self._qkv(self._input_norm(x)).float().view(batch, tokens, -1, self.head_dim))
-        unit = unit.transpose(1, 2)
+        read = self._qkv(self._input_norm(x)).float().view(batch, tokens, -1, self.head_dim)
+        unit = self._unit(read).transpose(1, 2)
+        values = unit if self.layer.self_attn.norms_values else read.transpose(1, 2)
         rotated = torch.mul(unit[:, :both], self._scale, out=unit.new_empty(batch, both, tokens, self.head_dim))
         exchanged = rotated.roll(self.head_dim // 2, -1)
         rotated = rotated.mul_(cos).addcmul_(exchanged, sin).to(self._products)
-        return rotated[:, :heads], rotated[:, heads:], unit[:, -self.kv_heads :]
+        return rotated[:, :heads], rotated[:, heads:], values[:, -self.kv_heads :]
 
     def finish(self, residual: Tensor, attended: Tensor, scalar: float) -> Tensor:
         """The layer after its attention: [B, T, D] and [B, H, T, C] -> [B, T, D]."""
         x = self._attention_norm.added_to(residual, self._out(attended.transpose(1, 2).flatten(2)).to(residual.dtype))
-        before, after = self._dense_norms
-        normed = before(x).to(self._products)
-        out = after(self._down(self._up.times(normed, self._gate(normed))).to(x.dtype))
+        normed = self._dense_norm(x).to(self._products)
+        out = self._down(self._up.times(normed, self._gate(normed))).to(x.dtype)
+        if self.layer.has_experts:
+            out = self._after_dense(out)
         if not self.layer.is_dense:
             flat = x.flatten(0, 1)
             before, after = self._expert_norms
@@ -112,16 +114,21 @@ class ServedNetwork:
         self._norm = Norm(network.norm)
         weight, block = network.embed_tokens.weight, network.self_conditioning
         self._embedding_scale = network.embedding_scale(weight)
-        self._is_capped_inside = weight.device.type == "cpu" and weight.dtype == torch.float32
-        cap = network.config.final_logit_softcapping
         # The head stays in float32: scores rounded to bfloat16 would tie.
-        self._head = (
-            Product(weight / cap, torch.float32, "tanh") if self._is_capped_inside else Product(weight, products)
-        )
-        self._mean = Product(weight.t(), products)  # the transposed weight is a view
-        self._signal_norm, self._mixed_norm = Norm(block.pre_norm), Norm(block.post_norm)
-        self._gate = Product(block.gate_proj.weight, products, "gelu")
-        self._up, self._down = Product(block.up_proj.weight, products), Product(block.down_proj.weight, products)
+        self._cap = None if network.config.only_writes else network.config.final_logit_softcapping
+        self._head = self._mean = None
+        if weight.device.type == "cpu":
+            self._head = (
+                Product(weight, torch.float32)
+                if self._cap is None
+                else Product(weight / self._cap, torch.float32, "tanh")
+            )
+            self._mean = Product(weight.t(), products)  # the transposed weight is a view
+        self._has_signal = block is not None
+        if block is not None:
+            self._signal_norm, self._mixed_norm = Norm(block.pre_norm), Norm(block.post_norm)
+            self._gate = Product(block.gate_proj.weight, products, "gelu")
+            self._up, self._down = Product(block.up_proj.weight, products), Product(block.down_proj.weight, products)
         self._tables: dict[str, tuple[Tensor, Tensor]] = {}
         self._steps: dict[tuple[int, ...], StaticStep] = {}
 
@@ -253,17 +260,22 @@ class ServedNetwork:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `Network.logits`."""
-        cap = self.config.final_logit_softcapping
         rows, shape = hidden.reshape(-1, hidden.shape[-1]), hidden.shape[:-1]
         count = len(rows)
-        if hidden.device.type == "cpu" and CAN_PACK:
+        if self._head is None:
+            scores = vocabulary.scores(rows, self._network.embed_tokens.weight, self._cap)
+            return scores.view(*shape, self.config.vocab_size)
+        if CAN_PACK:
             rows = F.pad(rows, (0, 0, 0, _pass_tokens(count) - count))
         with THREADS.chosen(count):
-            scores = self._head(rows)[:count].view(*shape, self.config.vocab_size)
-            return scores.mul_(cap) if self._is_capped_inside else scores.float().div_(cap).tanh_().mul_(cap)
+            found = self._head(rows)[:count].view(*shape, self.config.vocab_size)
+            return found if self._cap is None else found.mul_(self._cap)
 
     def mean_embedding(self, probabilities: Tensor) -> Tensor:
         """See `Network.mean_embedding`."""
+        if self._mean is None:
+            mean = vocabulary.mean(probabilities.flatten(0, -2), self._network.embed_tokens.weight)
+            return mean.to(self._embedding_scale.dtype).mul_(self._embedding_scale).view(*probabilities.shape[:-1], -1)
         with THREADS.chosen(probabilities.shape[:-1].numel()):
             mean = self._mean(probabilities.to(self._embedding_scale.dtype))
             return mean.to(self._embedding_scale.dtype).mul_(self._embedding_scale)
@@ -273,6 +285,8 @@ class ServedNetwork:
         return F.embedding(ids, self._network.embed_tokens.weight).mul_(self._embedding_scale)
 
     def _mix(self, embedded: Tensor, expected: Tensor | None) -> Tensor:
+        if not self._has_signal:
+            return embedded
         if expected is not None:
             signal = self._signal_norm(expected)
             embedded += self._down(self._up.times(signal, self._gate(signal)))

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from dgemma_model.prompt.format import EncodedPrompt, FillVocabulary, Layout, layout_of
 from dgemma_model.prompt.suffix_first import is_indent_settled
-from dgemma_model.prompt.tokenizer import Tokenizer, TokenizerError
+from dgemma_model.prompt.tokenizer import BOS, Tokenizer, TokenizerError
 from dgemma_model.request import Excerpt
 
 PREFIX, SUFFIX, MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
@@ -94,8 +94,8 @@ def _all_but_last_blank(kept: str, healed: str) -> tuple[str, str]:
 
 
 class LeftOnly:
-    """Prompts of checkpoints without markers for filling in the middle (SmolLM2): the text before the hole, and nothing
-    of what follows. See `PromptFormat`."""
+    """Prompts of checkpoints without markers for filling in the middle (SmolLM2, Gemma 3): the text before the hole,
+    and nothing of what follows. See `PromptFormat`."""
 
     ends_holes = True
     mask_id: int | None = None
@@ -105,6 +105,8 @@ class LeftOnly:
         ends = [tokenizer.end_id, *(i for i in others if i not in (None, tokenizer.end_id))]
         self.vocabulary = FillVocabulary(tokenizer, [i for i in ends if i is not None])
         self._tokenizer = tokenizer
+        begin = tokenizer.special_id(BOS)
+        self._begin_id = tokenizer.end_id if begin is None else begin
 
     def encode(self, excerpt: Excerpt, max_tokens: int) -> EncodedPrompt:
         """See `PromptFormat`."""
@@ -114,7 +116,7 @@ class LeftOnly:
         excess = max(0, len(ids) - max_tokens + 1)
         text = ids[-(-excess // grid) * grid :]
         forced = healed.encode("utf-8", "replace")
-        return EncodedPrompt([self._tokenizer.end_id, *text], text, forced, is_indent_settled(kept, healed))
+        return EncodedPrompt([self._begin_id, *text], text, forced, is_indent_settled(kept, healed))
 
     def lay_out(self, excerpt: Excerpt, hole_widths: Sequence[int]) -> Layout:
         """See `PromptFormat`."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,23 @@ def read_header(path: Path) -> GgufHeader:
     Raises:
         GgufError: the file is missing, of another format, or shorter than its header says.
     """
+    with _parsed(path) as parser:
+        return parser.header()
+
+
+def architecture(path: Path) -> str | None:
+    """The kind of model that a file says it holds, which stands near its beginning: a fraction of the header is read.
+
+    Raises:
+        GgufError: as `read_header`.
+    """
+    with _parsed(path) as parser:
+        return parser.architecture()
+
+
+@contextmanager
+def _parsed(path: Path) -> Iterator[_Parser]:
+    """A parser at the beginning of a file. Its errors name the file."""
     try:
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
@@ -91,7 +110,7 @@ def read_header(path: Path) -> GgufHeader:
     except OSError as error:
         raise GgufError(f"{path.name} cannot be read: {error}") from error
     try:
-        return _Parser(mapped).header()
+        yield _Parser(mapped)
     except GgufError as error:
         raise GgufError(f"{path.name}: {error}") from error
     except (struct.error, UnicodeDecodeError, OverflowError, RecursionError) as error:
@@ -106,10 +125,7 @@ class _Parser:
         self._at = len(MAGIC)
 
     def header(self) -> GgufHeader:
-        version = self._scalar("I")
-        if version not in VERSIONS:
-            raise GgufError(f"is GGUF of version {version}; versions 2 and 3 can be read, in little-endian order")
-        tensors, entries = self._scalar("Q"), self._scalar("Q")
+        tensors, entries = self._counts()
         metadata = {self._string(): self._value(self._scalar("I")) for _ in range(entries)}
         infos = [self._info() for _ in range(tensors)]
         alignment = metadata.get("general.alignment", ALIGNMENT)
@@ -117,6 +133,21 @@ class _Parser:
             raise GgufError(f"cannot be aligned to {alignment}")
         start = -(-self._at // alignment) * alignment
         return GgufHeader(metadata, {info[0]: self._tensor(start, *info) for info in infos})
+
+    def architecture(self) -> str | None:
+        _, entries = self._counts()
+        for _ in range(entries):
+            name, value = self._string(), self._value(self._scalar("I"))
+            if name == "general.architecture":
+                return str(value)
+        return None
+
+    def _counts(self) -> tuple[int, int]:
+        """Numbers of tensors and of metadata."""
+        version = self._scalar("I")
+        if version not in VERSIONS:
+            raise GgufError(f"is GGUF of version {version}; versions 2 and 3 can be read, in little-endian order")
+        return self._scalar("Q"), self._scalar("Q")
 
     def _info(self) -> tuple[str, tuple[int, ...], int, int]:
         """Name, shape, type and offset of a tensor."""

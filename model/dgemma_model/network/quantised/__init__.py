@@ -1,0 +1,1 @@
+"""Experts in 4 or 8 bits: how their weights are rounded, and products over them."""
