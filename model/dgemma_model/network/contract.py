@@ -63,3 +63,11 @@ class CodeNetwork(Protocol):
 
     def mean_embedding(self, probabilities: Tensor) -> Tensor:
         """The mean of all tokens' embeddings under `probabilities` [..., V]: [..., D]."""
+
+
+class DrafterNetwork(Protocol):
+    """A small network that drafts what another one, the writer, says next."""
+
+    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
+        """What the writer may say after `token`, the one after all that is in its `cache`: ids, and of each the
+        probability that it is right if all before it are."""
