@@ -63,3 +63,10 @@ class CodeNetwork(Protocol):
 
     def mean_embedding(self, probabilities: Tensor) -> Tensor:
         """The mean of all tokens' embeddings under `probabilities` [..., V]: [..., D]."""
+
+
+class DrafterNetwork(Protocol):
+    """A small network that drafts what another one, the writer, says next."""
+
+    def draft(self, cache: Cache, token: int) -> list[int]:
+        """What the writer may say after `token`, the one after all that is in its `cache`."""

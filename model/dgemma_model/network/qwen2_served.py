@@ -6,6 +6,9 @@ as in `qwen2`; the weights are those of `qwen2_weights.joined_weights`.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from torch import Tensor
@@ -34,6 +37,8 @@ class ServedQwen2:
         may be mapped from a file.
         """
         self.config = config
+        self.weights = weights
+        """As they were given."""
         self._embedding = weights.tensors["embed_tokens.weight"]
         self._embedding_scale = weights.tensors["embed_tokens.scale"]
         self.vocab_size = len(self._embedding)
@@ -43,6 +48,30 @@ class ServedQwen2:
             native.NativePasses(config, weights.tensors, weights.blocks) if is_native else TorchPasses(config, weights)
         )
         self._tables: tuple[Tensor, Tensor] | None = None
+        self._kept_states: tuple[int, ...] = ()
+
+    def keeping_states(self, layers: Sequence[int]) -> ServedQwen2:
+        """The same network, whose passes also leave states in the cache: see `cached_states`.
+
+        `layers` are indices of layers; the last hidden states are kept with them.
+        """
+        network = copy.copy(self)
+        network._kept_states = tuple(layers)
+        return network
+
+    def cached_states(self, cache: Cache, tokens: slice) -> Tensor:
+        """Of some cached tokens of a single row: the residual stream before each layer that was asked for, then the
+        last hidden state, [tokens, states, D]. Only of passes of a network that keeps states."""
+        found = list[Tensor]()
+        for pair in range(-(-(len(self._kept_states) + 1) // 2)):
+            for side in cache.layer(self.config.num_hidden_layers + pair):
+                found.append(side[0, 0, tokens])
+        return torch.stack(found[: len(self._kept_states) + 1], dim=1)
+
+    def head_rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of `ids` [N] in the head as they are stored: int8 [N, D], and scales [N]."""
+        name = "embed_tokens" if self.config.tie_word_embeddings else "lm_head"
+        return self.weights.tensors[f"{name}.weight"][ids], self.weights.tensors[f"{name}.scale"][ids]
 
     @property
     def context_length(self) -> int:
@@ -114,7 +143,17 @@ class ServedQwen2:
         """The layers over new tokens; keys and values go after the cached ones."""
         with THREADS.measured(ids.numel()):
             angles = self._angles(cache.length, ids.shape[1], positions)
-            return self._passes.run(self.embed(ids), cache, angles, allowed)
+            hidden, states = self._passes.run(self.embed(ids), cache, angles, allowed, self._kept_states)
+        if states:
+            self._keep([*states, hidden], cache)
+        return hidden
+
+    def _keep(self, states: Sequence[Tensor], cache: Cache) -> None:
+        """Write states [B, T, D] to the cache, two and two in place of keys and values after those of the layers."""
+        narrow = [state[:, None].to(cache.layer(0)[0].dtype) for state in states]
+        for pair, first in enumerate(narrow[::2]):
+            second = narrow[2 * pair + 1] if 2 * pair + 1 < len(narrow) else first
+            cache.write(self.config.num_hidden_layers + pair, first, second)
 
     def _angles(self, start: int, tokens: int, positions: Tensor | None) -> tuple[Tensor, Tensor]:
         """Cosines and sines, [1 or B, T, C], from tables that grow by doubling."""

@@ -10,7 +10,7 @@ import ctypes
 import hashlib
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,6 +60,7 @@ class _Pass(Structure):
         *(("keys", c_void_p), ("values", c_void_p), ("allowed", c_void_p), ("allowed_stride", c_int64)),
         *(("batch", c_int64), ("tokens", c_int64), ("before", c_int64), ("capacity", c_int64)),
         *(("wide", c_void_p), ("attended", c_void_p), ("digits", c_void_p), ("peaks", c_void_p)),
+        *(("kept", c_void_p), ("kept_count", c_int64), ("states", c_void_p)),
     ]
 
 
@@ -152,19 +153,27 @@ class NativePasses:
         self._widest = max(layers[0].qkv.rows, 2 * config.intermediate_size)
         self._scratch = (torch.empty(0), torch.empty(0), torch.empty(0), torch.empty(0))
 
-    def run(self, x: Tensor, cache: Cache, angles: tuple[Tensor, Tensor], allowed: Tensor | None) -> Tensor:
+    def run(
+        self,
+        x: Tensor,
+        cache: Cache,
+        angles: tuple[Tensor, Tensor],
+        allowed: Tensor | None,
+        kept: Sequence[int] = (),
+    ) -> tuple[Tensor, list[Tensor]]:
         """See `Passes`."""
         config, (batch, tokens, _) = self._config, x.shape
         heads, size = config.num_key_value_heads, config.head_dim
         buffers = cache.room(config.num_hidden_layers, (batch, heads, tokens, size), torch.bfloat16)
         if allowed is not None or batch * tokens <= MOST_TOKENS:
-            return self._run(x, buffers, cache.length, angles, allowed)
+            return self._run(x, buffers, cache.length, angles, allowed, kept)
         parts = []
         for start in range(0, tokens, MOST_TOKENS // batch or 1):
             some = slice(start, start + (MOST_TOKENS // batch or 1))
             turned = angles[0][:, some], angles[1][:, some]
-            parts.append(self._run(x[:, some], buffers, cache.length + start, turned, None))
-        return torch.cat(parts, dim=1)
+            parts.append(self._run(x[:, some], buffers, cache.length + start, turned, None, kept))
+        states = [torch.cat([of_part[at] for _, of_part in parts], dim=1) for at in range(len(kept))]
+        return torch.cat([hidden for hidden, _ in parts], dim=1), states
 
     def _run(
         self,
@@ -173,7 +182,8 @@ class NativePasses:
         before: int,
         angles: tuple[Tensor, Tensor],
         allowed: Tensor | None,
-    ) -> Tensor:
+        kept: Sequence[int],
+    ) -> tuple[Tensor, list[Tensor]]:
         batch, tokens, _ = x.shape
         x = x.clone(memory_format=torch.contiguous_format)
         cos, sin = (part.expand(batch, -1, -1).contiguous() for part in angles)
@@ -181,6 +191,7 @@ class NativePasses:
         seen = None if allowed is None else allowed.contiguous()
         stride = 0 if seen is None or len(seen) == 1 else seen[0].numel()
         wide, attended, digits, peaks = self._scratch_for(batch * tokens)
+        layers, states = (c_int64 * len(kept))(*kept), x.new_empty(len(kept), *x.shape)
         self._call(
             self._library.functions.dgemma_run,
             _Pass(
@@ -188,9 +199,10 @@ class NativePasses:
                 *(ctypes.addressof(keys), ctypes.addressof(values), None if seen is None else seen.data_ptr(), stride),
                 *(batch, tokens, before, buffers[0][0].shape[2]),
                 *(wide.data_ptr(), attended.data_ptr(), digits.data_ptr(), peaks.data_ptr()),
+                *(ctypes.addressof(layers), len(kept), states.data_ptr()),
             ),
         )
-        return x
+        return x, list(states)
 
     def scores(self, hidden: Tensor) -> Tensor:
         """See `Passes`."""

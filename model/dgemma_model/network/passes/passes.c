@@ -65,6 +65,9 @@ typedef struct {
     float *attended; /* scratch [R, heads * head_dim] */
     Digit *digits; /* scratch [2 * R, the longest row] */
     float *peaks; /* scratch [R] */
+    const int64_t *kept; /* [kept_count]: layers before which the residual stream is copied */
+    int64_t kept_count;
+    float *states; /* [kept_count, R, size]: these copies */
 } Pass;
 
 /* ------------------------------------------------------------------------------------------------ threads */
@@ -523,6 +526,9 @@ static void run_layers(Team *team) {
     team->token_rows = pass->batch * pass->tokens;
     for (team->layer = 0; team->layer < network->layers; team->layer++) {
         const Layer *layer = network->layer + team->layer;
+        const size_t numbers = (size_t)(team->token_rows * network->size);
+        for (int64_t n = 0; n < pass->kept_count; n++)
+            if (pass->kept[n] == team->layer) memcpy(pass->states + (size_t)n * numbers, pass->x, sizeof(float) * numbers);
         norms(team, layer->input_norm, &layer->qkv);
         multiply(team, &layer->qkv, pass->wide, layer->qkv.rows, 0);
         for_tokens(team, place_row);

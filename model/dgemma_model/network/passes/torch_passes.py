@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -77,7 +78,14 @@ class TorchPasses:
         self._norm = _norm(config, weights.tensors["norm.weight"])
         self._head = weights.product("embed_tokens" if config.tie_word_embeddings else "lm_head")
 
-    def run(self, x: Tensor, cache: Cache, angles: tuple[Tensor, Tensor], allowed: Tensor | None) -> Tensor:
+    def run(
+        self,
+        x: Tensor,
+        cache: Cache,
+        angles: tuple[Tensor, Tensor],
+        allowed: Tensor | None,
+        kept: Sequence[int] = (),
+    ) -> tuple[Tensor, list[Tensor]]:
         """See `Passes`."""
         start, tokens = cache.length, x.shape[1]
         added = _pass_tokens(tokens) - tokens if len(x) == 1 else 0
@@ -85,7 +93,10 @@ class TorchPasses:
         bias = None if allowed is None else self._bias(allowed[:, None], added, upto)
         x = F.pad(x, (0, 0, 0, added))
         cos, sin = (F.pad(part, (0, 0, 0, added))[:, :, None] for part in angles)
+        states = dict[int, Tensor]()
         for index, layer in enumerate(self._layers):
+            if index in kept:
+                states[index] = x[:, :tokens].clone()  # the stream is added to in place
             queries, keys, values = layer.project(x, cos, sin)
             cache.write(index, keys, values)
             keys, values = cache.layer(index, upto)
@@ -94,7 +105,7 @@ class TorchPasses:
             else:
                 attended = attention(queries, keys, values, bias)
             x = layer.finish(x, attended)
-        return self._norm(x)[:, :tokens]
+        return self._norm(x)[:, :tokens], [states[index] for index in kept]
 
     def scores(self, hidden: Tensor) -> Tensor:
         """See `Passes`."""

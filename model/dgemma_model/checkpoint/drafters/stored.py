@@ -1,0 +1,102 @@
+"""A drafter's file: int8 weights of `network.state_drafter_served`, its shape, and which writer it belongs to.
+
+Drafts never change what is written, so a drafter that cannot be used is left out with a message, and the writer works
+on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dgemma_model.checkpoint.errors import CheckpointError
+from dgemma_model.checkpoint.weights import WRITTEN, write_tensors
+from dgemma_model.network.int8 import Int8Weights, fastest_products
+from dgemma_model.network.qwen2_served import ServedQwen2
+from dgemma_model.network.state_drafter import DrafterConfig, StateDrafter
+from dgemma_model.network.state_drafter_served import IDS, ServedStateDrafter, served_layout, served_weights
+
+logger = logging.getLogger(__name__)
+
+DRAFTER = "drafter.safetensors"
+"""The file's name, beside the weights of the writer that it belongs to."""
+CONFIG, WRITER = "config", "writer_sha256"
+"""The notes in its header: the shape, in JSON, and the hash of the file that the writer was converted from."""
+
+
+def write_drafter(path: Path, drafter: StateDrafter, ids: Tensor, writer_sha256: str) -> None:
+    """Write a trained drafter for a writer; `ids` [N] are those of its vocabulary.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    notes = {CONFIG: json.dumps(drafter.config.to_json()), WRITER: writer_sha256}
+    write_tensors(path, served_layout(drafter.config), served_weights(drafter, ids).items(), notes)
+
+
+def drafter_of(directory: Path, writer: ServedQwen2, writer_sha256: str) -> ServedStateDrafter | None:
+    """The drafter in the directory of a writer's converted form; None where there is none, or none that can be used,
+    which is logged."""
+    path = directory / DRAFTER
+    if not path.is_file():
+        return None
+    try:
+        return read_drafter(path, writer, writer_sha256)
+    except CheckpointError as error:
+        logger.warning("%s; fills take more passes without it", error)
+        return None
+
+
+def read_drafter(path: Path, writer: ServedQwen2, writer_sha256: str) -> ServedStateDrafter:
+    """Read a drafter for a writer that was converted from a file with this hash.
+
+    Raises:
+        CheckpointError: it is damaged, belongs to another writer, or does not fit this one; the message is for users.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes: Mapping[str, str] = file.metadata() or {}
+            config = DrafterConfig.from_json(json.loads(notes[CONFIG]))
+            if notes[WRITER] != writer_sha256:
+                raise CheckpointError(f"the drafter {path} belongs to another checkpoint")
+            if problem := _misfit(config, writer):
+                raise CheckpointError(f"the drafter {path} does not fit its checkpoint: {problem}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"the drafter {path} is damaged ({error})") from error
+    _check(path, config, tensors, writer.vocab_size)
+    return ServedStateDrafter(config, Int8Weights(tensors, fastest_products(torch.device("cpu"))), writer)
+
+
+def _misfit(config: DrafterConfig, writer: ServedQwen2) -> str | None:
+    """In what the shape of a drafter and its writer differ."""
+    its = writer.config
+    for name in ("hidden_size", "num_key_value_heads", "head_dim", "rope_theta"):
+        if getattr(config, name) != getattr(its, name):
+            return f"{name} is {getattr(config, name)} and not {getattr(its, name)}"
+    layers = its.num_hidden_layers
+    if max((*config.keys_of, *config.states_before)) >= layers:
+        return f"it reads more than {layers} layers"
+    return None
+
+
+def _check(path: Path, config: DrafterConfig, tensors: Mapping[str, Any], vocab_size: int) -> None:
+    """Compare tensors with the shape."""
+    layout = served_layout(config)
+    found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    for name, expected in layout.items():
+        if found.get(name) != expected:
+            dtype, shape = expected
+            raise CheckpointError(f"the drafter {path} has no tensor {name!r} of {list(shape)} {WRITTEN[dtype]}")
+    if any(tensor.is_floating_point() and not bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise CheckpointError(f"the drafter {path} holds NaN or infinite values")
+    lowest, highest = tensors[IDS].aminmax()
+    if not 0 <= int(lowest) <= int(highest) < vocab_size:
+        raise CheckpointError(f"the drafter {path} is for another vocabulary")

@@ -1,0 +1,152 @@
+"""The drafter's network: served as it is trained, fed by the writer's cache, blind to what the writer has not read."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qwen2_fixtures import Parameters, plain_network
+
+from dgemma_model.network.cache import Cache
+from dgemma_model.network.int8 import Int8Weights
+from dgemma_model.network.kernels import CAN_PACK
+from dgemma_model.network.qwen2_served import ServedQwen2
+from dgemma_model.network.qwen2_weights import joined_weights
+from dgemma_model.network.state_drafter import DrafterConfig, StateDrafter
+from dgemma_model.network.state_drafter_served import ServedStateDrafter, served_layout, served_weights
+
+KNOWN = 404
+IDS = torch.arange(4, KNOWN, 3)
+CANVAS = 5
+
+
+@cache
+def writer(products: torch.dtype = torch.float32) -> ServedQwen2:
+    plain = plain_network("qwen2")
+    weights = dict(joined_weights(plain.config, Parameters(plain), KNOWN))
+    return ServedQwen2(plain.config, Int8Weights(weights, products))
+
+
+@cache
+def drafter() -> StateDrafter:
+    """A random one whose weights int8 holds exactly: they were rounded once."""
+    its = writer().config
+    config = DrafterConfig(
+        hidden_size=its.hidden_size,
+        intermediate_size=32,
+        num_attention_heads=its.num_attention_heads,
+        num_key_value_heads=its.num_key_value_heads,
+        head_dim=its.head_dim,
+        rope_theta=its.rope_theta,
+        rms_norm_eps=its.rms_norm_eps,
+        canvas=CANVAS,
+        keys_of=(1, 2),
+        states_before=(1,),
+        vocab_size=len(IDS),
+        pair_rank=8,
+    )
+    torch.manual_seed(1)
+    network = StateDrafter(config)
+    for name, value in network.named_parameters():
+        value.data.normal_(1.0 if "norm" in name else 0.0, 0.3)
+    stored = served_weights(network, IDS)
+    for name, value in network.named_parameters():
+        scale = stored.get(f"{name.removesuffix('.weight')}.scale")
+        if scale is not None:
+            matrix = stored[f"{name.removesuffix('.weight')}.weight"]
+            value.data = matrix * scale[:, None]
+    return network.requires_grad_(False)
+
+
+@cache
+def served(products: torch.dtype = torch.float32) -> ServedStateDrafter:
+    weights = Int8Weights(served_weights(drafter(), IDS), products)
+    return ServedStateDrafter(drafter().config, weights, writer(products))
+
+
+def reference(cache: Cache, anchor: int, token: int, length: int = CANVAS) -> list[int]:
+    """What the plain network drafts after the first `anchor + 1` cached tokens and `token`."""
+    network = drafter()
+    states = served().writer.cached_states(cache, slice(anchor, anchor + 1))[None].float()
+    embedded = writer().embed(torch.tensor([[token]]))
+    keys = [cache.layer(layer) for layer in network.config.keys_of]
+    hidden = network(states, embedded, torch.tensor([[anchor]]), keys, length)[0, 0]
+    rows, scale = writer().head_rows(IDS)
+    scores = hidden @ (rows * scale[:, None]).T
+    known = IDS.tolist()
+    found, before = list[int](), known.index(token) if token in known else len(IDS)
+    for row in scores:
+        before = int((row + network.pair_scores(torch.tensor(before))).argmax())
+        found.append(known[before])
+    return found
+
+
+def read(ids: list[int], products: torch.dtype = torch.float32) -> Cache:
+    cache = Cache()
+    served(products).writer.encode(torch.tensor([ids]), cache)
+    return cache
+
+
+texts = st.lists(st.integers(0, KNOWN - 1), min_size=1, max_size=80)
+tokens = st.integers(0, KNOWN - 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ids=texts, token=tokens)
+def test_it_is_served_as_it_is_trained(ids: list[int], token: int) -> None:
+    assert served().draft(read(ids), token) == reference(read(ids), len(ids) - 1, token)
+
+
+@pytest.mark.skipif(not CAN_PACK, reason="products of integers are not packed here")
+def test_in_int8_it_drafts_nearly_the_same() -> None:
+    rows = torch.randint(KNOWN, (60, 20), generator=torch.Generator().manual_seed(0)).tolist()
+    same = 0
+    for ids in rows:
+        drafted = served(torch.int8).draft(read(ids[:-1], torch.int8), ids[-1])
+        same += drafted[0] == reference(read(ids[:-1]), len(ids) - 2, ids[-1])[0]
+    assert same > 45  # random scores are near each other
+
+
+@settings(max_examples=30, deadline=None)
+@given(ids=texts, later=texts, token=tokens)
+def test_what_comes_after_the_anchor_is_not_seen(ids: list[int], later: list[int], token: int) -> None:
+    assert reference(read([*ids, *later]), len(ids) - 1, token) == reference(read(ids), len(ids) - 1, token)
+
+
+def test_drafts_are_not_all_alike() -> None:
+    rows = torch.randint(KNOWN, (20, 12), generator=torch.Generator().manual_seed(0)).tolist()
+    drafts = [tuple(served().draft(read(ids[:-1]), ids[-1])) for ids in rows]
+    assert len(set(drafts)) > 15
+    assert set().union(*drafts) <= set(IDS.tolist()) and all(len(draft) == CANVAS for draft in drafts)
+
+
+@settings(max_examples=30, deadline=None)
+@given(ids=texts, more=texts, cut=st.integers(1, 200))
+def test_kept_states_follow_the_cache(ids: list[int], more: list[int], cut: int) -> None:
+    network = served().writer
+    cache, kept = read(ids), slice(0, min(cut, len(ids)))
+    alone = writer().encode(torch.tensor([ids]), Cache())[0]
+    states = network.cached_states(cache, slice(0, len(ids)))
+    assert states.shape == (len(ids), 2, network.config.hidden_size)
+    assert torch.equal(states[:, -1], alone)  # keeping them changes nothing
+    network.encode(torch.tensor([more]), cache)
+    cache.crop(kept.stop)
+    assert torch.equal(network.cached_states(cache, kept), states[kept])
+    assert torch.equal(network.cached_states(cache.copy(kept.stop), kept), states[kept])
+
+
+def test_what_is_stored_is_as_announced() -> None:
+    stored = served_weights(drafter(), IDS)
+    found = {name: (value.dtype, tuple(value.shape)) for name, value in stored.items()}
+    assert found == served_layout(drafter().config)
+
+
+def test_a_shape_is_read_back() -> None:
+    config = drafter().config
+    assert DrafterConfig.from_json(config.to_json()) == config
+    for name, value in (("canvas", 0), ("keys_of", [-1]), ("vocab_size", "many"), ("states_before", 3)):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            DrafterConfig.from_json(config.to_json() | {name: value})
