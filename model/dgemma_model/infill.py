@@ -175,7 +175,7 @@ class Infiller:
             InfillError: see `fill`.
         """
         check(request)
-        plan = plan_for(request, self._policy, self._checkpoint.sampler, ends_holes=True)
+        plan = self._plan(request)
         project = self._project.read(request.project_text, NEW_CHARS)
         with self._opened(request.excerpt) as opened:
             for _ in opened.cached.read_most_of(opened.prompt.ids):
@@ -188,7 +188,7 @@ class Infiller:
 
     def _fill(self, request: FillRequest) -> Iterator[Draft]:
         """Dispatch to the way that the plan names."""
-        plan = plan_for(request, self._policy, self._checkpoint.sampler, ends_holes=self._checkpoint.format.ends_holes)
+        plan = self._plan(request)
         if plan.way == "one_by_one":
             return self._fill_one_by_one(request)
         if plan.way == "verified":
@@ -322,6 +322,16 @@ class Infiller:
                     revised=sum(draft.revised for draft in done),
                 )
             prefix += done[hole].text + between[hole]
+
+    def _plan(self, request: FillRequest) -> FillPlan:
+        checkpoint = self._checkpoint
+        return plan_for(
+            request,
+            self._policy,
+            checkpoint.sampler,
+            ends_holes=checkpoint.format.ends_holes,
+            has_drafter=checkpoint.drafter is not None,
+        )
 
     def _sampling(self, plan: FillPlan) -> Sampling:
         return Sampling(plan.sampler, self._noise, torch.Generator(self._device).manual_seed(plan.seed))

@@ -12,6 +12,7 @@ import torch
 from dgemma_model.checkpoint import converted, store
 from dgemma_model.checkpoint.config import Policy, Quantize, read_json
 from dgemma_model.checkpoint.contract import Checkpoint, Progress
+from dgemma_model.checkpoint.drafters.stored import drafter_of
 from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.gguf.header import GgufError
 from dgemma_model.network.contract import CodeNetwork
@@ -48,11 +49,13 @@ class CausalCode:
             network = converted.load(directory)
         except converted.ConvertedError as error:
             raise CheckpointError(str(error)) from error
+        drafter = drafter_of(directory, network, str(read_json(directory / converted.ORIGIN).get("sha256")))
         progress(1.0)
         written: PromptFormat = Fim(tokenizer) if has_markers(tokenizer) else LeftOnly(tokenizer)
         own = read_json(directory / "dgemma.json")
         policy = Policy.from_json(fitted_policy() | {"name": directory_name(directory)} | own)
-        return Checkpoint(directory, network, written, policy, self)
+        writer = network if drafter is None else drafter.writer
+        return Checkpoint(directory, writer, written, policy, self, drafter=drafter)
 
     def served(self, network: CodeNetwork, products: torch.dtype) -> CodeNetwork:
         """See `Family`: converted forms are loaded as they are served."""

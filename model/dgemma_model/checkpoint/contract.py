@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from dgemma_model.checkpoint.config import Policy, Quantize, SamplerConfig
-from dgemma_model.network.contract import CodeNetwork
+from dgemma_model.network.contract import CodeNetwork, DrafterNetwork
 from dgemma_model.prompt.format import PromptFormat
 from dgemma_model.prompt.tokenizer import Tokenizer
 
@@ -30,6 +30,8 @@ class Checkpoint:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     skipped: int = 0
     """Number of stored tensors that this program has no use for."""
+    drafter: DrafterNetwork | None = None
+    """What drafts for its network, where there is such a thing."""
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -7,7 +7,7 @@ never its text.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,15 +17,20 @@ from dgemma_model.decoding.constraint import Constraint
 from dgemma_model.decoding.plan import FillPlan
 from dgemma_model.decoding.prompt_cache import OpenPrompt
 from dgemma_model.decoding.sampler import Sampling, denoise
+from dgemma_model.network.contract import DrafterNetwork
 from dgemma_model.project.copy_model import PromptCopies
 from dgemma_model.request import DraftToken
 
 TRUSTED_MATCH = 2
-"""A copy is preferred to a denoised draft if at least so many tokens before it match."""
+"""A copy is preferred to a denoised draft if at least so many tokens before it match. Otherwise one is made."""
 WORTHWHILE_GAIN = 2
 """Tokens that a denoised draft must have saved for another one to be made; a draft costs a pass."""
 MISSES = 2
 """After so many passes that agreed with nothing of a denoised draft, the rest of it is dropped."""
+LEAST_GAIN = 0.25
+"""Tokens that a draft must have saved on average for the next one to be made; it costs a tenth of a pass."""
+GAIN_SHARE, GAIN_FORGOTTEN = 0.1, 0.01
+"""What the latest draft counts in that average; and how much it rises at each pass without one, until it is tried."""
 
 
 class Proposal(NamedTuple):
@@ -56,8 +61,8 @@ class Drafter(Protocol):
         """The proposal that it has now, without a pass; without ids if it has none."""
 
     def passes(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
-        """Spend passes of the network on a new draft, if drafts have paid lately. Yields what to show after each pass.
-        The last token of `text` is not cached yet."""
+        """Make a new draft, if none is left and drafts have paid lately. Yields what to show after each pass of the
+        writer's network that this takes. The last token of `text` is not cached yet."""
 
     def checked(self, written: int, agreed: int | None) -> None:
         """Learn from a pass: how many tokens it wrote, and how many of them agreed with this drafter's proposal (None
@@ -110,6 +115,8 @@ class CanvasDrafter:
         """See `Drafter`."""
         if not (self._pays and text.ids and text.room > 1):
             return
+        if self._left:
+            return
         vocabulary, noise, generator = self.opened.vocabulary, self.sampling.noise, self.sampling.generator
         widths = sorted(self.checkpoint.policy.canvas_lengths)
         width = min(widths[1:2] or widths) if self._held_up else widths[0]
@@ -140,6 +147,39 @@ class CanvasDrafter:
         self._left = self._left[written:] if self._misses < MISSES else ()
 
 
+@dataclass
+class StateDrafts:
+    """Proposes what a drafter denoises from the writer's states, in one step: anew after each pass, because that costs
+    a tenth of one.
+
+    In a text where drafts have saved little lately, they are made now and then only.
+    """
+
+    network: DrafterNetwork
+    opened: OpenPrompt
+    _drafted: list[int] = field(default_factory=list)
+
+    def at_hand(self) -> Proposal:
+        """See `Drafter`."""
+        return Proposal(self._drafted, TRUSTED_MATCH - 0.5 if self._drafted else 0.0)
+
+    def passes(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
+        """See `Drafter`: none of the writer's passes is spent."""
+        cached = self.opened.cached
+        if text.ids and not text.forced and text.room > 1:
+            if cached.draft_gain >= LEAST_GAIN:
+                self._drafted = self.network.draft(cached.cache, text.ids[-1])
+            else:
+                cached.draft_gain += GAIN_FORGOTTEN
+        return iter(())
+
+    def checked(self, written: int, agreed: int | None) -> None:
+        """See `Drafter`."""
+        if agreed is not None:
+            self.opened.cached.draft_gain += GAIN_SHARE * (agreed - self.opened.cached.draft_gain)
+        self._drafted = []
+
+
 def drafters_for(
     plan: FillPlan, checkpoint: Checkpoint, opened: OpenPrompt, sampling: Sampling, copies: PromptCopies
 ) -> list[Drafter]:
@@ -147,6 +187,8 @@ def drafters_for(
     found: list[Drafter] = []
     if plan.drafting in ("copied", "both"):
         found.append(CopyDrafter(copies))
-    if plan.drafting in ("denoised", "both"):
+    if plan.drafting in ("denoised", "both") and checkpoint.drafter is not None:
+        found.append(StateDrafts(checkpoint.drafter, opened))
+    elif plan.drafting in ("denoised", "both"):
         found.append(CanvasDrafter(checkpoint, opened, sampling, plan.draft_steps))
     return found

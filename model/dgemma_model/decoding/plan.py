@@ -49,8 +49,11 @@ class FillPlan:
         return 0 if self.denoises else self.seed
 
 
-def plan_for(request: FillRequest, policy: Policy, sampler: SamplerConfig, *, ends_holes: bool) -> FillPlan:
-    """The plan for a request, which overrides the policy. `ends_holes` is that of the checkpoint's `PromptFormat`."""
+def plan_for(
+    request: FillRequest, policy: Policy, sampler: SamplerConfig, *, ends_holes: bool, has_drafter: bool = False
+) -> FillPlan:
+    """The plan for a request, which overrides the policy. `ends_holes` is that of the checkpoint's `PromptFormat`;
+    `has_drafter` says that a network of its own drafts."""
     steps, holes = request.max_denoising_steps, request.excerpt.hole_count
     together = policy.denoises and (policy.together if request.together is None else request.together)
     verify = policy.verify if request.verify is None else request.verify
@@ -65,7 +68,7 @@ def plan_for(request: FillRequest, policy: Policy, sampler: SamplerConfig, *, en
     else:
         way = "denoised"
     drafting: Drafting = policy.drafting if request.drafting is None else request.drafting
-    if not policy.denoises and drafting in ("denoised", "both"):
+    if not policy.denoises and not has_drafter and drafting in ("denoised", "both"):
         drafting = "copied"
     copy_weight = policy.copy_weight if request.copy_weight is None else request.copy_weight
     if steps is not None:

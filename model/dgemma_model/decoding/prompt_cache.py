@@ -33,6 +33,8 @@ class CachedPrompt:
         self.cache = cache
         self.ids = ids
         """What the cache holds, exactly."""
+        self.draft_gain = 1.0
+        """Tokens that a draft has saved lately, on average (`decoding.drafting`)."""
 
     @property
     def device(self) -> torch.device:
@@ -144,7 +146,9 @@ class PromptCaches:
         if best is None or common <= 0:
             return CachedPrompt(self._network, Cache(), [])
         if 2 * common < len(best.ids):  # another text that happens to begin alike: it keeps its own
-            return CachedPrompt(self._network, best.cache.copy(common), best.ids[:common])
+            copied = CachedPrompt(self._network, best.cache.copy(common), best.ids[:common])
+            copied.draft_gain = best.draft_gain
+            return copied
         self._kept.remove(best)
         self.nbytes -= best.cache.nbytes
         best.crop(common)

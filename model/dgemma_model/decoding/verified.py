@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dgemma_model.decoding.constraint import ids_in_line
-from dgemma_model.decoding.drafting import Drafter, Proposal
+from dgemma_model.decoding.drafting import TRUSTED_MATCH, Drafter, Proposal
 from dgemma_model.decoding.end_probe import EndProbe
 from dgemma_model.decoding.fill_end import FillEnd
 from dgemma_model.decoding.plan import FillPlan
@@ -74,7 +74,7 @@ def _written(opened: OpenPrompt, text: CausalText, drafters: Sequence[Drafter], 
         proposed, by = Proposal(text.asked), None
         if not proposed.ids:
             proposed, by = _best(drafters)
-        if not proposed.ids:
+        if not text.asked and proposed.trust < TRUSTED_MATCH:
             for drafter in drafters:
                 for tokens in drafter.passes(text):
                     passes += 1

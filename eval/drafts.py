@@ -1,0 +1,162 @@
+"""What drafts save: passes and time of the same fills with different drafts, on held-out holes.
+
+    python eval/drafts.py run drafts.jsonl [--drafter FILE] [--sample 60] [--kinds line,block,tests_line]
+    python eval/drafts.py table drafts.jsonl
+
+Each hole is filled as the server fills it, with its prompt cached, on one thread, in all ways in turn. Texts must be
+the same in all of them. Times are processor time, so that other work on the machine counts little. `writing` is all
+that comes before the choice among texts, which drafts leave as it is. Intervals are of 95 %, bootstrapped over holes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+
+from rich.console import Console
+from rich.table import Table
+
+from dgemma_lsp.command.eval_fill import snapshot_of
+from dgemma_lsp.command.eval_run import read_cases
+from dgemma_lsp.pipeline.request_for import request_for
+from dgemma_model.evaluation.held_out import Case
+from dgemma_model.evaluation.surroundings import in_its_file, nearby_of
+from dgemma_model.infill import Infiller
+from dgemma_model.request import FillRequest
+
+WAYS = ("none", "copied", "denoised", "both")
+KINDS = ("line", "rest_of_line", "expression", "statement", "block", "tests_line", "tests_block")
+RESAMPLED = 2000
+
+
+def loaded(drafter: Path | None) -> Infiller:
+    """The default checkpoint, with the drafter in that file."""
+    import torch
+
+    from dgemma_model.checkpoint import load, selection
+    from dgemma_model.checkpoint.config import read_json
+    from dgemma_model.checkpoint.converted import ORIGIN
+    from dgemma_model.checkpoint.drafters.stored import read_drafter
+    from dgemma_model.network.kernels import fastest_products
+    from dgemma_model.network.qwen2_served import ServedQwen2
+
+    device = torch.device("cpu")
+    found = load.load(selection.find("qwen2.5-coder-0.5b", "cpu"), device, torch.float32, lambda share: None)
+    if drafter is not None:
+        assert isinstance(found.network, ServedQwen2)
+        network = read_drafter(drafter, found.network, read_json(found.directory / ORIGIN)["sha256"])
+        found = replace(found, network=network.writer, drafter=network)
+    return Infiller(found, device, fastest_products(device))
+
+
+def chosen(held_out: str, kinds: Sequence[str], sample: int) -> list[Case]:
+    """So many cases of each kind, the same ones every time, the kinds in turn."""
+    rng, cases = random.Random(0), read_cases(None, held_out)
+    of_kinds = [[case for case in cases if case.kind == kind and case.holes == 1] for kind in kinds]
+    drawn = [rng.sample(some, min(sample, len(some))) for some in of_kinds]
+    return [some[at] for at in range(sample) for some in drawn if at < len(some)]
+
+
+def request_of(case: Case, infiller: Infiller) -> FillRequest:
+    """What the server would ask."""
+    case = in_its_file(case)
+    snapshot, holes = snapshot_of(case)
+    snapshot = replace(snapshot, nearby=nearby_of(case))
+    limit = None if case.one_line else case.max_tokens
+    request = request_for(snapshot, infiller, holes, one_line=case.one_line, max_tokens=limit)
+    infiller.index_ahead(request.project_text)
+    return request
+
+
+def measured(infiller: Infiller, request: FillRequest) -> dict[str, Any]:
+    """One fill: its text, passes and milliseconds."""
+    began = process_time()
+    passes, writing, text, tokens = 0, 0.0, "", 0
+    for draft in infiller.fill(request):
+        if draft.step > passes:
+            passes, writing, text = draft.step, process_time() - began, draft.text
+            tokens = len(draft.tokens[0])
+    whole = process_time() - began
+    return {"passes": passes, "tokens": tokens, "text": text, "writing": 1000 * writing, "whole": 1000 * whole}
+
+
+def run(output: Path, cases: Sequence[Case], infiller: Infiller, ways: Sequence[str]) -> None:
+    """Fill the cases that `output` does not have yet, and append a line for each."""
+    done = {json.loads(line)["id"] for line in output.read_text("utf-8").splitlines()} if output.exists() else set()
+    for number, case in enumerate(cases):
+        if case.id in done:
+            continue
+        request = request_of(case, infiller)
+        measured(infiller, replace(request, drafting="none", max_tokens=1))
+        turned = [*ways[number % len(ways) :], *ways[: number % len(ways)]]
+        found = {way: measured(infiller, replace(request, drafting=way)) for way in turned}
+        with output.open("a") as file:
+            file.write(json.dumps({"id": case.id, "kind": case.kind, "ways": found}) + "\n")
+
+
+def ratio(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """The sum of the first numbers by that of the second ones, and its interval."""
+    rng = random.Random(0)
+
+    def of(some: Sequence[tuple[float, float]]) -> float:
+        return sum(a for a, _ in some) / max(1e-9, sum(b for _, b in some))
+
+    drawn = sorted(of(rng.choices(pairs, k=len(pairs))) for _ in range(RESAMPLED))
+    return of(pairs), drawn[RESAMPLED // 40], drawn[-RESAMPLED // 40]
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> Iterator[Table]:
+    """By kind: tokens a pass, time of writing and of whole fills compared with token by token, milliseconds a token,
+    and fills with another text."""
+    ways = list(rows[0]["ways"])
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    for kind in (*kinds, "all"):
+        some = [row["ways"] for row in rows if kind in (row["kind"], "all")]
+        table = Table(
+            "drafts", "tokens a pass", "writing, of token by token", "whole fill, of token by token", "ms a token",
+            "other texts", title=f"{kind}: {len(some)}",
+        )  # fmt: skip
+        for way in sorted(ways, key=WAYS.index):
+            cells = [
+                ratio([(row["none"]["passes"], row[way]["passes"]) for row in some]),
+                ratio([(row[way]["writing"], row["none"]["writing"]) for row in some]),
+                ratio([(row[way]["whole"], row["none"]["whole"]) for row in some]),
+                ratio([(row[way]["writing"], row["none"]["passes"]) for row in some]),
+            ]
+            other = sum(row[way]["text"] != row["none"]["text"] for row in some)
+            formats = (".2f", ".2f", ".2f", ".1f")
+            shown = (f"{a:{f}} ({b:{f}} to {c:{f}})" for (a, b, c), f in zip(cells, formats, strict=True))
+            table.add_row(way, *shown, str(other))
+        yield table
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("run", "table"))
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--drafter", type=Path)
+    parser.add_argument("--set", default="fresh")
+    parser.add_argument("--sample", type=int, default=60)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--ways", default=",".join(WAYS))
+    arguments = parser.parse_args()
+    if arguments.command == "run":
+        cases = chosen(arguments.set, arguments.kinds.split(","), arguments.sample)
+        run(arguments.rows, cases, loaded(arguments.drafter), arguments.ways.split(","))
+    rows = [json.loads(line) for line in arguments.rows.read_text("utf-8").splitlines()]
+    for table in tables(rows):
+        Console(width=150).print(table)
+
+
+if __name__ == "__main__":
+    main()
