@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qwen2_fixtures import Parameters, plain_network
+from qwen2_fixtures import Parameters, plain_network, tiny_drafter
 
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.int8 import Int8Weights
@@ -33,32 +33,14 @@ def writer(products: torch.dtype = torch.float32) -> ServedQwen2:
 @cache
 def drafter() -> StateDrafter:
     """A random one whose weights int8 holds exactly: they were rounded once."""
-    its = writer().config
-    config = DrafterConfig(
-        hidden_size=its.hidden_size,
-        intermediate_size=32,
-        num_attention_heads=its.num_attention_heads,
-        num_key_value_heads=its.num_key_value_heads,
-        head_dim=its.head_dim,
-        rope_theta=its.rope_theta,
-        rms_norm_eps=its.rms_norm_eps,
-        canvas=CANVAS,
-        keys_of=(1, 2),
-        states_before=(1,),
-        vocab_size=len(IDS),
-        pair_rank=8,
-    )
-    torch.manual_seed(1)
-    network = StateDrafter(config)
-    for name, value in network.named_parameters():
-        value.data.normal_(1.0 if "norm" in name else 0.0, 0.3)
+    network = tiny_drafter(len(IDS))
     stored = served_weights(network, IDS)
     for name, value in network.named_parameters():
         scale = stored.get(f"{name.removesuffix('.weight')}.scale")
         if scale is not None:
             matrix = stored[f"{name.removesuffix('.weight')}.weight"]
             value.data = matrix * scale[:, None]
-    return network.requires_grad_(False)
+    return network
 
 
 @cache

@@ -20,6 +20,7 @@ from transformers import Qwen2Config as TheirQwen2Config
 from dgemma_model.checkpoint.gguf.tokenizer import PIECES
 from dgemma_model.network.qwen2 import Qwen2Network
 from dgemma_model.network.qwen2_config import Qwen2Config
+from dgemma_model.network.state_drafter import DrafterConfig, StateDrafter
 
 VOCAB = 407
 """As many as `vocabulary` has tokens."""
@@ -74,6 +75,30 @@ def plain_network(variant: str) -> Qwen2Network:
     network = Qwen2Network(Qwen2Config.from_json(their_model(variant).config.to_dict()))
     network.load_state_dict(parameters(variant))
     return network.requires_grad_(False).eval()
+
+
+def tiny_drafter(vocab_size: int, **changes: Any) -> StateDrafter:
+    """A random drafter for the variant "qwen2", with a canvas of five tokens; `changes` are other sizes."""
+    its = plain_network("qwen2").config
+    sizes: dict[str, Any] = {
+        "hidden_size": its.hidden_size,
+        "intermediate_size": 32,
+        "num_attention_heads": its.num_attention_heads,
+        "num_key_value_heads": its.num_key_value_heads,
+        "head_dim": its.head_dim,
+        "rope_theta": its.rope_theta,
+        "rms_norm_eps": its.rms_norm_eps,
+        "canvas": 5,
+        "keys_of": (1, 2),
+        "states_before": (1,),
+        "vocab_size": vocab_size,
+        "pair_rank": 8,
+    }
+    torch.manual_seed(1)
+    drafter = StateDrafter(DrafterConfig(**sizes | changes))
+    for name, value in drafter.named_parameters():
+        value.data.normal_(1.0 if "norm" in name else 0.0, 0.3)
+    return drafter.requires_grad_(False)
 
 
 class Parameters:

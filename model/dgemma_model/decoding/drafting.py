@@ -29,7 +29,7 @@ MISSES = 2
 """After so many passes that agreed with nothing of a denoised draft, the rest of it is dropped."""
 LEAST_GAIN = 0.25
 """Tokens that a draft must have saved on average for the next one to be made; it costs a tenth of a pass."""
-GAIN_SHARE, GAIN_FORGOTTEN = 0.1, 0.01
+GAIN_SHARE, GAIN_FORGOTTEN = 0.1, 0.002
 """What the latest draft counts in that average; and how much it rises at each pass without one, until it is tried."""
 
 
@@ -175,7 +175,7 @@ class StateDrafts:
 
     def checked(self, written: int, agreed: int | None) -> None:
         """See `Drafter`."""
-        if agreed is not None:
+        if agreed is not None and self._drafted:
             self.opened.cached.draft_gain += GAIN_SHARE * (agreed - self.opened.cached.draft_gain)
         self._drafted = []
 

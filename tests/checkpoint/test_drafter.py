@@ -1,0 +1,120 @@
+"""A drafter's file: read back, and left out with a message where it cannot be used."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from qwen2_fixtures import tiny_drafter, write_gguf
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dgemma_model.checkpoint import load
+from dgemma_model.checkpoint.causal_code import converted_form
+from dgemma_model.checkpoint.contract import Checkpoint
+from dgemma_model.checkpoint.converted import ORIGIN
+from dgemma_model.checkpoint.drafters.stored import DRAFTER, write_drafter
+from dgemma_model.infill import Infiller
+from dgemma_model.network.cache import Cache
+from dgemma_model.request import Excerpt, FillRequest
+
+IDS = torch.arange(3, 403, 2)
+EXCERPT = Excerpt("def add(a, b):\n    return ", "\n")
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The converted form of a tiny writer, with a drafter beside its weights."""
+    monkeypatch.setenv("DGEMMA_CHECKPOINTS", str(tmp_path / "store"))
+    write_gguf(tmp_path / "model.gguf")
+    directory = converted_form(tmp_path / "model.gguf")
+    sha256 = json.loads((directory / ORIGIN).read_text())["sha256"]
+    write_drafter(directory / DRAFTER, tiny_drafter(len(IDS)), IDS, sha256)
+    return directory
+
+
+def loaded(directory: Path) -> Checkpoint:
+    return load.load(directory, torch.device("cpu"), torch.float32)
+
+
+def test_a_drafter_beside_its_writer_is_used(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint = loaded(directory)
+    assert checkpoint.drafter is not None and not caplog.records
+    checkpoint.network.encode(torch.tensor([[5, 6, 7]]), cache := Cache())
+    drafted = checkpoint.drafter.draft(cache, 8)
+    assert len(drafted) == 5 and set(drafted) <= set(IDS.tolist())
+    (directory / DRAFTER).unlink()
+    assert loaded(directory).drafter is None and not caplog.records  # none is no fault
+
+
+Change = Callable[[dict[str, Tensor], dict[str, str]], Any]
+
+
+def changed_shape(**entries: Any) -> Change:
+    def change(_: dict[str, Tensor], notes: dict[str, str]) -> None:
+        notes["config"] = json.dumps(json.loads(notes["config"]) | entries)
+
+    return change
+
+
+FAULTS: dict[str, tuple[Change, str]] = {
+    "of another writer": (lambda _, notes: notes.update(writer_sha256="0" * 64), "belongs to another checkpoint"),
+    "without its writer's name": (lambda _, notes: notes.pop("writer_sha256"), "damaged"),
+    "without a shape": (lambda _, notes: notes.update(config="{}"), "damaged"),
+    "of a shape that is no JSON": (lambda _, notes: notes.update(config="{"), "damaged"),
+    "of another width": (changed_shape(hidden_size=32), "hidden_size is 32 and not 64"),
+    "of a deeper writer": (changed_shape(keys_of=[1, 7]), "more than 3 layers"),
+    "of a shape that its tensors do not have": (changed_shape(intermediate_size=48), "no tensor 'layers.0.gate_up"),
+    "for another vocabulary": (lambda tensors, _: tensors["ids"].add_(5), "another vocabulary"),
+    "for ids below zero": (lambda tensors, _: tensors["ids"].sub_(9), "another vocabulary"),
+    "with NaN": (lambda tensors, _: tensors["norm.weight"].fill_(torch.nan), "NaN"),
+    "with infinite scales": (lambda tensors, _: tensors["fuse.scale"].fill_(torch.inf), "NaN or infinite"),
+    "without a tensor": (lambda tensors, _: tensors.pop("places"), "no tensor 'places'"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_that_cannot_be_used_is_named_and_left_out(
+    fault: str, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    change, message = FAULTS[fault]
+    path = directory / DRAFTER
+    tensors, notes = load_file(path), notes_of(path)
+    change(tensors, notes)
+    save_file(tensors, path, notes)
+    writes_on(directory, caplog, message)
+
+
+@pytest.mark.parametrize("size", [0, 5, 3000, -100])
+def test_one_that_is_cut_short_is_named_and_left_out(
+    size: int, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = directory / DRAFTER
+    path.write_bytes(path.read_bytes()[:size])
+    writes_on(directory, caplog, "damaged")
+
+
+def writes_on(directory: Path, caplog: pytest.LogCaptureFixture, message: str) -> None:
+    """The writer fills as it does without a drafter, and the log names the drafter."""
+    with caplog.at_level(logging.WARNING):
+        checkpoint = loaded(directory)
+    assert checkpoint.drafter is None
+    assert [message in record.getMessage() and DRAFTER in record.getMessage() for record in caplog.records] == [True]
+    (directory / DRAFTER).unlink()
+    request = FillRequest(EXCERPT, max_tokens=6, drafting="both")
+    filled, alone = (
+        [*Infiller(each, torch.device("cpu")).fill(request)][-1].text for each in (checkpoint, loaded(directory))
+    )
+    assert filled == alone
+
+
+def notes_of(path: Path) -> dict[str, str]:
+    header = path.read_bytes()
+    size = int.from_bytes(header[:8], "little")
+    notes: dict[str, str] = json.loads(header[8 : 8 + size])["__metadata__"]
+    return notes

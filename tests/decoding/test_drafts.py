@@ -1,0 +1,192 @@
+"""What a drafter network proposes is checked: the text is what the writer writes token by token, whoever drafts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qwen2_fixtures import tiny_drafter, write_gguf
+
+from dgemma_model.checkpoint import load
+from dgemma_model.checkpoint.contract import Checkpoint
+from dgemma_model.checkpoint.converted import convert
+from dgemma_model.infill import Infiller
+from dgemma_model.network.cache import Cache
+from dgemma_model.network.contract import DrafterNetwork
+from dgemma_model.network.int8 import Int8Weights
+from dgemma_model.network.qwen2_served import ServedQwen2
+from dgemma_model.network.state_drafter_served import ServedStateDrafter, served_weights
+from dgemma_model.request import Draft, Excerpt, FillRequest
+
+PIECES = [
+    "def add(a, b):\n    return ",
+    "total = 0\n",
+    "for name in ",
+    "x",
+    "(",
+    ")\n",
+    "\n\n",
+    "self.",
+    "  ",
+    "é",
+    "= ",
+]
+CPU = torch.device("cpu")
+
+
+@cache
+def writer() -> Checkpoint:
+    """A tiny random one, all of whose products are in float32."""
+    folder = Path(mkdtemp())
+    write_gguf(folder / "model.gguf")
+    convert(folder / "model.gguf", folder / "model")
+    checkpoint = load.load(folder / "model", CPU, torch.float32)
+    assert isinstance(checkpoint.network, ServedQwen2)
+    weights = Int8Weights(checkpoint.network.weights.tensors, torch.float32)
+    return replace(checkpoint, network=ServedQwen2(checkpoint.network.config, weights))
+
+
+def with_drafter(drafter: DrafterNetwork | None, network: ServedQwen2 | None = None) -> Infiller:
+    checkpoint = replace(writer(), drafter=drafter)
+    return Infiller(checkpoint if network is None else replace(checkpoint, network=network), CPU)
+
+
+@cache
+def random_drafter() -> ServedStateDrafter:
+    """One that reads the writer's states and has learnt nothing."""
+    ids, network = torch.arange(3, 403, 2), writer().network
+    assert isinstance(network, ServedQwen2)
+    drafter = tiny_drafter(len(ids))
+    return ServedStateDrafter(drafter.config, Int8Weights(served_weights(drafter, ids), torch.float32), network)
+
+
+class Hostile:
+    """Proposes what the writer writes, with some tokens changed, and any number of them."""
+
+    def __init__(self, written: Sequence[int], rng: random.Random, share_wrong: float) -> None:
+        self.written, self.rng, self.share_wrong = written, rng, share_wrong
+        self.calls = 0
+
+    def draft(self, cache: Cache, token: int) -> list[int]:
+        self.calls += 1
+        places = [at for at, other in enumerate(self.written) if other == token] or [0]
+        start = self.rng.choice(places) + 1
+        count = self.rng.choice([0, 1, 3, 7, 30])
+        rest = [*self.written[start : start + count], *self.rng.choices(range(404), k=count)][:count]
+        return [self.rng.randrange(404) if self.rng.random() < self.share_wrong else other for other in rest]
+
+
+def last(infiller: Infiller, excerpt: Excerpt, **knobs: Any) -> Draft:
+    *_, draft = infiller.fill(FillRequest(excerpt, **knobs))
+    return draft
+
+
+def same(draft: Draft, alone: Draft) -> bool:
+    close = draft.score == pytest.approx(alone.score, abs=1e-4)
+    return close and (draft.text, draft.complete, draft.done) == (alone.text, alone.complete, alone.done)
+
+
+excerpts = st.builds(
+    Excerpt,
+    st.lists(st.sampled_from(PIECES), min_size=1, max_size=12).map("".join),
+    st.lists(st.sampled_from(PIECES), max_size=3).map("".join),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    excerpt=excerpts,
+    seed=st.integers(0, 999),
+    share_wrong=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    limit=st.integers(1, 24),
+    one_line=st.booleans(),
+    drafting=st.sampled_from(["denoised", "both"]),
+)
+def test_no_drafter_however_good_or_hostile_changes_a_fill(
+    excerpt: Excerpt, seed: int, share_wrong: float, limit: int, one_line: bool, drafting: str
+) -> None:
+    knobs: dict[str, Any] = {"max_tokens": limit, "one_line": one_line}
+    alone = last(with_drafter(None), excerpt, drafting="none", **knobs)
+    ids = writer().tokenizer.encode(excerpt.prefix + alone.text)
+    hostile = Hostile(ids, random.Random(seed), share_wrong)
+    drafted = last(with_drafter(hostile), excerpt, drafting=drafting, **knobs)
+    assert same(drafted, alone)
+    assert drafted.step <= alone.step
+
+
+@settings(max_examples=30, deadline=None)
+@given(excerpt=excerpts, limit=st.integers(1, 24), one_line=st.booleans())
+def test_a_drafter_fed_with_states_changes_no_fill(excerpt: Excerpt, limit: int, one_line: bool) -> None:
+    knobs: dict[str, Any] = {"max_tokens": limit, "one_line": one_line}
+    alone = last(with_drafter(None), excerpt, drafting="none", **knobs)
+    fed = with_drafter(random_drafter(), random_drafter().writer)
+    for _ in range(2):  # the second fill finds its prompt cached
+        assert same(last(fed, excerpt, drafting="both", **knobs), alone)
+
+
+class Listens:
+    """Proposes nothing, and hears each token that is written, but for the last."""
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+
+    def draft(self, cache: Cache, token: int) -> list[int]:
+        self.heard.append(token)
+        return []
+
+
+class Knows:
+    """Proposes the next seven tokens."""
+
+    def __init__(self, written: Sequence[int]) -> None:
+        self.written, self.prompt = written, 0
+
+    def draft(self, cache: Cache, token: int) -> list[int]:
+        self.prompt = self.prompt or cache.length
+        at = cache.length - self.prompt
+        assert self.written[at] == token
+        return list(self.written[at + 1 : at + 8])
+
+
+def test_a_drafter_that_knows_saves_passes() -> None:
+    excerpt = Excerpt("def add(a, b):\n    return ", "\n")
+    alone = last(with_drafter(listener := Listens()), excerpt, drafting="denoised", max_tokens=40)
+    drafted = last(with_drafter(Knows(listener.heard)), excerpt, drafting="denoised", max_tokens=40)
+    assert alone.step > 8 and same(drafted, alone)
+    assert drafted.step <= 2 + -(-alone.step // 8)
+
+
+class Wrong:
+    """Proposes what the writer does not write."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def draft(self, cache: Cache, token: int) -> list[int]:
+        self.calls += 1
+        return [self.calls % 7 + 3]
+
+
+def test_a_drafter_that_saves_nothing_is_asked_now_and_then_only() -> None:
+    infiller, excerpt, calls, passes = with_drafter(wrong := Wrong()), Excerpt("total = ", "\n"), 0, 0
+    for _ in range(12):
+        calls = wrong.calls
+        passes = last(infiller, excerpt, drafting="denoised", max_tokens=40).step
+    assert passes > 8 and wrong.calls > 10
+    assert wrong.calls - calls <= 0.25 * passes
+
+
+@pytest.mark.parametrize("drafting", ["none", "copied"])
+def test_a_drafter_is_not_asked_where_nothing_is_to_be_denoised(drafting: Any) -> None:
+    hostile = Hostile([1, 2, 3], random.Random(0), 1.0)
+    last(with_drafter(hostile), Excerpt("total = ", "\n"), drafting=drafting, max_tokens=12)
+    assert hostile.calls == 0
