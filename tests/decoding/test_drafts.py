@@ -19,6 +19,7 @@ from qwen2_fixtures import tiny_drafter, write_gguf
 from dgemma_model.checkpoint import load
 from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.checkpoint.converted import convert
+from dgemma_model.decoding.drafting import worthwhile
 from dgemma_model.infill import Infiller
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.contract import DrafterNetwork
@@ -76,13 +77,14 @@ class Hostile:
         self.written, self.rng, self.share_wrong = written, rng, share_wrong
         self.calls = 0
 
-    def draft(self, cache: Cache, token: int) -> list[int]:
+    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
         self.calls += 1
         places = [at for at, other in enumerate(self.written) if other == token] or [0]
         start = self.rng.choice(places) + 1
         count = self.rng.choice([0, 1, 3, 7, 30])
         rest = [*self.written[start : start + count], *self.rng.choices(range(404), k=count)][:count]
-        return [self.rng.randrange(404) if self.rng.random() < self.share_wrong else other for other in rest]
+        said = [self.rng.randrange(404) if self.rng.random() < self.share_wrong else other for other in rest]
+        return said, [self.rng.choice([0.1, 0.9, 1.0]) for _ in said]
 
 
 def last(infiller: Infiller, excerpt: Excerpt, **knobs: Any) -> Draft:
@@ -139,9 +141,9 @@ class Listens:
     def __init__(self) -> None:
         self.heard: list[int] = []
 
-    def draft(self, cache: Cache, token: int) -> list[int]:
+    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
         self.heard.append(token)
-        return []
+        return [], []
 
 
 class Knows:
@@ -150,11 +152,12 @@ class Knows:
     def __init__(self, written: Sequence[int]) -> None:
         self.written, self.prompt = written, 0
 
-    def draft(self, cache: Cache, token: int) -> list[int]:
+    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
         self.prompt = self.prompt or cache.length
         at = cache.length - self.prompt
         assert self.written[at] == token
-        return list(self.written[at + 1 : at + 8])
+        following = list(self.written[at + 1 : at + 8])
+        return following, [1.0] * len(following)
 
 
 def test_a_drafter_that_knows_saves_passes() -> None:
@@ -171,9 +174,9 @@ class Wrong:
     def __init__(self) -> None:
         self.calls = 0
 
-    def draft(self, cache: Cache, token: int) -> list[int]:
+    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
         self.calls += 1
-        return [self.calls % 7 + 3]
+        return [self.calls % 7 + 3], [1.0]
 
 
 def test_a_drafter_that_saves_nothing_is_asked_now_and_then_only() -> None:
@@ -190,3 +193,19 @@ def test_a_drafter_is_not_asked_where_nothing_is_to_be_denoised(drafting: Any) -
     hostile = Hostile([1, 2, 3], random.Random(0), 1.0)
     last(with_drafter(hostile), Excerpt("total = ", "\n"), drafting=drafting, max_tokens=12)
     assert hostile.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("likely", "count"),
+    [
+        ([], 0),
+        ([0.01] * 7, 0),
+        ([1.0] * 7, 7),
+        ([0.9, 0.9, 0.01, 0.9], 3),
+        ([0.9, 0.9, 0.9, 0.01, 0.9], 3),
+        ([0.2, 0.9, 0.9], 3),
+    ],
+)
+def test_a_pass_checks_what_is_worth_its_cost(likely: list[float], count: int) -> None:
+    assert worthwhile(likely) == count
+    assert worthwhile([*likely, *[1.0] * 40]) < 40

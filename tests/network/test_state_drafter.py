@@ -79,7 +79,7 @@ tokens = st.integers(0, KNOWN - 1)
 @settings(max_examples=60, deadline=None)
 @given(ids=texts, token=tokens)
 def test_it_is_served_as_it_is_trained(ids: list[int], token: int) -> None:
-    assert served().draft(read(ids), token) == reference(read(ids), len(ids) - 1, token)
+    assert served().draft(read(ids), token)[0] == reference(read(ids), len(ids) - 1, token)
 
 
 @pytest.mark.skipif(not CAN_PACK, reason="products of integers are not packed here")
@@ -87,7 +87,7 @@ def test_in_int8_it_drafts_nearly_the_same() -> None:
     rows = torch.randint(KNOWN, (60, 20), generator=torch.Generator().manual_seed(0)).tolist()
     same = 0
     for ids in rows:
-        drafted = served(torch.int8).draft(read(ids[:-1], torch.int8), ids[-1])
+        drafted, _ = served(torch.int8).draft(read(ids[:-1], torch.int8), ids[-1])
         same += drafted[0] == reference(read(ids[:-1]), len(ids) - 2, ids[-1])[0]
     assert same > 45  # random scores are near each other
 
@@ -100,7 +100,7 @@ def test_what_comes_after_the_anchor_is_not_seen(ids: list[int], later: list[int
 
 def test_drafts_are_not_all_alike() -> None:
     rows = torch.randint(KNOWN, (20, 12), generator=torch.Generator().manual_seed(0)).tolist()
-    drafts = [tuple(served().draft(read(ids[:-1]), ids[-1])) for ids in rows]
+    drafts = [tuple(served().draft(read(ids[:-1]), ids[-1])[0]) for ids in rows]
     assert len(set(drafts)) > 15
     assert set().union(*drafts) <= set(IDS.tolist()) and all(len(draft) == CANVAS for draft in drafts)
 
@@ -118,6 +118,20 @@ def test_kept_states_follow_the_cache(ids: list[int], more: list[int], cut: int)
     cache.crop(kept.stop)
     assert torch.equal(network.cached_states(cache, kept), states[kept])
     assert torch.equal(network.cached_states(cache.copy(kept.stop), kept), states[kept])
+
+
+def test_probabilities_are_those_of_the_choice() -> None:
+    ids = list(range(30))
+    drafted, likely = served().draft(read(ids), 40)
+    assert len(likely) == len(drafted) and all(1 / len(IDS) <= share <= 1 for share in likely)
+    network, cache = drafter(), read(ids)
+    states = served().writer.cached_states(cache, slice(29, 30))[None].float()
+    keys = [cache.layer(layer) for layer in network.config.keys_of]
+    hidden = network(states, writer().embed(torch.tensor([[40]])), torch.tensor([[29]]), keys, CANVAS)[0, 0, 0]
+    rows, scale = writer().head_rows(IDS)
+    before = IDS.tolist().index(40)
+    scores = hidden @ (rows * scale[:, None]).T + network.pair_scores(torch.tensor(before))
+    assert likely[0] == pytest.approx(float(scores.softmax(-1).max()), rel=1e-3)
 
 
 def test_what_is_stored_is_as_announced() -> None:

@@ -6,7 +6,8 @@ never its text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -29,6 +30,8 @@ MISSES = 2
 """After so many passes that agreed with nothing of a denoised draft, the rest of it is dropped."""
 LEAST_GAIN = 0.25
 """Tokens that a draft must have saved on average for the next one to be made; it costs a tenth of a pass."""
+PASS_COSTS = ((1, 1.0), (2, 1.04), (4, 1.08), (8, 1.38), (16, 1.95))
+"""What a pass over up to so many tokens costs, compared with one over one: see log/drafts.md."""
 GAIN_SHARE, GAIN_FORGOTTEN = 0.1, 0.002
 """What the latest draft counts in that average; and how much it rises at each pass without one, until it is tried."""
 
@@ -152,7 +155,8 @@ class StateDrafts:
     """Proposes what a drafter denoises from the writer's states, in one step: anew after each pass, because that costs
     a tenth of one.
 
-    In a text where drafts have saved little lately, they are made now and then only.
+    So many tokens are proposed as make the next pass cheapest by the token that it will probably write. In a text where
+    drafts have saved little lately, they are made now and then only.
     """
 
     network: DrafterNetwork
@@ -168,7 +172,8 @@ class StateDrafts:
         cached = self.opened.cached
         if text.ids and not text.forced and text.room > 1:
             if cached.draft_gain >= LEAST_GAIN:
-                self._drafted = self.network.draft(cached.cache, text.ids[-1])
+                ids, likely = self.network.draft(cached.cache, text.ids[-1])
+                self._drafted = ids[: worthwhile(likely)]
             else:
                 cached.draft_gain += GAIN_FORGOTTEN
         return iter(())
@@ -178,6 +183,19 @@ class StateDrafts:
         if agreed is not None and self._drafted:
             self.opened.cached.draft_gain += GAIN_SHARE * (agreed - self.opened.cached.draft_gain)
         self._drafted = []
+
+
+def worthwhile(likely: Sequence[float]) -> int:
+    """How many drafted tokens a pass should check. `likely` are the probabilities that each is right if all before it
+    are."""
+    best, rate, chance, expected = 0, 1.0 / PASS_COSTS[0][1], 1.0, 1.0
+    for count, probability in enumerate(likely, start=1):
+        chance *= probability
+        expected += chance
+        cost = next((cost for tokens, cost in PASS_COSTS if tokens > count), math.inf)
+        if expected / cost > rate:
+            best, rate = count, expected / cost
+    return best
 
 
 def drafters_for(

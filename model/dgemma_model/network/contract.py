@@ -68,5 +68,6 @@ class CodeNetwork(Protocol):
 class DrafterNetwork(Protocol):
     """A small network that drafts what another one, the writer, says next."""
 
-    def draft(self, cache: Cache, token: int) -> list[int]:
-        """What the writer may say after `token`, the one after all that is in its `cache`."""
+    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
+        """What the writer may say after `token`, the one after all that is in its `cache`: ids, and of each the
+        probability that it is right if all before it are."""

@@ -5,7 +5,7 @@ For CPUs. Shapes as in `state_drafter`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the field's usual name)
@@ -82,8 +82,8 @@ class ServedStateDrafter:
         self._after = tensors["after.weight"] * tensors["after.scale"][:, None]
 
     @torch.inference_mode()
-    def draft(self, cache: Cache, token: int) -> list[int]:
-        """What the writer may say after `token`, the one after all that is cached; L ids."""
+    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
+        """See `DrafterNetwork`; L ids."""
         anchor = cache.length - 1
         with THREADS.chosen(self.config.canvas):
             states = self.writer.cached_states(cache, slice(anchor, anchor + 1))[0].float()
@@ -96,13 +96,17 @@ class ServedStateDrafter:
             for layer, of in zip(self._layers, self.config.keys_of, strict=True):
                 x = layer(x, cos, sin, *cache.layer(of))
             scores = self._head(self._norm(x))
-            return list(self._chosen(scores, self._index.get(token, self.config.vocab_size)))
+            return self._chosen(scores, self._index.get(token, self.config.vocab_size))
 
-    def _chosen(self, scores: Tensor, before: int) -> Iterator[int]:
-        """The best token of each position, given the one before it."""
+    def _chosen(self, scores: Tensor, before: int) -> tuple[list[int], list[float]]:
+        """The best token of each position, given the one before it, and its probability."""
+        ids, likely = list[int](), list[float]()
         for row in scores:
-            before = int(torch.addmv(row, self._after, self._before[before]).argmax())
-            yield int(self._ids[before])
+            said = torch.addmv(row, self._after, self._before[before])
+            before = int(said.argmax())
+            ids.append(int(self._ids[before]))
+            likely.append(math.exp(float(said[before] - said.logsumexp(0))))
+        return ids, likely
 
 
 def served_weights(drafter: StateDrafter, ids: Tensor) -> dict[str, Tensor]:
