@@ -2,10 +2,12 @@
 
     python eval/drafts.py run drafts.jsonl [--drafter FILE] [--sample 60] [--kinds line,block,tests_line]
     python eval/drafts.py table drafts.jsonl
+    python eval/drafts.py retold drafts.jsonl
 
 Each hole is filled as the server fills it, with its prompt cached, on one thread, in all ways in turn. Texts must be
 the same in all of them. Times are processor time, so that other work on the machine counts little. `writing` is all
 that comes before the choice among texts, which drafts leave as it is. Intervals are of 95 %, bootstrapped over holes.
+`retold` reckons what the embedded model would save as the drafter: its first denoised draft, in the writer's tokens.
 """
 
 from __future__ import annotations
@@ -22,40 +24,41 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from dgemma_lsp.command.eval_fill import snapshot_of
 from dgemma_lsp.command.eval_run import read_cases
 from dgemma_lsp.pipeline.request_for import request_for
+from dgemma_model.checkpoint import load, selection
+from dgemma_model.checkpoint.config import read_json
+from dgemma_model.checkpoint.contract import Checkpoint
+from dgemma_model.checkpoint.converted import ORIGIN
+from dgemma_model.checkpoint.drafters.stored import read_drafter
 from dgemma_model.evaluation.held_out import Case
 from dgemma_model.evaluation.surroundings import in_its_file, nearby_of
 from dgemma_model.infill import Infiller
+from dgemma_model.network.kernels import fastest_products
+from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.request import FillRequest
 
+CPU = torch.device("cpu")
 WAYS = ("none", "copied", "denoised", "both")
 KINDS = ("line", "rest_of_line", "expression", "statement", "block", "tests_line", "tests_block")
+DRAFTED = 7
+"""Tokens of a draft that a pass checks."""
 RESAMPLED = 2000
 
 
-def loaded(drafter: Path | None) -> Infiller:
+def writer(drafter: Path | None = None) -> Checkpoint:
     """The default checkpoint, with the drafter in that file."""
-    import torch
-
-    from dgemma_model.checkpoint import load, selection
-    from dgemma_model.checkpoint.config import read_json
-    from dgemma_model.checkpoint.converted import ORIGIN
-    from dgemma_model.checkpoint.drafters.stored import read_drafter
-    from dgemma_model.network.kernels import fastest_products
-    from dgemma_model.network.qwen2_served import ServedQwen2
-
-    device = torch.device("cpu")
-    found = load.load(selection.find("qwen2.5-coder-0.5b", "cpu"), device, torch.float32, lambda share: None)
+    found = load.load(selection.find("qwen2.5-coder-0.5b", "cpu"), CPU, torch.float32, lambda share: None)
     if drafter is not None:
         assert isinstance(found.network, ServedQwen2)
         network = read_drafter(drafter, found.network, read_json(found.directory / ORIGIN)["sha256"])
         found = replace(found, network=network.writer, drafter=network)
-    return Infiller(found, device, fastest_products(device))
+    return found
 
 
 def chosen(held_out: str, kinds: Sequence[str], sample: int) -> list[Case]:
@@ -103,6 +106,33 @@ def run(output: Path, cases: Sequence[Case], infiller: Infiller, ways: Sequence[
             file.write(json.dumps({"id": case.id, "kind": case.kind, "ways": found}) + "\n")
 
 
+def retold(rows: Sequence[dict[str, Any]], cases: Sequence[Case], checkpoint: Checkpoint) -> Table:
+    """Tokens a pass if the embedded model drafts before each pass but the first, and the milliseconds of a draft."""
+    embedded, tokenizer = Infiller.load("embedded", "cpu"), checkpoint.tokenizer
+    pairs, spent, drafts = list[tuple[float, float]](), 0.0, 0
+    of_ids = {case.id: case for case in cases}
+    for row in rows:
+        request = request_of(of_ids[row["id"]], embedded)
+        ids = tokenizer.encode(row["ways"]["none"]["text"])
+        written, passes = 1, 1
+        while written < len(ids):
+            so_far = tokenizer.decode(ids[:written])
+            excerpt = replace(request.excerpt, prefix=request.excerpt.prefix + so_far)
+            asked = FillRequest(excerpt, one_line=request.one_line, verify=False, max_denoising_steps=1)
+            began = process_time()
+            *_, draft = embedded.fill(asked)
+            spent, drafts = spent + process_time() - began, drafts + 1
+            proposed = tokenizer.encode(so_far + draft.text)[written : written + DRAFTED]
+            agreed = 0
+            while ids[written + agreed : written + agreed + 1] == proposed[agreed : agreed + 1] != []:
+                agreed += 1
+            written, passes = written + agreed + 1, passes + 1
+        pairs.append((max(len(ids), 1), passes))
+    table = Table("tokens a pass", "ms a draft", title=f"the embedded model's first draft, {len(rows)} holes")
+    table.add_row("{:.2f} ({:.2f} to {:.2f})".format(*ratio(pairs)), f"{1000 * spent / max(1, drafts):.1f}")
+    return table
+
+
 def ratio(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
     """The sum of the first numbers by that of the second ones, and its interval."""
     rng = random.Random(0)
@@ -142,7 +172,7 @@ def tables(rows: Sequence[dict[str, Any]]) -> Iterator[Table]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("run", "table"))
+    parser.add_argument("command", choices=("run", "table", "retold"))
     parser.add_argument("rows", type=Path)
     parser.add_argument("--drafter", type=Path)
     parser.add_argument("--set", default="fresh")
@@ -151,9 +181,14 @@ def main() -> None:
     parser.add_argument("--ways", default=",".join(WAYS))
     arguments = parser.parse_args()
     if arguments.command == "run":
+        infiller = Infiller(writer(arguments.drafter), CPU, fastest_products(CPU))
         cases = chosen(arguments.set, arguments.kinds.split(","), arguments.sample)
-        run(arguments.rows, cases, loaded(arguments.drafter), arguments.ways.split(","))
+        run(arguments.rows, cases, infiller, arguments.ways.split(","))
     rows = [json.loads(line) for line in arguments.rows.read_text("utf-8").splitlines()]
+    if arguments.command == "retold":
+        cases = read_cases(None, arguments.set)
+        Console().print(retold(rows, cases, writer()))
+        return
     for table in tables(rows):
         Console(width=150).print(table)
 

@@ -115,6 +115,11 @@ class ReadTexts:
         found = [path for path in self._folder.glob("*.safetensors") if path.stem.isdecimal()]
         return sorted(path for path in found if (int(path.stem) % HELD_OUT_SHARE == 0) is held_out)
 
+    def count(self, path: Path) -> int:
+        """How many texts a file has."""
+        with safe_open(path, framework="pt") as file:
+            return int(file.get_slice("lengths").get_shape()[0])
+
     def batch(self, path: Path, texts: Sequence[int], rng: random.Random) -> Batch:
         """Anchors of some texts of a file: those of the middle first."""
         with safe_open(path, framework="pt") as file:
@@ -236,9 +241,9 @@ class Trainer:
         right at each position of those that have a target."""
         rng, files = random.Random(0), self.texts.files(held_out=True)
         right, known, losses, runs, count = torch.zeros(CANVAS), torch.zeros(CANVAS), 0.0, 0, 0
-        for number in range(CHECKED_TEXTS // TEXTS if files else 0):
-            path = files[number * TEXTS // 32 % len(files)]
-            batch = self.texts.batch(path, [(number * TEXTS + n) % 32 for n in range(TEXTS)], rng).to(self.device)
+        places = [(path, text) for path in files for text in range(self.texts.count(path))][:CHECKED_TEXTS]
+        for path, text in places:
+            batch = self.texts.batch(path, [text], rng).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16):
                 scores, targets = self.scores(self.average, batch)
             losses += float(F.cross_entropy(scores.float(), targets, reduction="sum"))
@@ -301,8 +306,9 @@ def drawn(texts: ReadTexts, rng: random.Random) -> Iterator[Batch]:
         files = texts.files(held_out=False)
         rng.shuffle(files)
         for path in files:
-            order = rng.sample(range(32), 32)
-            for start in range(0, 32, TEXTS):
+            count = texts.count(path)
+            order = rng.sample(range(count), count)
+            for start in range(0, count, TEXTS):
                 yield texts.batch(path, order[start : start + TEXTS], rng).cut(rng.choice(LENGTHS))
 
 

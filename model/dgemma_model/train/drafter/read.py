@@ -154,7 +154,7 @@ def read_all(folder: Path, reader: WriterReader, texts: Sequence[str], seconds: 
         if place.exists():
             continue
         rng = random.Random(number - step)
-        held_out = len(texts) // HELD_OUT_SHARE
+        held_out = max(1, len(texts) // HELD_OUT_SHARE)
         some = texts[:held_out] if (number - step) % HELD_OUT_SHARE == 0 else texts[held_out:]
         rows, lengths, prompts = list[dict[str, Tensor]](), list[int](), list[int]()
         while len(rows) < TEXTS:
