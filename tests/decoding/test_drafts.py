@@ -20,6 +20,7 @@ from dgemma_model.checkpoint import load
 from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.checkpoint.converted import convert
 from dgemma_model.decoding.drafting import worthwhile
+from dgemma_model.decoding.prompt_cache import CachedPrompt
 from dgemma_model.infill import Infiller
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.contract import DrafterNetwork
@@ -166,6 +167,34 @@ def test_a_drafter_that_knows_saves_passes() -> None:
     drafted = last(with_drafter(Knows(listener.heard)), excerpt, drafting="denoised", max_tokens=40)
     assert alone.step > 8 and same(drafted, alone)
     assert drafted.step <= 2 + -(-alone.step // 8)
+
+
+class Beyond:
+    """Proposes tokens of several lines."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids = list(ids)
+
+    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
+        return self.ids, [1.0] * len(self.ids)
+
+
+@pytest.mark.parametrize(("one_line", "checked"), [(True, 6), (False, 13)])
+def test_of_a_line_nothing_after_its_end_is_checked(
+    one_line: bool, checked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, read = writer().tokenizer.encode("a.b(c)\nd.e(f)"), list[int]()
+    assert len(ids) == 13
+    append = CachedPrompt.append
+
+    def heard(self: CachedPrompt, ids: Sequence[int], last: int | None = None) -> torch.Tensor:
+        read.append(len(ids))
+        return append(self, ids, last)
+
+    monkeypatch.setattr(CachedPrompt, "append", heard)
+    drafter = with_drafter(Beyond(ids))
+    last(drafter, Excerpt("total = ", "\n"), drafting="denoised", one_line=one_line, max_tokens=30)
+    assert len(read) > 2 and max(read[1:]) == 1 + checked
 
 
 class Wrong:

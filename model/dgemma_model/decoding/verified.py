@@ -80,7 +80,7 @@ def _written(opened: OpenPrompt, text: CausalText, drafters: Sequence[Drafter], 
                     passes += 1
                     yield replace(text.draft(passes), tokens=(text.shown + tokens,))
             proposed, by = _best(drafters)
-        read = proposed.ids[: text.room]
+        read = proposed.ids[: text.room] if by is None else text.worth_reading(proposed.ids)
         logits = cached.append([*pending, *read], last=len(read) + 1)
         passes += 1
         before = len(text.ids)
@@ -162,6 +162,15 @@ class CausalText:
     def room(self) -> int:
         """How many more tokens may come, at most."""
         return self.limit - self.written + len(self.forced)
+
+    def worth_reading(self, ids: list[int]) -> list[int]:
+        """The beginning of a proposal: as much as there is room for, and of a line nothing from its end on. What ends
+        it is read off the token before."""
+        token_bytes, within = self._tokenizer.token_bytes, self.room
+        if self._one_line:
+            ends = (at for at, token in enumerate(ids) if token in self._end_set or b"\n" in token_bytes[token])
+            within = min(within, next(ends, within))
+        return ids[:within]
 
     def take(self, logits: Tensor, drafted: list[int]) -> int:
         """Write the next token, and further ones as long as the draft agrees; returns how many tokens it agreed on.
