@@ -28,12 +28,13 @@ WORTHWHILE_GAIN = 2
 """Tokens that a denoised draft must have saved for another one to be made; a draft costs a pass."""
 MISSES = 2
 """After so many passes that agreed with nothing of a denoised draft, the rest of it is dropped."""
-LEAST_GAIN = 0.25
+LEAST_GAIN = 0.15
 """Tokens that a draft must have saved on average for the next one to be made; it costs a tenth of a pass."""
 PASS_COSTS = ((1, 1.0), (2, 1.04), (4, 1.08), (8, 1.38), (16, 1.95))
 """What a pass over up to so many tokens costs, compared with one over one: see log/drafts.md."""
-GAIN_SHARE, GAIN_FORGOTTEN = 0.1, 0.002
-"""What the latest draft counts in that average; and how much it rises at each pass without one, until it is tried."""
+GAIN_SHARE, GAIN_FORGOTTEN = 0.05, 0.001
+"""What the latest draft counts in that average; and how much it rises at each pass without one, so that one is tried
+again after eight of these."""
 
 
 class Proposal(NamedTuple):
@@ -162,6 +163,7 @@ class StateDrafts:
     network: DrafterNetwork
     opened: OpenPrompt
     _drafted: list[int] = field(default_factory=list)
+    _has_drafted: bool = False
 
     def at_hand(self) -> Proposal:
         """See `Drafter`."""
@@ -173,16 +175,17 @@ class StateDrafts:
         if text.ids and not text.forced and text.room > 1:
             if cached.draft_gain >= LEAST_GAIN:
                 ids, likely = self.network.draft(cached.cache, text.ids[-1])
-                self._drafted = ids[: worthwhile(likely)]
+                self._drafted, self._has_drafted = ids[: worthwhile(likely)], True
             else:
                 cached.draft_gain += GAIN_FORGOTTEN
         return iter(())
 
     def checked(self, written: int, agreed: int | None) -> None:
         """See `Drafter`."""
-        if agreed is not None and self._drafted:
-            self.opened.cached.draft_gain += GAIN_SHARE * (agreed - self.opened.cached.draft_gain)
-        self._drafted = []
+        cached = self.opened.cached
+        if self._has_drafted:
+            cached.draft_gain += GAIN_SHARE * ((agreed or 0) - cached.draft_gain)
+        self._drafted, self._has_drafted = [], False
 
 
 def worthwhile(likely: Sequence[float]) -> int:

@@ -147,7 +147,8 @@ class PromptCaches:
             return CachedPrompt(self._network, Cache(), [])
         if 2 * common < len(best.ids):  # another text that happens to begin alike: it keeps its own
             copied = CachedPrompt(self._network, best.cache.copy(common), best.ids[:common])
-            copied.draft_gain = best.draft_gain
+            if 2 * common >= len(ids):  # the same document
+                copied.draft_gain = best.draft_gain
             return copied
         self._kept.remove(best)
         self.nbytes -= best.cache.nbytes
