@@ -6,9 +6,8 @@ never its text.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -22,16 +21,17 @@ from dgemma_model.network.contract import DrafterNetwork
 from dgemma_model.project.copy_model import PromptCopies
 from dgemma_model.request import DraftToken
 
-TRUSTED_MATCH = 2
-"""A copy is preferred to a denoised draft if at least so many tokens before it match. Otherwise one is made."""
+GOOD_RATE = 1.8
+"""Tokens that a pass is expected to write with what is at hand, by its cost, from which no further draft is made."""
+COPY_RIGHT = (0.0, 0.31, 0.45, 0.57, 0.7, 0.74, 0.78, 0.82, 0.88, 0.9, 0.92, 0.94, 0.975)
+"""The probability that a copied token is right if all before it are, by how many of the last tokens match; fitted to
+what the default checkpoint writes (log/drafts.md)."""
 WORTHWHILE_GAIN = 2
 """Tokens that a denoised draft must have saved for another one to be made; a draft costs a pass."""
 MISSES = 2
 """After so many passes that agreed with nothing of a denoised draft, the rest of it is dropped."""
 LEAST_GAIN = 0.15
 """Tokens that a draft must have saved on average for the next one to be made; it costs a tenth of a pass."""
-PASS_COSTS = ((1, 1.0), (2, 1.04), (4, 1.08), (8, 1.38), (16, 1.95))
-"""What a pass over up to so many tokens costs, compared with one over one: see log/drafts.md."""
 GAIN_SHARE, GAIN_FORGOTTEN = 0.05, 0.001
 """What the latest draft counts in that average; and how much it rises at each pass without one, so that one is tried
 again after eight of these."""
@@ -40,9 +40,9 @@ again after eight of these."""
 class Proposal(NamedTuple):
     """Tokens that may come next."""
 
-    ids: list[int]
-    trust: float = 0.0
-    """How many of the last tokens a copy matches; proposals of several drafters are compared by it."""
+    ids: Sequence[int] = ()
+    likely: Sequence[float] = ()
+    """Of each, the probability that it is right if all before it are."""
 
 
 class TextSoFar(Protocol):
@@ -83,7 +83,7 @@ class CopyDrafter:
     def at_hand(self) -> Proposal:
         """See `Drafter`."""
         match, ids = self._copies.continuation()
-        return Proposal(ids, match)
+        return Proposal(ids, [COPY_RIGHT[min(match, len(COPY_RIGHT) - 1)]] * len(ids))
 
     def passes(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
         """Nothing: copies need no pass."""
@@ -106,6 +106,7 @@ class CanvasDrafter:
     sampling: Sampling
     draft_steps: int
     _left: tuple[int, ...] = ()
+    _likely: tuple[float, ...] = ()
     _pays: bool = True
     _gain: int = 0
     _misses: int = 0
@@ -113,7 +114,7 @@ class CanvasDrafter:
 
     def at_hand(self) -> Proposal:
         """See `Drafter`: what is left of the latest draft."""
-        return Proposal(list(self._left), TRUSTED_MATCH - 0.5 if self._left else 0.0)
+        return Proposal(self._left, self._likely)
 
     def passes(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
         """See `Drafter`."""
@@ -136,7 +137,7 @@ class CanvasDrafter:
         for step in denoise(network, cache, canvas, pinned, config, noise, generator, constraint.apply):
             drafted, confidence = step.best[0, 1:].tolist(), step.confidence[0, 1:].tolist()
             end = next((at for at, token in enumerate(drafted) if token in vocabulary.ends), len(drafted))
-            self._left = tuple(drafted[:end])
+            self._left, self._likely = tuple(drafted[:end]), tuple(confidence[:end])
             tokenizer = vocabulary.tokenizer
             yield tuple(DraftToken(tokenizer.decode([i]), c, False) for i, c in zip(drafted, confidence, strict=True))
         self._pays = False  # until it has paid
@@ -148,56 +149,55 @@ class CanvasDrafter:
             self._misses = 0 if agreed else self._misses + 1
             self._held_up = agreed == len(self._left)
             self._pays = self._pays or self._gain >= WORTHWHILE_GAIN
-        self._left = self._left[written:] if self._misses < MISSES else ()
+        kept = slice(written, None) if self._misses < MISSES else slice(0)
+        self._left, self._likely = self._left[kept], self._likely[kept]
 
 
 @dataclass
 class StateDrafts:
     """Proposes what a drafter denoises from the writer's states, in one step: anew after each pass, because that costs
-    a tenth of one.
-
-    So many tokens are proposed as make the next pass cheapest by the token that it will probably write. In a text where
-    drafts have saved little lately, they are made now and then only.
+    a tenth of one. In a text where drafts have saved little lately, they are made now and then only.
     """
 
     network: DrafterNetwork
     opened: OpenPrompt
-    _drafted: list[int] = field(default_factory=list)
-    _has_drafted: bool = False
+    _drafted: Proposal | None = None
 
     def at_hand(self) -> Proposal:
         """See `Drafter`."""
-        return Proposal(self._drafted, TRUSTED_MATCH - 0.5 if self._drafted else 0.0)
+        return self._drafted or Proposal()
 
     def passes(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
         """See `Drafter`: none of the writer's passes is spent."""
         cached = self.opened.cached
         if text.ids and not text.forced and text.room > 1:
             if cached.draft_gain >= LEAST_GAIN:
-                ids, likely = self.network.draft(cached.cache, text.ids[-1])
-                self._drafted, self._has_drafted = ids[: worthwhile(likely)], True
+                self._drafted = Proposal(*self.network.draft(cached.cache, text.ids[-1]))
             else:
                 cached.draft_gain += GAIN_FORGOTTEN
         return iter(())
 
     def checked(self, written: int, agreed: int | None) -> None:
         """See `Drafter`."""
-        cached = self.opened.cached
-        if self._has_drafted:
+        if self._drafted is not None:
+            cached = self.opened.cached
             cached.draft_gain += GAIN_SHARE * ((agreed or 0) - cached.draft_gain)
-        self._drafted, self._has_drafted = [], False
+        self._drafted = None
 
 
-def worthwhile(likely: Sequence[float]) -> int:
-    """How many drafted tokens a pass should check. `likely` are the probabilities that each is right if all before it
-    are."""
-    best, rate, chance, expected = 0, 1.0 / PASS_COSTS[0][1], 1.0, 1.0
+def worthwhile(likely: Sequence[float], costs: Sequence[float]) -> tuple[int, float]:
+    """How many tokens of a proposal a pass should check, and how many it is then expected to write, by its cost.
+
+    `likely` are those of the `Proposal`; `costs` are `Policy.pass_costs`.
+    """
+    best, chance, expected = (0, 1.0), 1.0, 1.0
     for count, probability in enumerate(likely, start=1):
         chance *= probability
         expected += chance
-        cost = next((cost for tokens, cost in PASS_COSTS if tokens > count), math.inf)
-        if expected / cost > rate:
-            best, rate = count, expected / cost
+        doubled = min(count.bit_length(), len(costs) - 1)  # a pass over `count` + 1 tokens
+        rate = expected * costs[0] / costs[doubled] if costs else expected
+        if rate > best[1]:
+            best = count, rate
     return best
 
 

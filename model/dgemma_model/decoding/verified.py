@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dgemma_model.decoding.constraint import ids_in_line
-from dgemma_model.decoding.drafting import TRUSTED_MATCH, Drafter, Proposal
+from dgemma_model.decoding.drafting import GOOD_RATE, Drafter, worthwhile
 from dgemma_model.decoding.end_probe import EndProbe
 from dgemma_model.decoding.fill_end import FillEnd
 from dgemma_model.decoding.plan import FillPlan
@@ -57,7 +57,7 @@ def fill(
             avoided=avoided,
             alternative=plan.alternative,
         )
-        for draft in _written(opened, text, drafters, passes):
+        for draft in _written(opened, text, drafters, plan.pass_costs, passes):
             yield draft
             passes = draft.step
         if not text.repeats_suffix or avoided is not None:
@@ -66,21 +66,23 @@ def fill(
         opened.rewind_before_last()
 
 
-def _written(opened: OpenPrompt, text: CausalText, drafters: Sequence[Drafter], passes: int) -> Iterator[Draft]:
+def _written(
+    opened: OpenPrompt, text: CausalText, drafters: Sequence[Drafter], costs: Sequence[float], passes: int
+) -> Iterator[Draft]:
     """Write `text` after the prompt; `passes` were made before."""
     cached, prompt = opened.cached, opened.prompt
     pending = prompt.ids[len(cached.ids) :]
     while not text.is_finished:
-        proposed, by = Proposal(text.asked), None
-        if not proposed.ids:
-            proposed, by = _best(drafters)
-        if not text.asked and proposed.trust < TRUSTED_MATCH:
-            for drafter in drafters:
-                for tokens in drafter.passes(text):
-                    passes += 1
-                    yield replace(text.draft(passes), tokens=(text.shown + tokens,))
-            proposed, by = _best(drafters)
-        read = proposed.ids[: text.room] if by is None else text.worth_reading(proposed.ids)
+        read, by = text.asked, None
+        if not read:
+            read, by, rate = _best(drafters, text, costs)
+            if rate < GOOD_RATE:
+                for drafter in drafters:
+                    for tokens in drafter.passes(text):
+                        passes += 1
+                        yield replace(text.draft(passes), tokens=(text.shown + tokens,))
+                read, by, _ = _best(drafters, text, costs)
+        read = read[: text.room]
         logits = cached.append([*pending, *read], last=len(read) + 1)
         passes += 1
         before = len(text.ids)
@@ -96,10 +98,19 @@ def _limit(opened: OpenPrompt, plan: FillPlan) -> int:
     return min(plan.max_tokens, opened.cached.room(opened.prompt.ids) - len(opened.prompt.forced))
 
 
-def _best(drafters: Sequence[Drafter]) -> tuple[Proposal, Drafter | None]:
-    """The most trusted proposal and its drafter; the first of equals."""
-    proposals = [(drafter.at_hand(), drafter) for drafter in drafters]
-    return max(proposals, key=lambda each: each[0].trust, default=(Proposal([]), None))
+def _best(
+    drafters: Sequence[Drafter], text: CausalText, costs: Sequence[float]
+) -> tuple[list[int], Drafter | None, float]:
+    """What the next pass should check, whose proposal it is, and the tokens that it will probably write by its cost;
+    the first of equals."""
+    best: tuple[list[int], Drafter | None, float] = [], None, 1.0
+    for drafter in drafters:
+        ids, likely = drafter.at_hand()
+        ids = text.worth_reading(ids)
+        count, rate = worthwhile(likely[: len(ids)], costs)
+        if rate > best[2]:
+            best = ids[:count], drafter, rate
+    return best
 
 
 class CausalText:
@@ -163,14 +174,14 @@ class CausalText:
         """How many more tokens may come, at most."""
         return self.limit - self.written + len(self.forced)
 
-    def worth_reading(self, ids: list[int]) -> list[int]:
+    def worth_reading(self, ids: Sequence[int]) -> list[int]:
         """The beginning of a proposal: as much as there is room for, and of a line nothing from its end on. What ends
         it is read off the token before."""
         token_bytes, within = self._tokenizer.token_bytes, self.room
         if self._one_line:
             ends = (at for at, token in enumerate(ids) if token in self._end_set or b"\n" in token_bytes[token])
             within = min(within, next(ends, within))
-        return ids[:within]
+        return list(ids[:within])
 
     def take(self, logits: Tensor, drafted: list[int]) -> int:
         """Write the next token, and further ones as long as the draft agrees; returns how many tokens it agreed on.
