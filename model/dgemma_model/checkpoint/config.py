@@ -95,9 +95,9 @@ class Policy:
     copy_weight: float = 0.0
     """How much copies change the probabilities of verified fills, 0 to 1 (project/copy_model.py). With 0, copies are
     drafts only."""
-    pass_costs: tuple[float, ...] = ()
-    """What passes over up to 1, 2, 4, 8 tokens and so on cost, compared with each other; longer ones cost what the last
-    one does, and without any all cost the same. So much of a draft is checked as pays."""
+    token_cost: float = 0.0
+    """What each token after the first two adds to a pass, as a share of a pass over one. So much of a draft is checked
+    as pays."""
     draft_steps: int = 1
     """Denoising steps of a draft that will be verified."""
     canvas_lengths: tuple[int, ...] = (64, 128, 256)
@@ -172,10 +172,7 @@ _POLICY_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "renoise": ("true or false", lambda value: isinstance(value, bool)),
     "together": ("true or false", lambda value: isinstance(value, bool)),
     "copy_weight": ("a number from 0 to 1", lambda value: isinstance(value, int | float) and 0 <= value <= 1),
-    "pass_costs": (
-        "a list of numbers above 0",
-        lambda value: _is_list(value, lambda item: isinstance(item, int | float) and item > 0),
-    ),
+    "token_cost": ("a number of 0 or more", lambda value: isinstance(value, int | float) and value >= 0),
     "draft_steps": ("a whole number", _is_count),
     "canvas_lengths": ("a list of lengths", lambda value: _is_list(value, lambda item: _is_count(item) and item != 0)),
     "hole_widths": ("a list of lengths", lambda value: _is_list(value, lambda item: _is_count(item) and item != 0)),

@@ -21,7 +21,7 @@ from dgemma_model.network.contract import DrafterNetwork
 from dgemma_model.project.copy_model import PromptCopies
 from dgemma_model.request import DraftToken
 
-GOOD_RATE = 1.8
+GOOD_RATE = 1.4
 """Tokens that a pass is expected to write with what is at hand, by its cost, from which no further draft is made."""
 COPY_RIGHT = (0.0, 0.31, 0.45, 0.57, 0.7, 0.74, 0.78, 0.82, 0.88, 0.9, 0.92, 0.94, 0.975)
 """The probability that a copied token is right if all before it are, by how many of the last tokens match; fitted to
@@ -185,17 +185,16 @@ class StateDrafts:
         self._drafted = None
 
 
-def worthwhile(likely: Sequence[float], costs: Sequence[float]) -> tuple[int, float]:
+def worthwhile(likely: Sequence[float], token_cost: float) -> tuple[int, float]:
     """How many tokens of a proposal a pass should check, and how many it is then expected to write, by its cost.
 
-    `likely` are those of the `Proposal`; `costs` are `Policy.pass_costs`.
+    `likely` are those of the `Proposal`; `token_cost` is `Policy.token_cost`.
     """
     best, chance, expected = (0, 1.0), 1.0, 1.0
     for count, probability in enumerate(likely, start=1):
         chance *= probability
         expected += chance
-        doubled = min(count.bit_length(), len(costs) - 1)  # a pass over `count` + 1 tokens
-        rate = expected * costs[0] / costs[doubled] if costs else expected
+        rate = expected / (1 + token_cost * (count - 1))
         if rate > best[1]:
             best = count, rate
     return best

@@ -29,7 +29,7 @@ class FillPlan:
     drafting: Drafting
     draft_steps: int
     """Denoising steps of a draft that will be verified."""
-    pass_costs: tuple[float, ...]
+    token_cost: float
     copy_weight: float
     reads_project: bool
     ends_by_rules: bool
@@ -85,7 +85,7 @@ def plan_for(
         noise_level=request.noise_level,
         drafting="none" if steps == 0 else drafting,
         draft_steps=policy.draft_steps if steps is None else steps,
-        pass_costs=policy.pass_costs,
+        token_cost=policy.token_cost,
         copy_weight=copy_weight,
         reads_project=copy_weight > 0 or (policy.reads_project and request.copy_weight is None),
         ends_by_rules=policy.ends_by_rules,

@@ -57,7 +57,7 @@ def fill(
             avoided=avoided,
             alternative=plan.alternative,
         )
-        for draft in _written(opened, text, drafters, plan.pass_costs, passes):
+        for draft in _written(opened, text, drafters, plan.token_cost, passes):
             yield draft
             passes = draft.step
         if not text.repeats_suffix or avoided is not None:
@@ -67,7 +67,7 @@ def fill(
 
 
 def _written(
-    opened: OpenPrompt, text: CausalText, drafters: Sequence[Drafter], costs: Sequence[float], passes: int
+    opened: OpenPrompt, text: CausalText, drafters: Sequence[Drafter], token_cost: float, passes: int
 ) -> Iterator[Draft]:
     """Write `text` after the prompt; `passes` were made before."""
     cached, prompt = opened.cached, opened.prompt
@@ -75,13 +75,13 @@ def _written(
     while not text.is_finished:
         read, by = text.asked, None
         if not read:
-            read, by, rate = _best(drafters, text, costs)
+            read, by, rate = _best(drafters, text, token_cost)
             if rate < GOOD_RATE:
                 for drafter in drafters:
                     for tokens in drafter.passes(text):
                         passes += 1
                         yield replace(text.draft(passes), tokens=(text.shown + tokens,))
-                read, by, _ = _best(drafters, text, costs)
+                read, by, _ = _best(drafters, text, token_cost)
         read = read[: text.room]
         logits = cached.append([*pending, *read], last=len(read) + 1)
         passes += 1
@@ -98,16 +98,14 @@ def _limit(opened: OpenPrompt, plan: FillPlan) -> int:
     return min(plan.max_tokens, opened.cached.room(opened.prompt.ids) - len(opened.prompt.forced))
 
 
-def _best(
-    drafters: Sequence[Drafter], text: CausalText, costs: Sequence[float]
-) -> tuple[list[int], Drafter | None, float]:
+def _best(drafters: Sequence[Drafter], text: CausalText, token_cost: float) -> tuple[list[int], Drafter | None, float]:
     """What the next pass should check, whose proposal it is, and the tokens that it will probably write by its cost;
     the first of equals."""
     best: tuple[list[int], Drafter | None, float] = [], None, 1.0
     for drafter in drafters:
         ids, likely = drafter.at_hand()
         ids = text.worth_reading(ids)
-        count, rate = worthwhile(likely[: len(ids)], costs)
+        count, rate = worthwhile(likely[: len(ids)], token_cost)
         if rate > best[2]:
             best = ids[:count], drafter, rate
     return best

@@ -48,11 +48,12 @@ class Cache:
         return list(zip(self._keys, self._values, strict=True))
 
     def room(self, layers: int, new: tuple[int, int, int, int], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-        """`reserve` for keys and values of shape `new` [B, K, T, C] in each of `layers`, also where none are cached."""
+        """`reserve` for keys and values of shape `new` [B, K, T, C] in each of the first `layers`, also where none are
+        cached."""
         end, added = self.length + new[2], torch.empty((*new[:2], 0, new[3]), dtype=dtype)
         for buffers in (self._keys, self._values):
-            buffers[:] = [_room(buffers[layer : layer + 1], added, self.length, end) for layer in range(layers)]
-        return list(zip(self._keys, self._values, strict=True))
+            buffers[:layers] = [_room(buffers[layer : layer + 1], added, self.length, end) for layer in range(layers)]
+        return list(zip(self._keys[:layers], self._values[:layers], strict=True))
 
     def crop(self, length: int) -> None:
         """Forget all tokens from `length` on.

@@ -16,7 +16,8 @@ from dgemma_model.network.diffusion_gemma import RMSNorm
 from dgemma_model.network.int8 import Int8Product, Int8Weights, WideProduct, quantised_rows
 from dgemma_model.network.kernels import Norm
 from dgemma_model.network.packed import packed
-from dgemma_model.network.qwen2_served import ServedQwen2, attention, kept_dtype
+from dgemma_model.network.passes.torch_passes import attention, kept_dtype
+from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.network.qwen2_weights import Layout
 from dgemma_model.network.state_drafter import DrafterConfig, StateDrafter, canvas_angles
 from dgemma_model.network.threads import THREADS
