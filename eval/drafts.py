@@ -28,8 +28,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from dgemma_lsp.command.eval_fill import snapshot_of
 from dgemma_lsp.command.eval_run import read_cases
+from dgemma_lsp.command.opened import opened
+from dgemma_lsp.documents.edits import Surroundings
 from dgemma_lsp.pipeline.request_for import request_for
 from dgemma_model.checkpoint import load, selection
 from dgemma_model.checkpoint.config import read_json
@@ -72,10 +73,16 @@ def chosen(held_out: str, kinds: Sequence[str], sample: int) -> list[Case]:
 def request_of(case: Case, infiller: Infiller) -> FillRequest:
     """What the server would ask."""
     case = in_its_file(case)
-    snapshot, holes = snapshot_of(case)
-    snapshot = replace(snapshot, nearby=nearby_of(case))
+    parsed, holes = opened((case.prefix, case.suffix), case.language)
     limit = None if case.one_line else case.max_tokens
-    request = request_for(snapshot, infiller, holes, one_line=case.one_line, max_tokens=limit)
+    request = request_for(
+        parsed,
+        infiller,
+        holes,
+        surroundings=Surroundings(nearby=nearby_of(case)),
+        one_line=case.one_line,
+        max_tokens=limit,
+    )
     infiller.index_ahead(request.project_text)
     return request
 

@@ -47,7 +47,7 @@ def test_a_drafter_beside_its_writer_is_used(directory: Path, caplog: pytest.Log
     assert checkpoint.drafter is not None and not caplog.records
     checkpoint.network.encode(torch.tensor([[5, 6, 7]]), cache := Cache())
     drafted, _ = checkpoint.drafter.draft(cache, 8)
-    assert len(drafted) == 5 and set(drafted) <= set(IDS.tolist())
+    assert 1 <= len(drafted) <= 4 and set(drafted) <= set(IDS.tolist())
     (directory / DRAFTER).unlink()
     assert loaded(directory).drafter is None and not caplog.records  # none is no fault
 

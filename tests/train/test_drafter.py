@@ -115,4 +115,4 @@ def test_what_is_trained_is_served(writer: Checkpoint, states: Path, tmp_path: P
     served = read_drafter(tmp_path / DRAFTER, writer.network, sha256)
     served.writer.encode(torch.tensor([[1, 2, 3]]), cache := Cache())
     ids, likely = served.draft(cache, 4)
-    assert len(ids) == len(likely) == fit.CANVAS
+    assert 1 <= len(ids) == len(likely) <= fit.CANVAS

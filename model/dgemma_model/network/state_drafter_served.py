@@ -23,6 +23,10 @@ from dgemma_model.network.state_drafter import DrafterConfig, StateDrafter, canv
 from dgemma_model.network.threads import THREADS
 
 IDS = "ids"
+DRAFTED = 4
+"""Tokens of a draft, at most: later ones have hardly ever been worth a pass's time (log/drafts.md)."""
+LEAST_CHANCE = 0.1
+"""A draft ends where it is right so seldom."""
 
 
 class ServedDrafterLayer:
@@ -84,14 +88,15 @@ class ServedStateDrafter:
 
     @torch.inference_mode()
     def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
-        """See `DrafterNetwork`; L ids."""
+        """See `DrafterNetwork`; at most `DRAFTED` ids."""
         anchor = cache.length - 1
-        with THREADS.chosen(self.config.canvas):
+        length = min(self.config.canvas, DRAFTED)
+        with THREADS.chosen(length):
             states = self.writer.cached_states(cache, slice(anchor, anchor + 1))[0].float()
             normed = [norm(state) for norm, state in zip(self._state_norms, states, strict=True)]
             embedded = self.writer.embed(torch.tensor([token]))[0]
-            x = self._fuse(torch.cat((*normed, embedded))[None]) + states[-2] + self._places
-            cos, sin = canvas_angles(self.config, torch.tensor(anchor), self.config.canvas)
+            x = self._fuse(torch.cat((*normed, embedded))[None]) + states[-2] + self._places[:length]
+            cos, sin = canvas_angles(self.config, torch.tensor(anchor), length)
             half = sin.shape[-1] // 2
             cos, sin = cos[:, None], torch.cat((-sin[..., :half], sin[..., half:]), -1)[:, None]
             for layer, of in zip(self._layers, self.config.keys_of, strict=True):
@@ -101,12 +106,15 @@ class ServedStateDrafter:
 
     def _chosen(self, scores: Tensor, before: int) -> tuple[list[int], list[float]]:
         """The best token of each position, given the one before it, and its probability."""
-        ids, likely = list[int](), list[float]()
+        ids, likely, chance = list[int](), list[float](), 1.0
         for row in scores:
+            if chance < LEAST_CHANCE:
+                break
             said = torch.addmv(row, self._after, self._before[before])
             before = int(said.argmax())
             ids.append(int(self._ids[before]))
             likely.append(math.exp(float(said[before] - said.logsumexp(0))))
+            chance *= likely[-1]
         return ids, likely
 
 
