@@ -51,7 +51,7 @@ export function atCursor(
   } else if (server.client === undefined) {
     tell(server.problem ?? shown(status.state).text.replace('dgemma: ', 'the server is '));
   } else if (!isWanted(editor.document)) {
-    tell(`nothing is done in ${editor.document.languageId} files; name the language in the setting dgemma.languages`);
+    tell(`nothing is done in ${editor.document.languageId} files; see the settings dgemma.languages and dgemma.disabled_languages`);
   } else {
     const uri = server.client.code2ProtocolConverter.asUri(editor.document.uri);
     return { client: server.client, editor, uri };

@@ -5,7 +5,9 @@ local M = {}
 local defaults = {
   --- The command that starts the server.
   cmd = { 'dgemma-lsp' },
-  filetypes = { 'python' },
+  filetypes = require('dgemma.filetypes'),
+  --- Of these, the ones that it is not started for.
+  disabled_filetypes = {},
   --- Sent to the server as it starts: see the server's settings.
   settings = vim.empty_dict(),
   --- Ask while typing. If false, only the key `suggest` asks.
@@ -59,7 +61,11 @@ function M.set(options)
     taken.native = nil
   end
   M.options = vim.tbl_deep_extend('force', vim.deepcopy(defaults), taken)
-  M.options.cmd, M.options.filetypes = taken.cmd or defaults.cmd, taken.filetypes or defaults.filetypes
+  -- Lists are taken as they are: merged ones would keep elements of the default.
+  M.options.cmd = taken.cmd or defaults.cmd
+  M.options.filetypes = vim.tbl_filter(function(filetype)
+    return not vim.tbl_contains(M.options.disabled_filetypes, filetype)
+  end, taken.filetypes or defaults.filetypes)
 end
 
 return M

@@ -154,7 +154,7 @@ function M.config()
     cmd = config.options.cmd,
     cmd_cwd = vim.uv.os_homedir(), -- not the folder of the project: nothing in it shall be run
     filetypes = config.options.filetypes,
-    root_markers = { 'pyproject.toml', '.git' },
+    root_markers = { 'pyproject.toml', 'package.json', 'go.mod', 'Cargo.toml', '.git' },
     reuse_client = is_running, -- one model in memory, however many projects are open
     init_options = config.options.settings,
     handlers = { ['window/showMessage'] = on_message },

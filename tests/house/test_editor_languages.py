@@ -1,0 +1,24 @@
+"""The editors start the server for the languages of the server's own table, under every name that they may have."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from dgemma_model.source import languages
+
+EDITORS = Path(__file__).parents[2] / "editors"
+
+
+def test_the_extension_is_activated_for_every_language() -> None:
+    manifest = json.loads((EDITORS / "vscode" / "package.json").read_text("utf-8"))
+    events = [event for event in manifest["activationEvents"] if event != "onStartupFinished"]
+    assert events == [f"onLanguage:{name}" for name in languages.IDENTIFIERS]
+    settings = (EDITORS / "vscode" / "src" / "settings.ts").read_text("utf-8")
+    assert "import { activationEvents } from '../package.json'" in settings, "it has a list of its own"
+
+
+def test_the_plugin_is_for_every_language() -> None:
+    listed = (EDITORS / "nvim" / "lua" / "dgemma" / "filetypes.lua").read_text("utf-8")
+    assert re.findall(r"'([\w-]+)'", listed) == list(languages.IDENTIFIERS)
