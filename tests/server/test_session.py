@@ -137,6 +137,8 @@ def test_the_status_says_which_checkpoint_it_is_and_what_would_be_better() -> No
         assert found["state"] == "ready" and found | known == found
         assert "491 MB" in found["offer"] and found["advice"] == "get a better one"
         wire.request("shutdown", None)
+        wire.notify("exit", None)
+        assert wire.exit_code() == 0
         assert "window/showMessage" not in [message.get("method") for message in wire.unread()]
 
 
