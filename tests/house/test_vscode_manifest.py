@@ -10,6 +10,8 @@ from dgemma_lsp.pipeline.actions import ActionKind
 from dgemma_lsp.pipeline.watched import TokenState
 from dgemma_lsp.server import from_client, to_client
 from dgemma_lsp.settings import schema
+from dgemma_model.checkpoint import catalogue
+from dgemma_model.checkpoint.selection import offer
 
 EXTENSION = Path(__file__).parents[2] / "editors" / "vscode"
 MANIFEST = json.loads((EXTENSION / "package.json").read_text("utf-8"))
@@ -43,6 +45,16 @@ def test_it_speaks_the_servers_words() -> None:
     states = re.search(r"TokenState = ([^;]*);", spoken)
     assert states is not None
     assert re.findall(r"'(\w+)'", states[1]) == [state.value for state in TokenState]
+
+
+def test_it_offers_what_the_catalogue_has() -> None:
+    """There is no server to ask before it is installed."""
+    written = source("catalogue.ts")
+    for name in (catalogue.DEFAULT, catalogue.EMBEDDED):
+        entry = catalogue.named(name)
+        assert entry is not None and f"'{offer(entry)}'" in written and f"name: '{name}'" in written
+    default = catalogue.named(catalogue.DEFAULT)
+    assert default is not None and f"memoryBytes: {default.memory_bytes:_}," in written
 
 
 def test_the_lock_file_names_no_registry() -> None:

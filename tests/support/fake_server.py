@@ -5,8 +5,8 @@ Custom requests, for tests only: `test/text` reads a document back, `test/say` s
 for each seed), or its `script` (what it says behind which texts, and otherwise nothing), and holds it at each step,
 `test/reached` answers when the model stands at a held step, `test/release` lets it go on, `test/counts` says how many
 fills began and how many steps were taken, `test/seen` what the model was shown last, `test/verify` whether it was to
-verify. The environment variable FAKE_LOAD makes loading `fail`, or `wait` at 25 % for `test/release`; with FAKE_ADVICE
-there is a better checkpoint than this one; with FAKE_AHEAD the server thinks ahead, as it really does; FAKE_PROMPT says
+verify. The environment variable FAKE_LOAD makes loading `fail`, or `wait` at 25 % for `test/release`; FAKE_BETTER names
+a better checkpoint; with FAKE_AHEAD the server thinks ahead, as it really does; FAKE_PROMPT says
 how many tokens the model reads; with FAKE_PROJECT it makes use of the project's text; whatever is below the folder
 FAKE_STUCK never answers.
 """
@@ -122,9 +122,8 @@ def main() -> NoReturn:
 
     def load(settings: Settings, listener: LoadListener) -> FakeInfiller:
         logging.getLogger("dgemma_lsp").info("loading checkpoint=%s", settings.checkpoint)
-        if os.environ.get("FAKE_ADVICE"):
-            offer = "491 MB, 92 programming languages, Apache-2.0"
-            listener.chose(Choice("fake", "no other is here", "qwen2.5-coder-0.5b", offer, "get a better one"))
+        if better := os.environ.get("FAKE_BETTER"):
+            listener.chose(Choice("fake", "no other is here", better, "3 MB, all languages", f"get {better}"))
         match os.environ.get("FAKE_LOAD"):
             case "fail":
                 raise ValueError("the weights are truncated")

@@ -94,6 +94,11 @@ async function explainSilence(server: Server, status: StatusItem): Promise<void>
     tell('there was something to show at the last request');
   } else {
     const rule = silence.rule === undefined ? '' : ` (${silence.rule})`;
-    tell(`nothing was shown because ${silence.reason}${rule}`);
+    const choose = 'Choose checkpoint';
+    const buttons = silence.name === 'LANGUAGE' ? [choose] : [];
+    const chosen = await vscode.window.showInformationMessage(`dgemma: nothing was shown because ${silence.reason}${rule}`, ...buttons);
+    if (chosen === choose) {
+      await vscode.commands.executeCommand('dgemma.chooseCheckpoint');
+    }
   }
 }

@@ -384,6 +384,23 @@ class Editor:
 
         return str(self.wait(seen, f"a notification says {pattern}"))
 
+    def click_button(self, label: str) -> None:
+        """Click the first button with this label, in a notification or a dialog."""
+        found = "[...document.querySelectorAll('.monaco-button')].find((button) => button.innerText.trim() === "
+        found += f"{json.dumps(label)})"
+        self.wait(lambda: self.browser("evaluate", f"!!{found}"), f"there is a button {label!r}")
+        self.browser("evaluate", f"{found}.click()")
+
+    def dialog(self) -> str:
+        """Wait for a dialog; its text."""
+        self.wait(lambda: self.shows(".monaco-dialog-box"), "it asks")
+        return str(self.browser("evaluate", "document.querySelector('.monaco-dialog-box').innerText"))
+
+    def listed(self) -> str:
+        """Wait for a list to choose from; its text."""
+        self.wait(lambda: self.shows(".quick-input-widget .monaco-list-row"), "the list is open")
+        return str(self.browser("evaluate", "document.querySelector('.quick-input-widget').innerText"))
+
     def server_log(self) -> str:
         """The extension's log."""
         files = sorted((self.home / "data" / "logs").glob("**/*dgemma.log"))
