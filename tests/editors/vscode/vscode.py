@@ -131,7 +131,7 @@ SYSTEM = ("/usr/local/bin", "/usr/bin", "/bin")
 
 def environment(home: Path, path: Sequence[str] = SYSTEM) -> dict[str, str]:
     """Of a user with nothing in his home, but with this machine's way to get packages."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VSCODE_", "XDG_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VSCODE_", "XDG_", "DGEMMA_"))}
     if (pip := Path.home() / ".config" / "pip" / "pip.conf").exists():
         kept["PIP_CONFIG_FILE"] = str(pip)
     # VSCODE_CLI: the environment is this one, and not what a login shell would make of it.
