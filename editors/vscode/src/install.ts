@@ -79,7 +79,7 @@ export class Installer {
     const free = process.platform === 'linux' ? freemem() : totalmem(); // elsewhere what caches hold does not count as free
     const isSmall = free < DEFAULT.memoryBytes;
     const lack = ` It needs ${inWords(DEFAULT.memoryBytes)} of memory, and ${inWords(free)} are free on this machine.`;
-    const text = `The checkpoint ${DEFAULT.name} comes on top (${DEFAULT.offer}); it arrives while the one inside the package, which ` +
+    const text = `The checkpoint ${DEFAULT.name} comes on top (${DEFAULT.offer}; ${inWords(DEFAULT.diskBytes)} on the disk once it is converted); it arrives while the one inside the package, which ` +
       `is far weaker, works already (${EMBEDDED.offer}).${isSmall ? lack : ''}`;
     const both: [string, Installed][] = [[withIt, 'server and checkpoint'], [alone, 'server']];
     return { text, wanted: Object.fromEntries(isSmall ? both.reverse() : both) };

@@ -31,7 +31,7 @@ export function total(items: Item[]): number {
 
 def test_from_nothing_to_the_first_suggestion_of_the_default_checkpoint(window: Open) -> None:
     """In TypeScript, which only the default checkpoint knows; the one inside the package fills Python meanwhile."""
-    editor = window()
+    editor = window(**{"dgemma.time_budget_ms": 30000})  # a busy machine is no reason to fail
     editor.open(UNFINISHED_TS, "basket.ts")
     assert editor.wait_notice("^dgemma: the server is not installed")
     editor.start_command("dgemma.installServer")
