@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from baskets import BASKETS, Basket
 from default_writer import default_weights
-from test_vscode_walk import suggested
+from test_vscode_walk import AS_TYPED, suggested
 from users_store import USERS_STORE
 from vscode import REAL, Open
 
@@ -49,3 +51,38 @@ def test_the_walk_in_each_language_and_then_with_another_checkpoint(window: Open
     editor.wait_notice("nothing was shown because the checkpoint does not know this language")
     editor.click_button("Choose checkpoint")
     assert "now embedded" in editor.listed()
+
+
+TYPED = {
+    "typed.py": "def area(width, height):\n    return width * height\n\n\nclass Item:\n"
+    "    def __init__(self, name, price):\n        self.name = name\n        self.price = price\n\n"
+    "    def label(self):\n        return self.name.title() + str(self.price)\n",
+    "typed.ts": "export function area(width: number, height: number): number {\n  return width * height;\n}\n\n"
+    "export class Item {\n  constructor(readonly name: string, readonly price: number) {}\n\n  label(): string {\n"
+    "    return this.name + this.price;\n  }\n}\n",
+}
+KEYS_A_SECOND = 12
+NO_MENU = {
+    "editor.quickSuggestions": "off",
+    "editor.suggestOnTriggerCharacters": False,
+    "editor.parameterHints.enabled": False,
+}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_typing_fast_with_the_default_checkpoint(window: Open, name: str) -> None:
+    """No character is dropped or in another place, nothing is left over, and no answer is for an older text."""
+    default_weights()
+    server = ["env", f"DGEMMA_CHECKPOINTS={USERS_STORE}", *REAL]
+    editor = window(server, **AS_TYPED, **NO_MENU)
+    text = TYPED[name]
+    assert len(text) >= 200
+    editor.open("", name)
+    editor.wait_ready()
+    editor.type(text, 1000 // KEYS_A_SECOND)
+    editor.press("Escape")
+    editor.wait_no_ghost()
+    assert editor.text() == text
+    shown = [int(version) for version in re.findall(r"outcome=shown version=(\d+)", editor.server_log())]
+    assert "outcome=" in editor.server_log(), "it was never asked"
+    assert shown == sorted(shown)
