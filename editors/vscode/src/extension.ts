@@ -70,11 +70,13 @@ export function activate(context: vscode.ExtensionContext): Api {
     command('settings', () => vscode.commands.executeCommand('workbench.action.openSettings', '@ext:dgemma.dgemma')),
     command('getStarted', () => vscode.commands.executeCommand('workbench.action.openWalkthrough', WALKTHROUGH, false)),
     server.onDidChange(() => void checkpoints.tellOfBetter(context.globalState)),
-    vscode.workspace.onDidOpenTextDocument(startWhereWanted),
-    vscode.workspace.onDidGrantWorkspaceTrust(() => isWantedSomewhere() && running.server.restart()),
+    vscode.workspace.onDidOpenTextDocument(startWhereWanted), // and when its language is changed
+    vscode.window.onDidChangeVisibleTextEditors(startWhereWanted),
+    vscode.window.onDidChangeVisibleNotebookEditors(startWhereWanted),
+    vscode.workspace.onDidGrantWorkspaceTrust(() => isInUse() && running.server.restart()),
     vscode.window.onDidChangeActiveTextEditor(() => running.status.show()),
     vscode.workspace.onDidChangeConfiguration((event) => {
-      if (NEED_RESTART.some((name) => event.affectsConfiguration(name)) && isWantedSomewhere()) {
+      if (NEED_RESTART.some((name) => event.affectsConfiguration(name)) && isInUse()) {
         void running.server.restart();
       }
     }),
@@ -88,8 +90,14 @@ export async function deactivate(): Promise<void> {
   await server?.stop();
 }
 
+/** Whether the user looks at something that the server is for; VS Code itself opens documents in the background, too. */
 function isWantedSomewhere(): boolean {
-  return vscode.workspace.textDocuments.some(isWanted);
+  const cells = vscode.window.visibleNotebookEditors.flatMap(({ notebook }) => notebook.getCells());
+  return [...vscode.window.visibleTextEditors, ...cells].some(({ document }) => isWanted(document));
+}
+
+function isInUse(): boolean {
+  return server?.processId !== undefined || isWantedSomewhere();
 }
 
 /** What went wrong once is not tried again with every file, but a server that has been installed meanwhile is found. */

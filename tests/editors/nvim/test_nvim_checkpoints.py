@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from editor import FAKE, PLUGIN, SCRIPTED, Editor
+from baskets import BASKETS
+from editor import FAKE, PLUGIN, SCRIPTED, Editor, neovims
 from fake_hub import FakeHub, fake_hub
 from tiny_checkpoints import CONTENT, FILE, NAME, REPOSITORY, TinyWorld
+
+from dgemma_model.checkpoint.catalogue import DEFAULT
 
 pytestmark = pytest.mark.editors
 
@@ -156,6 +159,46 @@ def install_with(bare: Editor, python: str, *answers: str) -> None:
     bare.lua("require('dgemma').setup({ native = ... })", bare.neovim.native)
     bare.nvim.command(f"edit {bare.home}/module.py")
     run(bare, "install", *answers)
+
+
+INSTALLING_S = 900
+
+
+def test_from_nothing_to_the_first_suggestion_of_the_default_checkpoint(tmp_path: Path) -> None:
+    """The whole of it, in one Neovim: an empty home, the plugin folder, and what the package index has."""
+    editor = Editor(neovims()[0], tmp_path / "home")
+    pip = Path.home() / ".config" / "pip" / "pip.conf"
+    names = {"PIP_CONFIG_FILE": str(pip) if pip.exists() else None, "PATH": "/usr/local/bin:/usr/bin:/bin"}
+    for name, value in (names | {"DGEMMA_CHECKPOINTS": None, "PYTHONPATH": None}).items():
+        editor.lua("local name, value = ... vim.env[name] = value", name, value)
+    editor.nvim.command("filetype on")
+    editor.lua("require('dgemma').setup({ settings = { time_budget_ms = 6000 } })")
+    basket, file = BASKETS["basket.ts"], editor.home / "basket.ts"
+    file.write_text(basket.before + basket.after)
+    editor.nvim.command(f"edit {file}")
+    wait_notice(editor, "'dgemma-lsp' was not found; install the server by :Dgemma install")
+    run(editor, "install", "Install with ")
+    line = "return require('dgemma').statusline()"
+    editor.wait(lambda: editor.lua(line).startswith("dgemma: installing the server"), "it is said")
+
+    def told(words: str) -> bool:
+        failed = [notice for notice in editor.notices() if "failed" in notice or "cannot be" in notice]
+        assert failed == []
+        return any(words in notice for notice in editor.notices())
+
+    editor.wait(lambda: told("the server is installed"), "the server is there", INSTALLING_S)
+    editor.wait(lambda: told("50 %"), "half of the checkpoint is there", INSTALLING_S)
+    editor.wait(lambda: told(f"{DEFAULT} is here"), "all of it is there", INSTALLING_S)
+    assert (editor.home / "data/dgemma-lsp/checkpoints" / DEFAULT / "source.json").exists()
+    said = f"checkpoint: {DEFAULT}, because "
+    editor.wait(lambda: said in editor.nvim.command_output("Dgemma status"), "it is used", INSTALLING_S)
+    editor.wait(lambda: editor.lua(line) == "dgemma: ready", "it is loaded", INSTALLING_S)
+    editor.keys(f"{basket.place[0] + 1}GA")
+    editor.lua("vim.wait(500)")
+    editor.keys("<M-\\>")
+    editor.wait(lambda: editor.lua("return require('dgemma').visible()"), "something is drawn", INSTALLING_S)
+    assert "".join(mark[2] for mark in editor.ghost()).startswith("item.")
+    editor.close()
 
 
 FAKE_PYTHON = f"""
