@@ -10,19 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dgemma_lsp.command.loading import UserError, load_infiller
 from dgemma_model.checkpoint.config import Quantize
 from dgemma_model.request import Excerpt, FillRequest
 from dgemma_model.source import languages, syntax
-
-if TYPE_CHECKING:
-    pass
-from dgemma_lsp.command.loading import UserError, load_infiller
 
 HASHED_BYTES = 2**30
 """Larger checkpoints are not read through only to name them."""
@@ -38,7 +34,7 @@ def check(checkpoint: str | None, device: str | None, quantize: Quantize | None)
         ("passes", _passes),
         ("memory", _memory),
         ("grammars", _grammars),
-        ("checkpoint", lambda: _checkpoint_line(checkpoint)),
+        ("checkpoint", lambda: _checkpoint_line(checkpoint, device)),
         ("a fill", lambda: _trial_fill(checkpoint, device, quantize)),
     ]
     table = Table("", "", "", show_header=False)
@@ -89,10 +85,18 @@ def _grammars() -> str:
     return ", ".join(sorted(row.name for row in rows))
 
 
-def _checkpoint_line(checkpoint: str | None) -> str:
-    from dgemma_model.checkpoint.selection import find
+def _checkpoint_line(checkpoint: str | None, device: str | None) -> str:
+    """Which one it is, why, and what would be better."""
+    from dgemma_model.checkpoint.selection import default_checkpoint, find
 
-    directory = find(checkpoint)
+    if checkpoint:
+        return f"{checkpoint}, named on the command line: {_weights_line(find(checkpoint))}"
+    default = default_checkpoint(device)
+    advice = f"\n{default.advice}" if default.advice else ""
+    return f"{default.name}, because {default.why}: {_weights_line(default.path)}{advice}"
+
+
+def _weights_line(directory: Path) -> str:
     weights = sorted(directory.glob("*.safetensors")) if directory.is_dir() else [directory]
     if not weights:
         raise UserError(f"no weights in {directory}; pass --checkpoint DIRECTORY, or install dgemma-lsp again")

@@ -1,4 +1,4 @@
-"""What the commands `checkpoints`, `pull` and `remove` do."""
+"""What the commands `checkpoints` and `remove` do."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.prompt import Confirm
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from dgemma_model.checkpoint import catalogue, store
 from dgemma_model.checkpoint.catalogue import Entry
 from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.machine import Machine, this_machine
-from dgemma_model.checkpoint.pulling import pull as pulling
-from dgemma_model.checkpoint.selection import DefaultCheckpoint, default_checkpoint, recommended
+from dgemma_model.checkpoint.selection import DefaultCheckpoint, default_checkpoint, offer, recommended, shortage
 from dgemma_model.checkpoint.store import Stored, in_words
 
 UNKNOWN = "–"
@@ -44,6 +41,8 @@ def show(*, as_json: bool) -> None:
         console.print(_line(entry.name, *numbers, memory, quality, entry.licence))
         speed = f"; {entry.speed}" if entry.speed else ""
         _detail(console, f"{entry.about}; {entry.languages}; for {entry.suits}{speed}")
+        if lack := shortage(entry, machine):
+            _detail(console, f"too large for this machine now: {lack}")
         for sentence in _disk(entry.name, here, damaged, unfinished):
             _detail(console, sentence)
     known = {entry.name for entry in catalogue.ENTRIES}
@@ -57,13 +56,13 @@ def show(*, as_json: bool) -> None:
         style="dim",
     )
     if other := sum(store.removable(store.OTHER_FORMS).values()):
-        _say(
+        say(
             console,
             f"Converted forms of files outside of the store: {in_words(other)} "
             f"(`dgemma-lsp remove {store.OTHER_FORMS}` deletes them).",
         )
     for sentence in (f"Kept in {store.root()}.", *_advice(machine, used)):
-        _say(console, sentence)
+        say(console, sentence)
 
 
 def _line(*cells: str) -> Table:
@@ -79,7 +78,7 @@ def _detail(console: Console, sentence: str) -> None:
     console.print(Padding(Text(sentence, style="dim"), (0, 0, 0, 2)))
 
 
-def _say(console: Console, sentence: str) -> None:
+def say(console: Console, sentence: str) -> None:
     console.print(sentence, markup=False, soft_wrap=True)
 
 
@@ -92,7 +91,7 @@ def _disk(name: str, here: dict[str, Stored], damaged: dict[str, str], unfinishe
     if name in here:
         converted = store.size_of(here[name].converted)
         form = f", {in_words(converted)} of it converted" if converted else ""
-        yield f"here from the {here[name].source}{form}, {_vouched(here[name])}"
+        yield f"here from the {here[name].source}{form}, {vouched(here[name])}"
     if name in damaged:
         yield f"cannot be used: {damaged[name]}"
     if name in unfinished:
@@ -125,7 +124,7 @@ def _as_json(
     used: DefaultCheckpoint,
 ) -> dict[str, object]:
     best = recommended(machine)
-    rows: list[dict[str, object]] = [_row_json(entry) for entry in catalogue.ENTRIES]
+    rows: list[dict[str, object]] = [_row_json(entry, machine) for entry in catalogue.ENTRIES]
     known = {entry.name for entry in catalogue.ENTRIES}
     rows += [{"name": name} for name in sorted((here.keys() | damaged.keys() | unfinished.keys()) - known)]
     for row in rows:
@@ -140,84 +139,24 @@ def _as_json(
         "store": str(store.root()),
         "machine": asdict(machine),
         "recommended": {"name": best.entry.name, "why": best.why},
-        "used": {"name": used.name, "path": str(used.path), "advice": used.advice},
+        "used": {"name": used.name, "path": str(used.path), "why": used.why, "advice": used.advice},
         "converted_elsewhere_bytes": sum(store.removable(store.OTHER_FORMS).values()),
         "checkpoints": rows,
     }
 
 
-def _row_json(entry: Entry) -> dict[str, object]:
+def _row_json(entry: Entry, machine: Machine) -> dict[str, object]:
     row = asdict(entry)
     del row["wheels"]
-    return row
+    return row | {"offer": offer(entry), "shortage": shortage(entry, machine)}
 
 
-def pull(name: str, given: Path | None) -> None:
-    """Bring a checkpoint into the store, with a bar for each of its files on standard error.
-
-    Raises:
-        CheckpointError: it cannot be had; the message says why.
-    """
-    console = Console(stderr=True, highlight=False)
-    columns = (
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
-        BarColumn(bar_width=20),
-        TextColumn("{task.percentage:>3.0f} %", table_column=Column(no_wrap=True)),
-        DownloadColumn(table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(table_column=Column(no_wrap=True)),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, expand=True) as progress:
-        checkpoint = pulling.pull(name, _Shown(console, progress), given=given)
-    if checkpoint.path.suffix == ".gguf":
-        _convert(checkpoint.path, console)
-    size = in_words(store.size_of(checkpoint.folder))
-    _say(console, f"{name} is in {checkpoint.folder}, {size}, from the {checkpoint.source}; {_vouched(checkpoint)}")
-
-
-def _convert(path: Path, console: Console) -> None:
-    """Make the form that is served now, so that the first start takes as long as every other one. A file that cannot be
-    converted stays, and `load` says why."""
-    from dgemma_model.checkpoint.causal_code import converted_form  # imports torch
-
-    columns = TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.percentage:>3.0f} %")
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("converting", total=1.0)
-        try:
-            converted_form(path, lambda share: progress.update(task, completed=share))
-        except CheckpointError as error:
-            _say(console, f"it cannot be converted: {error}")
-
-
-def _vouched(checkpoint: Stored) -> str:
+def vouched(checkpoint: Stored) -> str:
     """Whether the files are what they should be, in words."""
     if not checkpoint.verified:
         return "unverified: nobody knows a hash of it to compare"
     who = " and ".join(sorted({f"the {file.verified_by}" for file in checkpoint.files}))
     return f"verified: size and hash are what {who} says"
-
-
-class _Shown(pulling.Listener):
-    """Shows a pull: a bar for each file in a terminal, otherwise a line at every tenth."""
-
-    def __init__(self, console: Console, progress: Progress) -> None:
-        self._console = console
-        self._progress = progress
-        self._file, self._size, self._tenth = "", 0, 0
-        self._task = TaskID(0)
-
-    def say(self, message: str) -> None:
-        _say(self._console, message)
-
-    def begin(self, file: str, size: int | None) -> None:
-        self._file, self._size, self._tenth = file, size or 0, 0
-        self._task = self._progress.add_task(file, total=size)
-
-    def arrived(self, count: int) -> None:
-        self._progress.update(self._task, completed=count)
-        tenth = 10 * count // self._size if self._size else 0
-        if tenth > self._tenth and not self._console.is_terminal:
-            _say(self._console, f"{self._file}: {10 * tenth} % of {in_words(self._size)}")
-        self._tenth = max(tenth, self._tenth)
 
 
 def remove(name: str, *, unasked: bool) -> bool:
@@ -231,12 +170,12 @@ def remove(name: str, *, unasked: bool) -> bool:
     if not places:
         raise CheckpointError(f"nothing of {name} is in {store.root()}")
     for place, size in places.items():
-        _say(console, f"{place}  {in_words(size)}")
+        say(console, f"{place}  {in_words(size)}")
     if not unasked:
         if not sys.stdin.isatty():
             raise CheckpointError("nothing is deleted, because nobody can be asked here; pass --yes")
         if not Confirm.ask("Delete this?", console=console, default=False):
             return False
     freed = store.remove(name)
-    _say(console, f"{name} is deleted; {in_words(freed)} are free again")
+    say(console, f"{name} is deleted; {in_words(freed)} are free again")
     return True

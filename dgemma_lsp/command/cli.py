@@ -225,11 +225,14 @@ def pull(
     given: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Take it from a .gguf file or a directory.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line, for programs.")] = False,
 ) -> None:
     """Get a checkpoint, continue if a download was interrupted, and check it."""
-    from dgemma_lsp.command import checkpoints as command
+    from dgemma_lsp.command import pull as command
     from dgemma_model.checkpoint.errors import CheckpointError
 
+    if as_json:
+        raise typer.Exit(command.pull_for_programs(name, given))
     try:
         command.pull(name, given)
     except CheckpointError as error:

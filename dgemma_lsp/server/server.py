@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,7 +19,8 @@ from dgemma_lsp.documents.workspace import Workspace
 from dgemma_lsp.pipeline.actions import ActionKind
 from dgemma_lsp.pipeline.infiller import InfillerLike
 from dgemma_lsp.server import admission, code_actions, completions, from_client, to_client, transport
-from dgemma_lsp.server.session import DgemmaServer, LoadInfiller
+from dgemma_lsp.server.loading import Choice, LoadInfiller, LoadListener
+from dgemma_lsp.server.session import DgemmaServer
 from dgemma_lsp.server.streams import LogHandler
 from dgemma_lsp.settings import Settings
 from dgemma_model.checkpoint.config import Quantize
@@ -61,11 +61,9 @@ async def initialized(server: DgemmaServer, params: types.InitializedParams) -> 
     await _ask_for_settings(server)
     server.show_complaints()
     started, using = time.perf_counter(), server.settings
-    percentages = _Percentages(server)
-    loading = server.worker.start(lambda: server.load_infiller(using, percentages.read))
-    showing = (
-        asyncio.create_task(_show_progress(server, loading, percentages)) if server.client.shows_progress else None
-    )
+    progress = _LoadProgress(server)
+    loading = server.worker.start(lambda: server.load_infiller(using, progress))
+    showing = asyncio.create_task(_show_progress(server, loading, progress)) if server.client.shows_progress else None
     await asyncio.wait([loading])
     if (error := loading.exception()) is not None:
         logger.error("the model could not be loaded", exc_info=error)
@@ -80,8 +78,18 @@ async def initialized(server: DgemmaServer, params: types.InitializedParams) -> 
         )
         server.become("ready", f"{infiller.name} on {infiller.device}")
         logger.info("model=%s device=%s load_ms=%.0f", infiller.name, infiller.device, 1000 * seconds)
+        _advise(server)
     if showing is not None:
         await showing  # last, for a client may never answer whether it shows progress
+
+
+def _advise(server: DgemmaServer) -> None:
+    """Tell the user what would fill better. Clients that show the server's status have it from there."""
+    advice = server.choice and server.choice.advice
+    if advice and server.client.shows_status:
+        logger.warning("%s", advice)
+    elif advice:
+        server.show(types.MessageType.Info, advice)
 
 
 async def _ask_for_settings(server: DgemmaServer) -> None:
@@ -102,10 +110,11 @@ async def _ask_for_settings(server: DgemmaServer) -> None:
 _LOADING = "loading the model"
 
 
-class _Percentages:
-    """How much of the model has been read: told to clients that show the server's state, and kept for `_show_progress`.
+class _LoadProgress:
+    """Which checkpoint is loaded and how much of it has been read: told to clients that show the server's state, and
+    kept for `_show_progress`.
 
-    Made on the event loop's thread, where it is followed, too; `read` is for the model's.
+    Made on the event loop's thread, where it is followed, too; `chose` and `read` are for the model's.
     """
 
     def __init__(self, server: DgemmaServer) -> None:
@@ -113,6 +122,10 @@ class _Percentages:
         self._read = 0
         self.changes = asyncio.Queue[int | None]()
         server.become("loading", _LOADING, 0)
+
+    def chose(self, choice: Choice) -> None:
+        """Take the checkpoint that is loaded."""
+        self._loop.call_soon_threadsafe(setattr, self._server, "choice", choice)
 
     def read(self, share: float) -> None:
         """Take the share that has been read, from 0 to 1."""
@@ -126,7 +139,7 @@ class _Percentages:
 
 
 async def _show_progress(
-    server: DgemmaServer, loading: asyncio.Future[InfillerLike], percentages: _Percentages
+    server: DgemmaServer, loading: asyncio.Future[InfillerLike], percentages: _LoadProgress
 ) -> None:
     """Show that the model loads, for as long as it does."""
     progress, token = server.work_done_progress, "dgemma/loading"
@@ -314,17 +327,25 @@ def log_to_stderr() -> None:
 
 
 def _infiller_loader(checkpoint: str | None, device: str | None, quantize: Quantize | None = None) -> LoadInfiller:
-    def load(using: Settings, progress: Callable[[float], None]) -> InfillerLike:
-        from dgemma_model.checkpoint.selection import default_checkpoint
+    def load(using: Settings, listener: LoadListener) -> InfillerLike:
+        from dgemma_model.checkpoint.selection import default_checkpoint, offer
         from dgemma_model.infill import Infiller  # imports torch
 
         wanted, place = checkpoint or using.checkpoint, device or using.device
-        if not wanted:
+        if wanted:
+            choice = Choice(wanted, "named on the command line" if checkpoint else "named in the settings")
+        else:
             default = default_checkpoint(place)
-            wanted = str(default.path)
-            if default.advice is not None:
-                logger.warning("%s", default.advice)
-        infiller = Infiller.load(wanted, place, quantize=quantize, progress=progress)
+            wanted, better = str(default.path), default.better
+            choice = Choice(
+                default.name,
+                default.why,
+                better=better.name if better else None,
+                offer=offer(better) if better else None,
+                advice=default.advice,
+            )
+        listener.chose(choice)
+        infiller = Infiller.load(wanted, place, quantize=quantize, progress=listener.read)
         # What torch brought stays. To look through it for garbage takes 150 ms, in which no key would be answered.
         gc.freeze()
         return infiller

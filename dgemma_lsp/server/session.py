@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -29,15 +29,12 @@ from dgemma_lsp.pipeline.next_edit import Renames
 from dgemma_lsp.pipeline.suggest import candidates, suggest, why_disabled
 from dgemma_lsp.pipeline.watched import Frame, Frames, Watched, before_cursor
 from dgemma_lsp.server import from_client, to_client, transport
+from dgemma_lsp.server.loading import Choice, LoadInfiller
 from dgemma_lsp.server.memory import Memory, Rhythm, Silences, Statistics
 from dgemma_lsp.server.worker import Answer, Lane, Steps, Worker
 from dgemma_lsp.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-LoadInfiller = Callable[[Settings, Callable[[float], None]], InfillerLike]
-"""Loads the model, and tells on the way which share of it has been read, from 0 to 1. Runs on the model's thread, so
-that this is where torch may be imported."""
 
 CANDIDATES = 3
 """How many suggestions a user who asks may choose from."""
@@ -63,6 +60,7 @@ class DgemmaServer(transport.StrictServer):
         self.load_infiller = load_infiller
         self.loading = False
         self.state: dict[str, object] = {"state": "starting", "message": "the model is not loaded yet"}
+        self.choice: Choice | None = None
         self.settings = self.configured = defaults
         self.languages: frozenset[str] | None = None
         """What the checkpoint knows, once it is loaded."""
@@ -109,7 +107,9 @@ class DgemmaServer(transport.StrictServer):
     def become(self, state: str, message: str, percentage: int | None = None) -> None:
         """Go into another state, or further in the same, and tell clients that show it."""
         how_far: dict[str, object] = {} if percentage is None else {"percentage": percentage}
-        self.state = {"state": state, "message": message} | how_far
+        chosen = {} if self.choice is None else asdict(self.choice)
+        known = {name: value for name, value in chosen.items() if value is not None}
+        self.state = {"state": state, "message": message} | how_far | known
         if self.client.shows_status:
             self.protocol.notify(from_client.STATUS, self.state)
 

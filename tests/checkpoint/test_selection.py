@@ -18,7 +18,14 @@ from dgemma_model.checkpoint import catalogue, selection, store
 from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.machine import Machine, free_memory, this_machine
 from dgemma_model.checkpoint.pulling.partial import Partial, UnavailableError, Wanted
-from dgemma_model.checkpoint.selection import default_checkpoint, embedded_directory, find, recommended
+from dgemma_model.checkpoint.selection import (
+    default_checkpoint,
+    embedded_directory,
+    find,
+    offer,
+    recommended,
+    shortage,
+)
 
 GB = 10**9
 PLAIN = Machine(16 * GB, 8 * GB, None, None)
@@ -216,9 +223,42 @@ def test_what_is_used_and_what_would_be_better(
     default = default_checkpoint(machine=machine)
     assert default.name == used
     assert (default.better and default.better.name) == better
-    assert default.advice == (
-        f"{better} fills better on this machine; get it with `dgemma-lsp pull {better}`" if better else None
+    if better is None:
+        assert default.advice is None and default.why == recommended(machine).why
+        return
+    assert default.why == "no better one that can be used is on this machine"
+    assert default.better is not None and default.advice == (
+        f"{better} fills better on this machine; get it with `dgemma-lsp pull {better}` ({offer(default.better)})"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (DEFAULT, "491 MB, 92 programming languages, 63 % of 150 tasks right, Apache-2.0"),
+        (EMBEDDED, "27 MB, Python, 6 % of 150 tasks right, Apache-2.0"),
+        (DIFFUSION, "about 52.0 GB, all languages, not measured, Apache-2.0"),
+    ],
+)
+def test_what_a_row_brings(name: str, words: str) -> None:
+    entry = catalogue.named(name)
+    assert entry is not None and offer(entry) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "words"),
+    [
+        (DEFAULT, PLAIN, None),
+        (DEFAULT, SMALL, "it needs 1.2 GB of memory, and 500 MB are free"),
+        (DEFAULT, UNKNOWN, None),
+        (DIFFUSION, LARGE, None),
+        (DIFFUSION, GAMER, "it needs 56.0 GB of GPU memory, and 12.0 GB are free"),
+        (DIFFUSION, PLAIN, "it needs a GPU with 56.0 GB free, and there is none"),
+    ],
+)
+def test_what_a_machine_lacks(name: str, machine: Machine, words: str | None) -> None:
+    entry = catalogue.named(name)
+    assert entry is not None and shortage(entry, machine) == words
 
 
 def test_this_machine_is_known() -> None:

@@ -351,6 +351,16 @@ def test_long_lines_are_shown_as_they_are(tmp_path: Path, monkeypatch: pytest.Mo
     assert shown.splitlines()[:2] == [long, "other = 1"]
 
 
+def test_the_check_says_which_checkpoint_it_is_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "_trial_fill", lambda *_: "")
+    monkeypatch.setenv("COLUMNS", "300")
+    found, default = invoke("check").stdout, default_checkpoint()
+    assert f"{default.name}, because {default.why}: {default.path} (sha256 " in found
+    assert default.advice is None or default.advice in found
+    named = invoke("check", "--checkpoint", tiny_checkpoint()).stdout
+    assert f"{tiny_checkpoint()}, named on the command line: " in named and "pull" not in named
+
+
 def test_what_is_checked_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "_trial_fill", lambda *_: "return 'items[red] [/x]'")
     assert "return 'items[red] [/x]'" in invoke("check", "--checkpoint", tiny_checkpoint()).stdout

@@ -10,7 +10,8 @@ from dgemma_lsp.pipeline.actions import ActionKind
 from dgemma_lsp.pipeline.watched import TokenState
 from dgemma_lsp.server import from_client, to_client
 from dgemma_lsp.settings import schema
-from dgemma_model.source import languages
+from dgemma_model.checkpoint import catalogue
+from dgemma_model.checkpoint.selection import offer
 
 EXTENSION = Path(__file__).parents[2] / "editors" / "vscode"
 MANIFEST = json.loads((EXTENSION / "package.json").read_text("utf-8"))
@@ -32,15 +33,6 @@ def test_it_has_the_servers_settings() -> None:
     assert kept == schema()["properties"], "run: node scripts/settings.mjs in editors/vscode"
 
 
-def test_it_is_activated_for_languages_that_the_server_knows() -> None:
-    activating = [event.removeprefix("onLanguage:") for event in MANIFEST["activationEvents"]]
-    listed = re.search(r"LANGUAGES[^=]*=([^;]*);", source("settings.ts"))
-    assert listed is not None
-    assert re.findall(r"'(\w+)'", listed[1]) == activating
-    known = {name for row in languages.ROWS for name in (row.name, *row.other_ids)}
-    assert set(activating) <= known
-
-
 def test_it_offers_every_action() -> None:
     offered = {command["command"] for command in MANIFEST["contributes"]["commands"]}
     assert {to_client.command_name(kind) for kind in ActionKind} <= offered
@@ -53,6 +45,16 @@ def test_it_speaks_the_servers_words() -> None:
     states = re.search(r"TokenState = ([^;]*);", spoken)
     assert states is not None
     assert re.findall(r"'(\w+)'", states[1]) == [state.value for state in TokenState]
+
+
+def test_it_offers_what_the_catalogue_has() -> None:
+    """There is no server to ask before it is installed."""
+    written = source("catalogue.ts")
+    for name in (catalogue.DEFAULT, catalogue.EMBEDDED):
+        entry = catalogue.named(name)
+        assert entry is not None and f"'{offer(entry)}'" in written and f"name: '{name}'" in written
+    default = catalogue.named(catalogue.DEFAULT)
+    assert default is not None and f"memoryBytes: {default.memory_bytes:_}," in written
 
 
 def test_the_lock_file_names_no_registry() -> None:

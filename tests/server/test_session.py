@@ -128,6 +128,48 @@ def test_the_status_says_how_much_of_the_model_is_loaded() -> None:
         assert told_status(wire) == {"state": "ready", "message": "fake on none"}
 
 
+def test_the_status_says_which_checkpoint_it_is_and_what_would_be_better() -> None:
+    known = {"checkpoint": "fake", "why": "no other is here", "better": "another"}
+    with Wire(env={"FAKE_BETTER": "another"}) as wire:
+        wire.initialize(capabilities={"experimental": {"dgemma": {"status": True}}})
+        wire.wait_until_loaded()
+        found = wire.request("dgemma/status", {})
+        assert found["state"] == "ready" and found | known == found
+        assert (found["offer"], found["advice"]) == ("3 MB, all languages", "get another")
+        wire.request("shutdown", None)
+        wire.notify("exit", None)
+        assert wire.exit_code() == 0
+        assert "window/showMessage" not in [message.get("method") for message in wire.unread()]
+
+
+def test_a_client_without_the_status_is_told_once_what_would_be_better() -> None:
+    with Wire(env={"FAKE_BETTER": "another"}) as wire:
+        wire.initialize()
+        assert shown_message(wire) == "dgemma: get another"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "why"),
+    [
+        (["--checkpoint", "embedded"], {}, "named on the command line"),
+        ([], {"checkpoint": "embedded"}, "named in the settings"),
+        ([], {}, "no better one that can be used is on this machine"),
+    ],
+)
+def test_the_real_server_says_why_it_is_this_checkpoint(
+    arguments: list[str], options: dict[str, str], why: str
+) -> None:
+    with Wire(sys.executable, "-P", "-m", "dgemma_lsp", *arguments) as wire:
+        wire.initialize(capabilities={"experimental": {"dgemma": {"status": True}}}, initializationOptions=options)
+        wire.wait_until_loaded()
+        found = wire.request("dgemma/status", {})
+    assert found["message"].startswith("embedded on ") and (found["checkpoint"], found["why"]) == ("embedded", why)
+    named = bool(arguments or options)
+    assert ("better" in found, "offer" in found, "advice" in found) == (not named,) * 3
+    if not named:
+        assert f"get it with `dgemma-lsp pull {found['better']}` ({found['offer']})" in found["advice"]
+
+
 def test_the_embedded_checkpoint_says_how_much_of_it_is_loaded() -> None:
     with Wire(sys.executable, "-P", "-m", "dgemma_lsp") as wire:
         wire.initialize(capabilities={"experimental": {"dgemma": {"status": True}}})

@@ -5,9 +5,10 @@ Custom requests, for tests only: `test/text` reads a document back, `test/say` s
 for each seed), or its `script` (what it says behind which texts, and otherwise nothing), and holds it at each step,
 `test/reached` answers when the model stands at a held step, `test/release` lets it go on, `test/counts` says how many
 fills began and how many steps were taken, `test/seen` what the model was shown last, `test/verify` whether it was to
-verify. The environment variable FAKE_LOAD makes loading `fail`, or `wait` at 25 % for `test/release`; with FAKE_AHEAD
-the server thinks ahead, as it really does; FAKE_PROMPT says how many tokens the model reads; with FAKE_PROJECT it
-makes use of the project's text; whatever is below the folder FAKE_STUCK never answers.
+verify. The environment variable FAKE_LOAD makes loading `fail`, or `wait` at 25 % for `test/release`; FAKE_BETTER names
+a better checkpoint; with FAKE_AHEAD the server thinks ahead, as it really does; FAKE_PROMPT says
+how many tokens the model reads; with FAKE_PROJECT it makes use of the project's text; whatever is below the folder
+FAKE_STUCK never answers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, NoReturn
 from dgemma_lsp.documents import verdicts, workspace
 from dgemma_lsp.server import server as dgemma_server
 from dgemma_lsp.server import transport
+from dgemma_lsp.server.loading import Choice, LoadListener
 from dgemma_lsp.settings import Settings
 from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest
 
@@ -118,15 +120,17 @@ def main() -> NoReturn:
     else:  # a busy machine's disk answers late, but it does
         verdicts.PATIENCE_S = workspace._READING_S = 60.0
 
-    def load(settings: Settings, progress: Callable[[float], None]) -> FakeInfiller:
+    def load(settings: Settings, listener: LoadListener) -> FakeInfiller:
         logging.getLogger("dgemma_lsp").info("loading checkpoint=%s", settings.checkpoint)
+        if better := os.environ.get("FAKE_BETTER"):
+            listener.chose(Choice("fake", "no other is here", better, "3 MB, all languages", f"get {better}"))
         match os.environ.get("FAKE_LOAD"):
             case "fail":
                 raise ValueError("the weights are truncated")
             case "wait":
                 infiller.hold(True)
-                progress(0.257)
-                progress(0.258)
+                listener.read(0.257)
+                listener.read(0.258)
                 infiller.pass_gate()
         return infiller
 

@@ -16,6 +16,7 @@ from fake_hub import COMMIT
 from dgemma_model.checkpoint.catalogue import Entry, Wheel
 
 NAME, REPOSITORY, FILE = "tiny", "someone/tiny-gguf", "tiny.gguf"
+FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens there
 CONTENT = b"GGUF" + random.Random(0).randbytes(3_000_000)
 PARTS = (CONTENT[:1_000_000], CONTENT[1_000_000:2_500_000], CONTENT[2_500_000:])
@@ -121,6 +122,22 @@ class TinyWorld:
             "cli.main()\n"
         )
         return [sys.executable, "-P", "-c", source]
+
+    def server(self, hub_url: str = NOWHERE, **environment: str) -> list[str]:
+        """A command that serves the fake model. Its subcommands are those of `dgemma-lsp` with this world's row."""
+        program = self.folder / "server.py"
+        program.write_text(
+            "import runpy, sys\n"
+            "from dgemma_lsp.command import cli\n"
+            "from dgemma_model.checkpoint import catalogue\n"
+            "from dgemma_model.checkpoint.catalogue import Entry, Wheel\n"
+            f"catalogue.ENTRIES += ({self.entry!r},)\n"
+            "if len(sys.argv) > 1:\n    cli.main()\n"
+            f"runpy.run_path({str(FAKE_SERVER)!r}, run_name='__main__')\n"
+        )
+        own = self.environment(HF_ENDPOINT=hub_url) | environment
+        changed = [f"{name}={value}" for name, value in own.items() if os.environ.get(name) != value]
+        return ["env", *changed, sys.executable, "-P", str(program)]
 
     def run(
         self, *arguments: object, before: str = "", entry: Entry | None = None, **environment: str

@@ -51,7 +51,7 @@ export function atCursor(
   } else if (server.client === undefined) {
     tell(server.problem ?? shown(status.state).text.replace('dgemma: ', 'the server is '));
   } else if (!isWanted(editor.document)) {
-    tell(`nothing is done in ${editor.document.languageId} files; name the language in the setting dgemma.languages`);
+    tell(`nothing is done in ${editor.document.languageId} files; see the settings dgemma.languages and dgemma.disabled_languages`);
   } else {
     const uri = server.client.code2ProtocolConverter.asUri(editor.document.uri);
     return { client: server.client, editor, uri };
@@ -94,6 +94,11 @@ async function explainSilence(server: Server, status: StatusItem): Promise<void>
     tell('there was something to show at the last request');
   } else {
     const rule = silence.rule === undefined ? '' : ` (${silence.rule})`;
-    tell(`nothing was shown because ${silence.reason}${rule}`);
+    const choose = 'Choose checkpoint';
+    const buttons = silence.name === 'LANGUAGE' ? [choose] : [];
+    const chosen = await vscode.window.showInformationMessage(`dgemma: nothing was shown because ${silence.reason}${rule}`, ...buttons);
+    if (chosen === choose) {
+      await vscode.commands.executeCommand('dgemma.chooseCheckpoint');
+    }
   }
 }

@@ -1,6 +1,8 @@
 /** Starts the server for the languages that it knows, and offers what it can do. */
 import { join } from 'node:path';
 import * as vscode from 'vscode';
+import { DEFAULT } from './catalogue';
+import { Checkpoints } from './checkpoints';
 import { registerCommands } from './commands';
 import { EDITS } from './edits';
 import { checkServer, Installer } from './install';
@@ -10,7 +12,7 @@ import { StatusItem } from './status';
 import { registerWatch } from './watch';
 
 /** What a running server cannot take over. */
-const NEED_RESTART = ['dgemma.server', 'dgemma.checkpoint', 'dgemma.device', 'dgemma.languages'];
+const NEED_RESTART = ['dgemma.server', 'dgemma.checkpoint', 'dgemma.device', 'dgemma.languages', 'dgemma.disabled_languages'];
 const WALKTHROUGH = 'dgemma.dgemma#start';
 
 /** For tests: what happens inside. */
@@ -34,38 +36,53 @@ export function activate(context: vscode.ExtensionContext): Api {
   status = new StatusItem(server);
   const running = { server, status };
   const installer = new Installer(context.extensionPath, environment, log);
-  const command = (name: string, run: () => unknown) => vscode.commands.registerCommand(`dgemma.${name}`, run);
+  const checkpoints = new Checkpoints(server, environment, log);
+  const command = (name: string, run: (argument?: string) => unknown) => vscode.commands.registerCommand(`dgemma.${name}`, run);
+  const install = async (): Promise<void> => {
+    const installed = await installer.install(() => running.server.stop());
+    if (installed !== undefined || running.server.status === 'stopped') {
+      await running.server.restart();
+    }
+    if (installed === 'server and checkpoint') {
+      await vscode.commands.executeCommand('dgemma.getCheckpoint');
+    }
+  };
   context.subscriptions.push(
     log,
     server,
     status,
     ...registerCommands(server, status),
     registerWatch(context.extensionUri, server, status),
-    command('installServer', async () => {
-      if ((await installer.install(() => running.server.stop())) || running.server.status === 'stopped') {
+    command('installServer', install),
+    command('getCheckpoint', async (name?: string) => {
+      if (await checkpoints.get(name ?? DEFAULT.name)) {
         await running.server.restart();
       }
     }),
-    command('check', () => checkServer(running.server.command, log)),
+    command('chooseCheckpoint', () => checkpoints.choose()),
+    command('remove', () => checkpoints.remove()),
+    command('check', () => checkServer(running.server.command, setting('checkpoint', ''), log)),
     command('restart', () => running.server.restart()),
     command('pause', () => running.status.pause(true)),
     command('resume', () => running.status.pause(false)),
     command('log', () => log.show(true)),
     command('menu', () => running.status.menu()),
     command('settings', () => vscode.commands.executeCommand('workbench.action.openSettings', '@ext:dgemma.dgemma')),
-    command('chooseCheckpoint', chooseCheckpoint),
     command('getStarted', () => vscode.commands.executeCommand('workbench.action.openWalkthrough', WALKTHROUGH, false)),
-    vscode.workspace.onDidOpenTextDocument(startWhereWanted),
-    vscode.workspace.onDidGrantWorkspaceTrust(() => isWantedSomewhere() && running.server.restart()),
+    server.onDidChange(() => void checkpoints.tellOfBetter(context.globalState)),
+    vscode.workspace.onDidOpenTextDocument(startWhereWanted), // and when its language is changed
+    vscode.window.onDidChangeVisibleTextEditors(startWhereWanted),
+    vscode.window.onDidChangeVisibleNotebookEditors(startWhereWanted),
+    vscode.workspace.onDidGrantWorkspaceTrust(() => isInUse() && running.server.restart()),
     vscode.window.onDidChangeActiveTextEditor(() => running.status.show()),
     vscode.workspace.onDidChangeConfiguration((event) => {
-      if (NEED_RESTART.some((name) => event.affectsConfiguration(name)) && isWantedSomewhere()) {
+      if (NEED_RESTART.some((name) => event.affectsConfiguration(name)) && isInUse()) {
         void running.server.restart();
       }
     }),
   );
   startWhereWanted();
-  void installer.offerUpdate(running.server);
+  void installer.offerUpdate(install);
   return running;
 }
 
@@ -73,8 +90,14 @@ export async function deactivate(): Promise<void> {
   await server?.stop();
 }
 
+/** Whether the user looks at something that the server is for; VS Code itself opens documents in the background, too. */
 function isWantedSomewhere(): boolean {
-  return vscode.workspace.textDocuments.some(isWanted);
+  const cells = vscode.window.visibleNotebookEditors.flatMap(({ notebook }) => notebook.getCells());
+  return [...vscode.window.visibleTextEditors, ...cells].some(({ document }) => isWanted(document));
+}
+
+function isInUse(): boolean {
+  return server?.processId !== undefined || isWantedSomewhere();
 }
 
 /** What went wrong once is not tried again with every file, but a server that has been installed meanwhile is found. */
@@ -82,27 +105,5 @@ function startWhereWanted(): void {
   const mayStart = server?.problem === undefined || (server.status === 'absent' && !server.isMissing);
   if (mayStart && isWantedSomewhere()) {
     void server?.start();
-  }
-}
-
-async function chooseCheckpoint(): Promise<void> {
-  const [embedded, folder, name] = ['The embedded one', 'A folder...', 'A name on the Hugging Face hub...'];
-  const placeHolder = `now: ${setting('checkpoint', '') || 'the embedded one'}`;
-  const chosen = await vscode.window.showQuickPick([embedded, folder, name], { title: 'dgemma: checkpoint', placeHolder });
-  let checkpoint: string | null | undefined;
-  if (chosen === embedded) {
-    checkpoint = null;
-  } else if (chosen === folder) {
-    const picked = await vscode.window.showOpenDialog({ canSelectFolders: true, canSelectFiles: false });
-    checkpoint = picked?.[0]?.fsPath;
-  } else if (chosen === name) {
-    checkpoint = await vscode.window.showInputBox({
-      title: 'dgemma: checkpoint',
-      prompt: 'Get it first, in a terminal: dgemma-lsp pull owner/model',
-      placeHolder: 'google/diffusiongemma-26B-A4B-it',
-    });
-  }
-  if (checkpoint !== undefined && checkpoint !== '') {
-    await vscode.workspace.getConfiguration('dgemma').update('checkpoint', checkpoint, vscode.ConfigurationTarget.Global);
   }
 }

@@ -1,22 +1,21 @@
 /** An environment of the extension's own, made from the wheel that travels with it. */
-import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdir, readFile, rm, statfs, writeFile } from 'node:fs/promises';
-import { homedir } from 'node:os';
+import { freemem, homedir, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
-import { createInterface } from 'node:readline';
 import * as vscode from 'vscode';
+import { DEFAULT, EMBEDDED, inWords } from './catalogue';
 import { pythonIn, type Command } from './locate';
+import { follow, output, UserError } from './programs';
 import * as python from './python';
-import type { Server } from './server';
 
 const GB = 1e9;
 /** What a Python may take to say what it is. */
 const ASKING_MS = 20_000;
 const WINDOWS = process.platform === 'win32';
 
-/** Something that the user can put right; the message says how. */
-class UserError extends Error {}
+/** What the user wants installed. */
+export type Installed = 'server' | 'server and checkpoint';
 
 export class Installer {
   private busy = false;
@@ -27,30 +26,35 @@ export class Installer {
     private readonly log: vscode.LogOutputChannel,
   ) {}
 
-  /** Ask, then install; whether there is a new server. `before` is awaited before anything is replaced. */
-  async install(before: () => Promise<void>): Promise<boolean> {
+  /** Ask, then install; what the user chose, if there is a new server. `before` is awaited before anything is replaced. */
+  async install(before: () => Promise<void>): Promise<Installed | undefined> {
     if (this.busy) {
       void vscode.window.showInformationMessage('dgemma: the server is being installed already');
-      return false;
+      return undefined;
     }
     this.busy = true;
+    let locked = false;
     try {
       const wheel = await this.wheel();
       const interpreter = await this.findPython();
       const build = python.torchBuild(process.platform, await this.runs('nvidia-smi', ['-L']));
       const { download, disk } = python.sizes(build);
       await this.checkSpace(disk);
+      const { text, wanted } = this.checkpointOffer();
       const what = `It makes an environment of its own with the ${build === 'cpu' ? 'CPU' : 'CUDA'} build of torch: about ` +
-        `${download} GB to download, ${disk} GB in ${this.environment}. Nothing else on this machine is changed.`;
-      const chosen = await vscode.window.showInformationMessage('Install the server of dgemma?', { modal: true, detail: what }, 'Install');
-      if (chosen !== 'Install') {
-        return false;
+        `${download} GB to download, ${disk} GB in ${this.environment}. Nothing else on this machine is changed.\n\n${text}`;
+      const buttons = Object.keys(wanted);
+      const chosen = await vscode.window.showInformationMessage('Install the server of dgemma?', { modal: true, detail: what }, ...buttons);
+      if (chosen === undefined) {
+        return undefined;
       }
+      await this.lock();
+      locked = true;
       await before();
       const shown = { location: vscode.ProgressLocation.Notification, title: 'dgemma: installing the server', cancellable: true };
       await vscode.window.withProgress(shown, (progress, token) => this.make(interpreter, wheel, build, progress, token));
-      void vscode.window.showInformationMessage('dgemma: the server is installed; open a Python file and type');
-      return true;
+      void vscode.window.showInformationMessage('dgemma: the server is installed; open a file of code and type');
+      return wanted[chosen];
     } catch (error) {
       if (!(error instanceof vscode.CancellationError)) {
         this.log.error(`installing failed: ${error instanceof Error ? error.message : String(error)}`);
@@ -60,14 +64,45 @@ export class Installer {
           this.log.show(true);
         }
       }
-      return false;
+      return undefined;
     } finally {
       this.busy = false;
+      if (locked) {
+        await rm(this.lockFile, { force: true });
+      }
     }
   }
 
-  /** Where the extension has become newer than the server that it installed, offer to install that again. */
-  async offerUpdate(server: Server): Promise<void> {
+  /** The checkpoint that is offered with the server, and the buttons; first the one that suits this machine. */
+  private checkpointOffer(): { text: string; wanted: Record<string, Installed> } {
+    const [withIt, alone] = [`Install with ${DEFAULT.name}`, 'Install the server only'];
+    const free = process.platform === 'linux' ? freemem() : totalmem(); // elsewhere what caches hold does not count as free
+    const isSmall = free < DEFAULT.memoryBytes;
+    const lack = ` It needs ${inWords(DEFAULT.memoryBytes)} of memory, and ${inWords(free)} are free on this machine.`;
+    const text = `The checkpoint ${DEFAULT.name} comes on top (${DEFAULT.offer}; ${inWords(DEFAULT.diskBytes)} on the disk once it is converted); it arrives while the one inside the package, which ` +
+      `is far weaker, works already (${EMBEDDED.offer}).${isSmall ? lack : ''}`;
+    const both: [string, Installed][] = [[withIt, 'server and checkpoint'], [alone, 'server']];
+    return { text, wanted: Object.fromEntries(isSmall ? both.reverse() : both) };
+  }
+
+  private get lockFile(): string {
+    return `${this.environment}.installing`;
+  }
+
+  /** Keep other windows from installing into the same folder. What a window that has ended left behind does not. */
+  private async lock(): Promise<void> {
+    const holder = Number(await readFile(this.lockFile, 'utf8').catch(() => ''));
+    if (holder !== process.pid && isRunning(holder)) {
+      throw new UserError('another window is installing the server; wait for it');
+    }
+    await rm(this.lockFile, { force: true });
+    await writeFile(this.lockFile, String(process.pid), { flag: 'wx' }).catch(() => {
+      throw new UserError('another window is installing the server; wait for it');
+    });
+  }
+
+  /** Where the extension has become newer than the server that it installed, offer to `install` that again. */
+  async offerUpdate(install: () => Promise<void>): Promise<void> {
     const installed = await readFile(join(this.environment, 'wheel.json'), 'utf8').catch(() => undefined);
     const brought = await readFile(join(this.extension, 'server', 'wheel.json'), 'utf8').catch(() => undefined);
     if (installed === undefined || brought === undefined || installed === brought) {
@@ -75,8 +110,8 @@ export class Installer {
     }
     const update = 'Update';
     const chosen = await vscode.window.showInformationMessage('dgemma: this extension brings a newer server', update);
-    if (chosen === update && (await this.install(() => server.stop()))) {
-      await server.restart();
+    if (chosen === update) {
+      await install();
     }
   }
 
@@ -92,7 +127,7 @@ export class Installer {
   private async findPython(): Promise<readonly string[]> {
     let best = 'Python 3.11 or later was not found; install it from python.org or your system, then run this again';
     for (const [name = '', ...args] of python.pythonNames(WINDOWS)) {
-      const found = python.readPython(await this.output(name, [...args, '-I', '-c', python.ASK_PYTHON]).catch(() => ''));
+      const found = python.readPython(await output(name, [...args, '-I', '-c', python.ASK_PYTHON], ASKING_MS).catch(() => ''));
       if (found === undefined) {
         continue;
       }
@@ -152,50 +187,34 @@ export class Installer {
   }
 
   /** Run a command, its output in the log; a failure says what it was. */
-  private logged(command: string, args: readonly string[], token: vscode.CancellationToken, see: (line: string) => void): Promise<void> {
+  private async logged(command: string, args: readonly string[], token: vscode.CancellationToken, see: (line: string) => void): Promise<void> {
     this.log.info(`> ${[command, ...args].join(' ')}`);
-    return new Promise((resolve, reject) => {
-      const child = spawn(command, args, { cwd: homedir(), stdio: ['ignore', 'pipe', 'pipe'], windowsHide: true });
-      let last = '';
-      for (const stream of [child.stdout, child.stderr]) {
-        createInterface({ input: stream }).on('line', (line) => {
-          this.log.info(line);
-          last = /ERROR|rror:/.test(line) || last === '' ? line : last;
-          see(line);
-        });
-      }
-      const cancelled = token.onCancellationRequested(() => child.kill());
-      child.once('error', reject);
-      child.once('close', (code) => {
-        cancelled.dispose();
-        if (token.isCancellationRequested) {
-          reject(new vscode.CancellationError());
-        } else if (code === 0) {
-          resolve();
-        } else {
-          reject(new UserError(`installing failed: ${last.trim() || `exit code ${code}`}; see the log, then run this again`));
-        }
-      });
+    let last = '';
+    const code = await follow(command, args, token, (line) => {
+      this.log.info(line);
+      last = /ERROR|rror:/.test(line) || last === '' ? line : last;
+      see(line);
     });
-  }
-
-  private output(command: string, args: readonly string[]): Promise<string> {
-    return new Promise((resolve, reject) => {
-      const child = spawn(command, args, { cwd: homedir(), stdio: ['ignore', 'pipe', 'ignore'], windowsHide: true, timeout: ASKING_MS });
-      let printed = '';
-      child.stdout.on('data', (data: Buffer) => (printed += data.toString()));
-      child.once('error', reject);
-      child.once('close', () => resolve(printed));
-    });
+    if (code !== 0) {
+      throw new UserError(`installing failed: ${last.trim() || `exit code ${code}`}; see the log, then run this again`);
+    }
   }
 
   private async runs(command: string, args: readonly string[]): Promise<boolean> {
-    return (await this.output(command, args).catch(() => '')).includes('GPU');
+    return (await output(command, args, ASKING_MS).catch(() => '')).includes('GPU');
+  }
+}
+
+function isRunning(processId: number): boolean {
+  try {
+    return processId > 0 && process.kill(processId, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM'; // somebody else's
   }
 }
 
 /** Run the server's own check in a terminal, where the user sees what it says. */
-export function checkServer(command: Command | undefined, log: vscode.LogOutputChannel): void {
+export function checkServer(command: Command | undefined, checkpoint: string, log: vscode.LogOutputChannel): void {
   if (command === undefined || !existsSync(command.command)) {
     log.show(true);
     return;
@@ -204,7 +223,7 @@ export function checkServer(command: Command | undefined, log: vscode.LogOutputC
     name: 'dgemma check',
     cwd: homedir(),
     shellPath: command.command,
-    shellArgs: [...command.args, 'check'],
+    shellArgs: [...command.args, 'check', ...(checkpoint === '' ? [] : ['--checkpoint', checkpoint])],
   });
   terminal.show();
 }

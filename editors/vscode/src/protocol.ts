@@ -6,6 +6,12 @@ export interface Status {
   /** Ready: checkpoint and device. Failed: why. */
   readonly message: string;
   readonly percentage?: number;
+  /** The name of the checkpoint, and why it is this one. */
+  readonly checkpoint?: string;
+  readonly why?: string;
+  /** The name of one that fills better on this machine and is not there, and what it brings. */
+  readonly better?: string;
+  readonly offer?: string;
 }
 
 /** The notification `dgemma/outcome`: what came of the last request for a suggestion. */

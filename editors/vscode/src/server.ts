@@ -96,7 +96,8 @@ export class Server implements vscode.Disposable {
     return typeof this.find() === 'string';
   }
 
-  private find(): Command | string {
+  /** The command that starts it, or what is wrong. */
+  find(): Command | string {
     return locate({
       setting: setting<string>('server.path', ''),
       trustedFolders: vscode.workspace.isTrusted ? localFolders() : [],

@@ -1,20 +1,18 @@
 /** What the user has set, as far as the client itself needs it. */
 import * as vscode from 'vscode';
+import { activationEvents } from '../package.json';
 
-/** VS Code's names of the languages that the server has a grammar of. */
-export const LANGUAGES: readonly string[] = [
-  ...['python', 'javascript', 'javascriptreact', 'typescript', 'typescriptreact', 'go', 'rust', 'java', 'c', 'cpp'],
-  ...['csharp', 'ruby', 'php', 'lua', 'shellscript', 'html', 'css', 'json', 'jsonc', 'yaml', 'toml', 'markdown', 'sql'],
-];
+/** What the server has a grammar of, by every name that an editor may give it. */
+const LANGUAGES = activationEvents.filter((event) => event.startsWith('onLanguage:')).map((event) => event.slice('onLanguage:'.length));
 
 export function setting<T>(name: string, otherwise: T): T {
   return vscode.workspace.getConfiguration('dgemma').get<T | null>(name) ?? otherwise;
 }
 
-/** The languages that the server is started for: those that were named, or else those that the checkpoint may know. */
+/** The languages that the server is started for: those that were named, or else all that it has a grammar of. */
 export function wantedLanguages(): readonly string[] {
-  const known = setting('checkpoint', '') === '' ? ['python'] : LANGUAGES;
-  return setting<readonly string[]>('languages', known);
+  const excluded = setting<readonly string[]>('disabled_languages', []);
+  return setting<readonly string[]>('languages', LANGUAGES).filter((language) => !excluded.includes(language));
 }
 
 export function isWanted(document: vscode.TextDocument): boolean {

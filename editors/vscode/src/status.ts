@@ -1,5 +1,6 @@
 /** The language status item, and its menu. */
 import * as vscode from 'vscode';
+import type { Status } from './protocol';
 import type { Server } from './server';
 import { wantedLanguages } from './settings';
 import { shown, type State } from './statusText';
@@ -58,21 +59,26 @@ export class StatusItem implements vscode.Disposable {
 
   async menu(): Promise<void> {
     const { text, detail } = shown(this.state);
-    const commands: [string, string][] = [
+    const { status } = this.server;
+    const { better, offer, why } = typeof status === 'string' ? {} as Partial<Status> : status;
+    const commands: [string, string, string?][] = [
+      ...(better === undefined ? [] : [[`$(cloud-download) Get ${better}: ${offer}`, 'dgemma.getCheckpoint', better] as [string, string, string]]),
       this.paused ? ['$(play) Resume suggestions', 'dgemma.resume'] : ['$(debug-pause) Pause suggestions', 'dgemma.pause'],
       ['$(question) Why is nothing suggested?', 'dgemma.why'],
       ['$(eye) Watch it denoise', 'dgemma.watch'],
       ['$(output) Open log', 'dgemma.log'],
       ['$(package) Choose checkpoint', 'dgemma.chooseCheckpoint'],
       ['$(settings-gear) Settings', 'dgemma.settings'],
+      ['$(trash) Remove from the disk', 'dgemma.remove'],
       ['$(debug-restart) Restart server', 'dgemma.restart'],
       ...(this.server.command === undefined ? [['$(cloud-download) Install server', 'dgemma.installServer'] as [string, string]] : []),
     ];
-    const items = commands.map(([label, command]) => ({ label, command }));
-    const placeHolder = detail === '' ? text : `${text} (${detail})`;
+    const items = commands.map(([label, command, argument]) => ({ label, command, argument }));
+    const words = [text, ...(detail === '' ? [] : [`(${detail})`]), ...(why === undefined ? [] : [`- this checkpoint because ${why}`])];
+    const placeHolder = words.join(' ');
     const chosen = await vscode.window.showQuickPick(items, { placeHolder, title: 'dgemma' });
     if (chosen !== undefined) {
-      await vscode.commands.executeCommand(chosen.command);
+      await vscode.commands.executeCommand(chosen.command, chosen.argument);
     }
   }
 }

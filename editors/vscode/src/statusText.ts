@@ -39,5 +39,7 @@ export function shown(state: State): Shown {
   const text = outcome?.reason === undefined ? 'dgemma: ready' : 'dgemma: quiet';
   const last = outcome?.ms === undefined ? [] : [`last fill ${Math.round(outcome.ms)} ms`];
   const why = outcome?.reason === undefined ? [] : [outcome.reason];
-  return { text, detail: [status.message, ...last, ...why].join(' · '), busy: false, severity: 'information' };
+  const better = status.better === undefined ? [] : [`${status.better} would fill better`];
+  const severity = status.better === undefined ? 'information' : 'warning';
+  return { text, detail: [status.message, ...better, ...last, ...why].join(' · '), busy: false, severity };
 }

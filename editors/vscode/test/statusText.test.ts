@@ -25,3 +25,9 @@ test('what is wrong goes before everything else', () => {
   const failed = { state: 'failed', message: 'the weights are truncated' } as const;
   assert.equal(line({ status: failed, paused: true }), 'dgemma: no model | the weights are truncated | error');
 });
+
+test('a checkpoint that would fill better is a warning', () => {
+  const status = { state: 'ready', message: 'embedded on cpu', better: 'large', offer: '491 MB' } as const;
+  const { text, detail, severity } = shown({ status, paused: false });
+  assert.deepEqual([text, detail, severity], ['dgemma: ready', 'embedded on cpu · large would fill better', 'warning']);
+});

@@ -101,12 +101,31 @@ def recommended(machine: Machine) -> Recommendation:
     return Recommendation(embedded, f"{free}, and {default.name} needs {needs}")
 
 
+def shortage(entry: Entry, machine: Machine) -> str | None:
+    """What `machine` lacks to serve a row of the catalogue, in words; None where it lacks nothing that is known."""
+    what = "GPU memory" if entry.on_gpu else "memory"
+    free = machine.gpu_free_bytes if entry.on_gpu else machine.free_bytes
+    if free is None:
+        return f"it needs a GPU with {in_words(entry.memory_bytes)} free, and there is none" if entry.on_gpu else None
+    if entry.memory_bytes <= free:
+        return None
+    return f"it needs {in_words(entry.memory_bytes)} of {what}, and {in_words(free)} are free"
+
+
+def offer(entry: Entry) -> str:
+    """What a user gets with a row of the catalogue: size, languages, quality and licence, in words."""
+    size = in_words(entry.disk_bytes) if entry.sha256 or not entry.repository else f"about {in_words(entry.disk_bytes)}"
+    right = f"{entry.quality} tasks right" if entry.quality else "not measured"
+    return f"{size}, {entry.languages}, {right}, {entry.licence}"
+
+
 @dataclass(frozen=True, slots=True)
 class DefaultCheckpoint:
     """What is used where the user named no checkpoint."""
 
     name: str
     path: Path
+    why: str
     better: Entry | None
     """What this machine should use instead, if it is not here or cannot be used."""
     advice: str | None
@@ -119,8 +138,8 @@ def default_checkpoint(device: str | None = None, machine: Machine | None = None
     `device` is where it will run, the GPU by default if there is one; `machine` is what to choose for instead of this
     one.
     """
-    best = recommended(machine or this_machine(look_for_gpu=device is None or device.startswith("cuda"))).entry
-    advice = None
+    recommendation = recommended(machine or this_machine(look_for_gpu=device is None or device.startswith("cuda")))
+    best, advice = recommendation.entry, None
     for name in dict.fromkeys((best.name, catalogue.DEFAULT)):
         if name == catalogue.EMBEDDED:
             break
@@ -130,8 +149,11 @@ def default_checkpoint(device: str | None = None, machine: Machine | None = None
             advice = advice or str(error)
             continue
         if there is not None:
-            return DefaultCheckpoint(name, there.path, best if name != best.name else None, advice)
-        advice = advice or f"{name} fills better on this machine; get it with `dgemma-lsp pull {name}`"
-    return DefaultCheckpoint(
-        catalogue.EMBEDDED, embedded_directory(), best if best.name != catalogue.EMBEDDED else None, advice
-    )
+            why, better = (recommendation.why, None) if name == best.name else (_NO_BETTER, best)
+            return DefaultCheckpoint(name, there.path, why, better, advice)
+        advice = advice or f"{name} fills better on this machine; get it with `dgemma-lsp pull {name}` ({offer(best)})"
+    why, better = (recommendation.why, None) if best.name == catalogue.EMBEDDED else (_NO_BETTER, best)
+    return DefaultCheckpoint(catalogue.EMBEDDED, embedded_directory(), why, better, advice)
+
+
+_NO_BETTER = "no better one that can be used is on this machine"

@@ -160,7 +160,7 @@ CPP = replace(
     C,
     name="cpp",
     module="tree_sitter_cpp",
-    other_ids=("cuda-cpp",),
+    other_ids=("cuda-cpp", "cuda"),
     extensions=(".cpp", ".cc", ".cxx", ".hpp", ".hh", ".hxx", ".cu"),
     strings=_C_STRINGS | {"raw_string_literal"},
     identifiers=C.identifiers | {"namespace_identifier"},
@@ -360,6 +360,8 @@ def _by(keys: Iterable[tuple[str, Language]]) -> dict[str, Language]:
 
 
 _BY_ID = _by((name, row) for row in ROWS for name in (row.name, *row.other_ids))
+IDENTIFIERS = tuple(_BY_ID)
+"""Everything that LSP clients call these languages. Editors start the server for them, unless told otherwise."""
 _BY_EXTENSION = _by((extension, row) for row in ROWS for extension in row.extensions)
 
 

@@ -107,13 +107,13 @@ class Editor:
         attached = "local client = vim.lsp.get_clients({ name = 'dgemma', bufnr = 0 })[1] "
         self.wait(lambda: self.lua(attached + "return client ~= nil and client.initialized"), "the server is attached")
 
-    def wait(self, condition: Any, what: str) -> Any:
+    def wait(self, condition: Any, what: str, timeout_s: float = TIMEOUT_S) -> Any:
         """Look until the condition holds; its value."""
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         for pause in itertools.chain([0.0, 0.01, 0.02], itertools.repeat(0.04)):
             if value := condition():
                 return value
-            assert time.monotonic() < deadline, f"not so in {TIMEOUT_S} s: {what}\n{self.report()}"
+            assert time.monotonic() < deadline, f"not so in {timeout_s} s: {what}\n{self.report()}"
             time.sleep(pause)
 
     def report(self) -> str:

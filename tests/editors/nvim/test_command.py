@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from editor import PLUGIN, REAL, SCRIPTED, Editor, neovims
+from editor import FAKE, PLUGIN, REAL, SCRIPTED, Editor, neovims
 
 pytestmark = pytest.mark.editors
+
+
+SUBCOMMANDS = ["cancel", "checkpoint", "install", "log", "pause", "remove", "restart", "resume", "status", "why"]
 
 
 def test_there_is_a_neovim_to_test_with() -> None:
@@ -69,11 +72,11 @@ def test_log(bare: Editor) -> None:
 
 def test_subcommands(editor: Editor) -> None:
     complete = "return vim.fn.getcompletion(..., 'cmdline')"
-    assert editor.lua(complete, "Dgemma ") == ["log", "pause", "restart", "resume", "status", "why"]
-    assert editor.lua(complete, "Dgemma re") == ["restart", "resume"]
+    assert editor.lua(complete, "Dgemma ") == SUBCOMMANDS
+    assert editor.lua(complete, "Dgemma re") == ["remove", "restart", "resume"]
     assert editor.lua(complete, "Dgemma pause ") == []
     editor.nvim.command("Dgemma dance")
-    assert editor.notices() == ['dgemma: no subcommand "dance"; there are log, pause, restart, resume, status, why']
+    assert editor.notices() == [f'dgemma: no subcommand "dance"; there are {", ".join(SUBCOMMANDS)}']
 
 
 def test_options_that_cannot_be_used(bare: Editor) -> None:
@@ -85,7 +88,7 @@ def test_options_that_cannot_be_used(bare: Editor) -> None:
 
 
 def test_settings_reach_the_server(bare: Editor) -> None:
-    bare.set_up(REAL, settings={"debounce_ms": "soon"})
+    bare.set_up(REAL, settings={"debounce_ms": "soon", "checkpoint": "embedded"})
     bare.open()
     bare.wait(bare.notices, "the server complains")
     (notice,) = bare.notices()
@@ -98,7 +101,7 @@ def health(editor: Editor) -> str:
 
 
 def test_health_with_the_real_server(bare: Editor) -> None:
-    bare.set_up(REAL)
+    bare.set_up(REAL, settings={"checkpoint": "embedded"})
     file = bare.open()
     found = health(bare)
     for words in (
@@ -106,10 +109,21 @@ def test_health_with_the_real_server(bare: Editor) -> None:
         "a fill",
         "sha256",
         f"attached to {file}",
+        "checkpoint: embedded, because named in the settings",
         "log: ",
     ):
         assert words in found
     assert "ERROR" not in found and "WARNING" not in found
+
+
+def test_health_says_what_would_fill_better(bare: Editor) -> None:
+    bare.set_up(["env", "FAKE_BETTER=another", *FAKE])
+    bare.open()
+    bare.wait(lambda: "dgemma: ready" in bare.nvim.command_output("Dgemma status"), "it is ready")
+    said = bare.nvim.command_output("Dgemma status")
+    better = "another would fill better (3 MB, all languages); :Dgemma install gets it"
+    assert "checkpoint: fake, because no other is here" in said and better in said
+    assert f"WARNING {better}" in health(bare).replace("⚠️ ", "")
 
 
 def test_health_without_anything(bare: Editor) -> None:

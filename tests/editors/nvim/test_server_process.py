@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from editor import FAKE, SCRIPTED, Editor
 
+from dgemma_model.source import languages
+
 pytestmark = pytest.mark.editors
 
 
@@ -48,7 +50,7 @@ def test_neovims_own_way_to_enable_it(bare: Editor) -> None:
         pytest.skip("Neovim 0.10 has no vim.lsp.config")
     bare.lua("vim.lsp.config('dgemma', { cmd = ... }); vim.lsp.enable('dgemma')", SCRIPTED)
     bare.open()
-    assert bare.lua("return vim.lsp.get_clients()[1].config.filetypes") == ["python"]
+    assert bare.lua("return vim.lsp.get_clients()[1].config.filetypes") == list(languages.IDENTIFIERS)
     assert bare.lua("return vim.fn.exists('#dgemma')") == 0
 
 
@@ -63,6 +65,26 @@ def test_one_server_for_all_files(bare: Editor) -> None:
     bare.nvim.command(f"edit {bare.home}/notes.txt")
     assert bare.lua("return #vim.lsp.get_clients({ bufnr = 0 })") == 0
     assert bare.lua("return require('dgemma').statusline()") == ""
+
+
+@pytest.mark.parametrize("name", ["module.go", "lib.rs", "page.tsx", "query.sql", "script.sh", "kernel.cu"])
+def test_it_is_started_for_every_language_of_the_table(bare: Editor, name: str) -> None:
+    bare.set_up(FAKE)
+    bare.nvim.command("filetype on")
+    bare.open(name=name)
+    row = languages.row_of(bare.lua("return vim.bo.filetype"))
+    assert row is not None and Path(name).suffix in row.extensions
+
+
+def test_file_types_that_the_user_takes_out(bare: Editor) -> None:
+    bare.set_up(SCRIPTED, disabled_filetypes=["json", "go"])
+    bare.open(name="module.py")
+    for name in ("data.json", "module.go"):
+        bare.nvim.command(f"edit {bare.home / name}")
+        assert bare.lua("return #vim.lsp.get_clients({ bufnr = 0, _uninitialized = true })") == 0
+        assert bare.lua("return require('dgemma').statusline()") == ""
+        assert "not for this kind of file" in bare.nvim.command_output("Dgemma why")
+    bare.open(name="script.rb")
 
 
 def test_the_server_is_not_started_in_the_project(bare: Editor) -> None:

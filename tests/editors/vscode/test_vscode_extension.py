@@ -202,6 +202,16 @@ def test_the_status_says_how_much_of_the_model_is_loaded(window: Open) -> None:
     editor.wait_ready()
 
 
+def test_a_document_that_nobody_looks_at_does_not_start_it(window: Open) -> None:
+    """VS Code and extensions open documents in the background."""
+    editor = window(FAKE)
+    editor.js("await vscode.workspace.openTextDocument({ language: 'python', content: 'name = ' }); return true")
+    editor.wait(editor._is_active, "the extension is active")
+    assert editor.process_id() is None and editor.server_log() == ""
+    editor.open("name = ")
+    editor.wait_ready()
+
+
 def test_no_server_at_all(window: Open) -> None:
     editor = window()
     editor.open("name = ")

@@ -131,7 +131,7 @@ SYSTEM = ("/usr/local/bin", "/usr/bin", "/bin")
 
 def environment(home: Path, path: Sequence[str] = SYSTEM) -> dict[str, str]:
     """Of a user with nothing in his home, but with this machine's way to get packages."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VSCODE_", "XDG_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VSCODE_", "XDG_", "DGEMMA_"))}
     if (pip := Path.home() / ".config" / "pip" / "pip.conf").exists():
         kept["PIP_CONFIG_FILE"] = str(pip)
     # VSCODE_CLI: the environment is this one, and not what a login shell would make of it.
@@ -383,6 +383,23 @@ class Editor:
             return next((notice for notice in self.notices() if re.search(pattern, notice)), None)
 
         return str(self.wait(seen, f"a notification says {pattern}"))
+
+    def click_button(self, label: str) -> None:
+        """Click the first button with this label, in a notification or a dialog."""
+        found = "[...document.querySelectorAll('.monaco-button')].find((button) => button.innerText.trim() === "
+        found += f"{json.dumps(label)})"
+        self.wait(lambda: self.browser("evaluate", f"!!{found}"), f"there is a button {label!r}")
+        self.browser("evaluate", f"{found}.click()")
+
+    def dialog(self) -> str:
+        """Wait for a dialog; its text."""
+        self.wait(lambda: self.shows(".monaco-dialog-box"), "it asks")
+        return str(self.browser("evaluate", "document.querySelector('.monaco-dialog-box').innerText"))
+
+    def listed(self) -> str:
+        """Wait for a list to choose from; its text."""
+        self.wait(lambda: self.shows(".quick-input-widget .monaco-list-row"), "the list is open")
+        return str(self.browser("evaluate", "document.querySelector('.quick-input-widget').innerText"))
 
     def server_log(self) -> str:
         """The extension's log."""

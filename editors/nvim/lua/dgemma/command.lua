@@ -38,7 +38,39 @@ local function server_log()
   return vim.list_slice(found, math.max(1, #found - LOG_LINES + 1))
 end
 
+--- Which checkpoint fills and why, and then which one would fill better.
+---@param client vim.lsp.Client
+---@return string[]
+function M.checkpoint_lines(client)
+  local said, lines = server.status(client) or {}, {}
+  if said.checkpoint then
+    table.insert(lines, ('checkpoint: %s, because %s'):format(said.checkpoint, said.why))
+  end
+  if said.better then
+    table.insert(lines, ('%s would fill better (%s); :Dgemma install gets it'):format(said.better, said.offer))
+  end
+  return lines
+end
+
 local subcommands = {}
+
+function subcommands.install()
+  require('dgemma.install').run()
+end
+
+function subcommands.checkpoint()
+  require('dgemma.checkpoints').choose()
+end
+
+function subcommands.remove()
+  require('dgemma.checkpoints').remove()
+end
+
+function subcommands.cancel()
+  if not require('dgemma.programs').cancel() then
+    tell({ 'dgemma: there is nothing to cancel' })
+  end
+end
 
 function subcommands.status()
   local bufnr, lines = vim.api.nvim_get_current_buf(), { 'dgemma: ' .. (status.text() or 'not for this buffer') }
@@ -46,6 +78,7 @@ function subcommands.status()
   if client then
     local info = client.server_info
     table.insert(lines, ('server: %s'):format(info and ('%s %s'):format(info.name, info.version) or client.name))
+    vim.list_extend(lines, M.checkpoint_lines(client))
     local reason = inline.obstacle(bufnr)
     if reason then
       table.insert(lines, 'quiet: ' .. reason)

@@ -3,9 +3,11 @@ local M = {}
 
 ---@class dgemma.Options
 local defaults = {
-  --- The command that starts the server.
+  --- The command that starts the server; without it, what `:Dgemma install` made is found, too.
   cmd = { 'dgemma-lsp' },
-  filetypes = { 'python' },
+  filetypes = require('dgemma.filetypes'),
+  --- Of these, the ones that it is not started for.
+  disabled_filetypes = {},
   --- Sent to the server as it starts: see the server's settings.
   settings = vim.empty_dict(),
   --- Ask while typing. If false, only the key `suggest` asks.
@@ -28,6 +30,32 @@ local defaults = {
 
 ---@type dgemma.Options
 M.options = vim.deepcopy(defaults)
+
+--- Whether the user said which command starts the server.
+M.cmd_is_given = false
+
+--- Where `:Dgemma install` puts the server.
+---@return string
+function M.own_environment()
+  return vim.fs.normalize(vim.fn.stdpath('data') .. '/dgemma/server')
+end
+
+--- A program of that environment.
+---@param name string
+---@return string
+function M.own_program(name)
+  return ('%s/%s/%s'):format(M.own_environment(), vim.fn.has('win32') == 1 and 'Scripts' or 'bin', name)
+end
+
+--- Unless the user named a command, take the one in `PATH`, or else the plugin's own.
+function M.find_server()
+  if M.cmd_is_given then
+    return
+  end
+  local own = M.own_program('dgemma-lsp')
+  local is_own = vim.fn.executable(defaults.cmd[1]) == 0 and vim.fn.executable(own) == 1
+  M.options.cmd = is_own and { own } or vim.deepcopy(defaults.cmd)
+end
 
 ---@param message string
 local function complain(message)
@@ -59,7 +87,13 @@ function M.set(options)
     taken.native = nil
   end
   M.options = vim.tbl_deep_extend('force', vim.deepcopy(defaults), taken)
-  M.options.cmd, M.options.filetypes = taken.cmd or defaults.cmd, taken.filetypes or defaults.filetypes
+  -- Lists are taken as they are: merged ones would keep elements of the default.
+  M.cmd_is_given = taken.cmd ~= nil
+  M.options.cmd = taken.cmd
+  M.find_server()
+  M.options.filetypes = vim.tbl_filter(function(filetype)
+    return not vim.tbl_contains(M.options.disabled_filetypes, filetype)
+  end, taken.filetypes or defaults.filetypes)
 end
 
 return M

@@ -23,12 +23,16 @@ local function check_server(command)
   local path = vim.fn.exepath(command[1])
   if path == '' then
     vim.health.error(("'%s' was not found"):format(command[1]), {
-      'Install the server where Neovim finds it, or pass its path: require("dgemma").setup({ cmd = { PATH } })',
+      ':Dgemma install, or pass its path: require("dgemma").setup({ cmd = { PATH } })',
     })
     return
   end
   vim.health.ok('server: ' .. path)
   local checking = M.check_command(command)
+  local checkpoint = require('dgemma.config').options.settings.checkpoint
+  if type(checkpoint) == 'string' then
+    vim.list_extend(checking, { '--checkpoint', checkpoint })
+  end
   local shown = table.concat(checking, ' ')
   local started, found = pcall(function()
     return vim.system(checking, { text = true, cwd = vim.uv.os_homedir() }):wait(CHECK_TIMEOUT_MS)
@@ -57,6 +61,13 @@ local function check_buffer(bufnr)
   end
   local info = client.server_info
   vim.health.ok(('attached to %s%s'):format(name, info and (': %s %s'):format(info.name, info.version) or ''))
+  local running, better = unpack(require('dgemma.command').checkpoint_lines(client))
+  if running then
+    vim.health.ok(running)
+  end
+  if better then
+    vim.health.warn(better)
+  end
   if not client.server_capabilities.inlineCompletionProvider then
     vim.health.error('the server offers no inline completion', { 'Install a newer server' })
   end

@@ -16,6 +16,8 @@ M.patience_ms = 30000
 M.problem = nil
 
 local SIGTERM = 15
+--- How long it may take to say how it is.
+local STATUS_MS = 1000
 
 local crashes = 0
 ---@type table<integer, true> clients that answered `initialize`
@@ -23,11 +25,12 @@ local answered = {}
 local started_at = 0
 local patience ---@type uv.uv_timer_t?
 local begin_after_exit = false
+local told_better ---@type string?
 
 --- A message that does not fit makes Neovim wait for a key, and swallow it: then it is told after typing.
 ---@param message string
 ---@param level integer
-local function say(message, level)
+function M.say(message, level)
   local function tell()
     vim.notify('dgemma: ' .. message, level)
   end
@@ -45,7 +48,7 @@ end
 local function complain(message)
   if not M.problem then -- the first one is the cause of the others
     M.problem = message
-    say(message, vim.log.levels.ERROR)
+    M.say(message, vim.log.levels.ERROR)
     require('dgemma.status').changed()
   end
 end
@@ -85,7 +88,10 @@ local function stop_waiting()
   patience = nil
 end
 
-local function on_start()
+---@param params lsp.InitializeParams
+local function on_start(params)
+  local wanted = { dgemma = { status = true } }
+  params.capabilities.experimental = vim.tbl_extend('force', params.capabilities.experimental or {}, wanted)
   started_at = vim.uv.now()
   stop_waiting()
   patience = vim.defer_fn(function()
@@ -127,7 +133,7 @@ local function on_exit(code, signal, client_id)
       crashes = 0
       return complain(('the server keeps ending (%s); see :Dgemma log, then :Dgemma restart'):format(how))
     end
-    say(('the server has ended (%s); it is started again in %d s'):format(how, math.ceil(delay / 1000)), vim.log.levels.WARN)
+    M.say(('the server has ended (%s); it is started again in %d s'):format(how, math.ceil(delay / 1000)), vim.log.levels.WARN)
     vim.defer_fn(M.begin, delay)
   end)
 end
@@ -137,7 +143,17 @@ end
 local function on_message(_, params)
   local levels = { vim.log.levels.ERROR, vim.log.levels.WARN, vim.log.levels.INFO, vim.log.levels.INFO }
   local message = params.message:gsub('^dgemma: ', '')
-  say(message, levels[params.type] or vim.log.levels.INFO)
+  M.say(message, levels[params.type] or vim.log.levels.INFO)
+end
+
+--- How the server is. That another checkpoint would fill better is told once.
+---@param status table
+local function on_status(_, status)
+  if status.state == 'ready' and status.better and status.better ~= told_better then
+    told_better = status.better
+    local offered = ('%s fills now; %s would fill better (%s): :Dgemma install'):format(status.checkpoint, status.better, status.offer)
+    M.say(offered, vim.log.levels.INFO)
+  end
 end
 
 ---@param client vim.lsp.Client
@@ -154,10 +170,14 @@ function M.config()
     cmd = config.options.cmd,
     cmd_cwd = vim.uv.os_homedir(), -- not the folder of the project: nothing in it shall be run
     filetypes = config.options.filetypes,
-    root_markers = { 'pyproject.toml', '.git' },
+    root_markers = { 'pyproject.toml', 'package.json', 'go.mod', 'Cargo.toml', '.git' },
     reuse_client = is_running, -- one model in memory, however many projects are open
     init_options = config.options.settings,
-    handlers = { ['window/showMessage'] = on_message },
+    handlers = {
+      ['window/showMessage'] = on_message,
+      ['dgemma/status'] = on_status,
+      ['dgemma/outcome'] = function() end,
+    },
     before_init = on_start,
     on_init = on_answer,
     on_exit = on_exit,
@@ -171,7 +191,7 @@ function M.is_installed()
   if vim.fn.executable(command) == 1 then
     return true
   end
-  complain(("'%s' was not found; install the server, or pass its path: setup({ cmd = { PATH } })"):format(command))
+  complain(("'%s' was not found; install the server by :Dgemma install, or pass its path: setup({ cmd = { PATH } })"):format(command))
   return false
 end
 
@@ -207,12 +227,24 @@ function M.begin()
   end
 end
 
+--- Have it started with the options as they are now.
+function M.reconfigure()
+  if vim.lsp.config then
+    vim.lsp.config(M.NAME, {}) -- has lsp/dgemma.lua read again
+  end
+end
+
+--- End the server.
+function M.stop()
+  for _, client in ipairs(vim.lsp.get_clients({ name = M.NAME, _uninitialized = true })) do
+    M.call(client, 'stop', true)
+  end
+end
+
 --- Have the server started for buffers as they are opened.
 ---@param group integer
 function M.enable(group)
-  if vim.lsp.config then
-    vim.lsp.config(M.NAME, {}) -- has lsp/dgemma.lua read again, with the options as they are now
-  end
+  M.reconfigure()
   vim.api.nvim_create_autocmd('FileType', {
     group = group,
     pattern = config.options.filetypes,
@@ -225,6 +257,14 @@ function M.enable(group)
   M.begin()
 end
 
+--- Which checkpoint it runs, why, and which one would fill better; nil where it does not say.
+---@param client vim.lsp.Client
+---@return table?
+function M.status(client)
+  local reply = M.call(client, 'request_sync', 'dgemma/status', vim.empty_dict(), STATUS_MS)
+  return reply and type(reply.result) == 'table' and reply.result or nil
+end
+
 --- End the server, and start it again.
 function M.restart()
   crashes, M.problem = 0, nil
@@ -233,9 +273,7 @@ function M.restart()
     return M.begin()
   end
   begin_after_exit = true
-  for _, client in ipairs(clients) do
-    M.call(client, 'stop', true)
-  end
+  M.stop()
 end
 
 --- A buffer under a new name is another document.

@@ -1,4 +1,5 @@
 --- What the server is doing, in a few words.
+local programs = require('dgemma.programs')
 local server = require('dgemma.server')
 
 local M = {}
@@ -62,7 +63,8 @@ function M.text()
   local attached = vim.lsp.get_clients({ name = server.NAME, bufnr = bufnr, _uninitialized = true })[1]
   if not attached then
     local is_for_it = vim.tbl_contains(require('dgemma.config').options.filetypes, vim.bo[bufnr].filetype)
-    return is_for_it and (server.problem and 'not running: ' .. server.problem or 'not running') or nil
+    local reason = server.problem and 'not running: ' .. server.problem or 'not running'
+    return is_for_it and (programs.doing or reason) or nil
   elseif not attached.initialized then
     return 'starting'
   elseif without_model[attached.id] then
@@ -72,7 +74,7 @@ function M.text()
   if not task and not has_loaded[attached.id] and server.offers_command(attached, OWN_COMMAND) then
     return 'loading the model' -- it has answered, and not yet begun
   end
-  return task or (require('dgemma.inline').paused and 'paused' or 'ready')
+  return programs.doing or task or (require('dgemma.inline').paused and 'paused' or 'ready')
 end
 
 return M
