@@ -36,6 +36,8 @@ PASSES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Tokens of one pass after a prompt that is known."""
 LINE_TOKENS = 48
 """The longest line."""
+THREAD_CHOICE = 8
+"""Passes of a kind after which the number of threads has been chosen (network/threads.py)."""
 COPIED_LINES = 12
 """Half of the lines that are written again, word for word, further down."""
 
@@ -62,6 +64,9 @@ def compare(loaded: contract.Checkpoint, source: Path, device: torch.device, rep
         "others": versions(),
         "prompt_tokens": PROMPT_TOKENS,
     }
+    for _ in range(THREAD_CHOICE):
+        for tokens in (1, PROMPT_TOKENS):
+            network.encode(prompts[0][:, :tokens], Cache())
     everyone = _Everyone(network, others, prompts)
     report["cold_prompt"] = side_by_side(everyone.cold(), repeats)
     report["pass"] = {str(tokens): {"ours": times} for tokens, times in _curve(network, prompts[0], repeats).items()}
