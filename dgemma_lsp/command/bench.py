@@ -17,7 +17,7 @@ SERVERS = (1, 3)
 """Servers whose memory is measured, over the same checkpoint."""
 KEYSTROKES = {
     "100,000 lines of Python": ("python", 100_000, 200, bench_keystrokes.EMBEDDED_TOKENS),
-    "the same, with context from elsewhere": ("python", 100_000, 200, bench_keystrokes.LARGE_TOKENS),
+    "the same, with other files as context": ("python", 100_000, 200, bench_keystrokes.LARGE_TOKENS),
     "10,000 lines of Python": ("python", 10_000, 200, bench_keystrokes.EMBEDDED_TOKENS),
     "10,000 lines of JavaScript": ("javascript", 10_000, 200, bench_keystrokes.EMBEDDED_TOKENS),
     "10,000 lines of C": ("c", 10_000, 200, bench_keystrokes.EMBEDDED_TOKENS),

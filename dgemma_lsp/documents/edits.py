@@ -160,8 +160,8 @@ def rebase(suggestion: Suggestion, newer: Snapshot) -> Suggestion | None:
     if then[differs : edit.start] != now[differs : edit.start]:
         return None
     shift = end - edit.end
-    behind = edit.end if shift else max(edit.end, differs)
-    if then[behind:until] != now[behind + shift : max(until, behind) + shift]:
+    after = edit.end if shift else max(edit.end, differs)
+    if then[after:until] != now[after + shift : max(until, after) + shift]:
         return None
     typed, covered = now[edit.start : newer.offset], now[newer.offset : end]
     rest = edit.new_text[len(typed) :]

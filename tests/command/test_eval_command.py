@@ -122,7 +122,7 @@ def test_at_a_quiet_cursor_only_the_server_is_asked() -> None:
 
 @pytest.mark.parametrize(("middle", "passed"), [("2 * x", True), ("x", False), ("", False)])
 def test_tests_judge_a_task(middle: str, passed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BASELINES, "else:", lambda before, after, elsewhere: middle)
+    monkeypatch.setitem(BASELINES, "else:", lambda before, after, project_text: middle)
     case = case_of_outside_task(Task(**{**TESTED, "id": "t"}), one_line=True, max_tokens=8)
     assert fill_case(case, "else:", None, tiny_infiller()).passed is passed
 

@@ -31,7 +31,7 @@ def events(printed: str) -> list[dict[str, Any]]:
 
 
 def start(world: TinyWorld, hub: FakeHub) -> subprocess.Popen[str]:
-    """A pull that stands in the middle of the file."""
+    """A pull that is in the middle of the file."""
     hub.holds[FILE] = 2_000_000
     process = subprocess.Popen(
         world.program("pull", NAME, "--json"),

@@ -41,9 +41,9 @@ def test_texts_are_read_as_if_each_stood_alone_behind_the_prompt(
             alone = NETWORK.logits(NETWORK.encode(torch.tensor([[*prompt, *text]]), Cache())[0, len(prompt) - 1 :])
         assert worst(logits[path], alone) < 1e-4
     assert cached.cache.length == len(cached.ids) == len(prompt) + len(more)
-    behind = cached.append([1])
+    following = cached.append([1])
     with torch.inference_mode():
-        assert worst(behind[-1], NETWORK.logits(NETWORK.encode(torch.tensor([cached.ids]), Cache())[0, -1])) < 1e-4
+        assert worst(following[-1], NETWORK.logits(NETWORK.encode(torch.tensor([cached.ids]), Cache())[0, -1])) < 1e-4
 
 
 def test_a_text_beyond_the_context_is_refused() -> None:

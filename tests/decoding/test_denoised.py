@@ -106,10 +106,10 @@ def test_one_by_one_each_hole_sees_what_was_filled_before_it() -> None:
     excerpt = Excerpt("a = 1\nx = ", "\n", ("\ny = ", "\nz = "))
     found = list(INFILLER.fill(FillRequest(excerpt, one_line=True, max_tokens=6, verify=True, together=False)))
     prefix, texts_alone = excerpt.prefix, []
-    for behind in ("\ny = \nz = \n", "\nz = \n", "\n"):
-        *_, alone = INFILLER.fill(FillRequest(Excerpt(prefix, behind), one_line=True, max_tokens=6, verify=True))
+    for following in ("\ny = \nz = \n", "\nz = \n", "\n"):
+        *_, alone = INFILLER.fill(FillRequest(Excerpt(prefix, following), one_line=True, max_tokens=6, verify=True))
         texts_alone.append(alone.text)
-        prefix += alone.text + behind[: behind.index("= ") + 2] if "= " in behind else ""
+        prefix += alone.text + following[: following.index("= ") + 2] if "= " in following else ""
     assert found[-1].texts == tuple(texts_alone)
     assert [draft.done for draft in found] == [False] * (len(found) - 1) + [True]
     assert [draft.step for draft in found] == sorted(draft.step for draft in found)

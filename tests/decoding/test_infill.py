@@ -476,8 +476,8 @@ def total(excerpt: Excerpt, line: str) -> tuple[float, int]:
 
 def test_what_is_considered_stands_elsewhere_or_was_written() -> None:
     excerpt = Excerpt("log(path, mode)\nopen(a)\nlog(", ", mode)\nclose(a)\n")
-    elsewhere = ("load(path)\nlog(name, mode)\nclose(a)\n",)
-    considered = INFILLER.considered(FillRequest(excerpt, elsewhere, one_line=True, copy_weight=1.0, max_tokens=8))
+    project_text = ("load(path)\nlog(name, mode)\nclose(a)\n",)
+    considered = INFILLER.considered(FillRequest(excerpt, project_text, one_line=True, copy_weight=1.0, max_tokens=8))
     assert [reading.is_written for reading in considered] == [True] + [False] * (len(considered) - 1)
     found = {reading.text: (reading.similar, reading.between) for reading in considered}
     assert (found["name"], found["path"]) == ((0, 1), (1, 0))
@@ -496,7 +496,7 @@ def test_a_line_without_end_elsewhere_is_not_considered() -> None:
 @pytest.mark.parametrize("knows_project", [True, False])
 def test_of_a_line_the_likeliest_right_text_is_taken_and_without_a_project_the_likeliest(knows_project: bool) -> None:
     taken = set[str]()
-    elsewhere = ("# nothing like it\n" * (LITTLE_ELSEWHERE // 10),) if knows_project else ("# nothing\n",)
+    project_text = ("# nothing like it\n" * (LITTLE_ELSEWHERE // 10),) if knows_project else ("# nothing\n",)
     for size in range(1, 9):
         excerpt = Excerpt(f"for a in b:\n    {'x' * size}\n\nfor a in b:\n    ", "\nreturn self\n")
         knobs = {
@@ -504,7 +504,7 @@ def test_of_a_line_the_likeliest_right_text_is_taken_and_without_a_project_the_l
             "max_tokens": 2 * size,
             "copy_weight": 1e-30,
         }  # copies change nothing of what is written
-        considered = INFILLER.considered(FillRequest(excerpt, elsewhere, **knobs))
+        considered = INFILLER.considered(FillRequest(excerpt, project_text, **knobs))
         for reading in considered:
             log_probability, tokens = total(excerpt, reading.text)
             assert reading.log_probability == pytest.approx(log_probability, abs=1e-2)
@@ -513,7 +513,7 @@ def test_of_a_line_the_likeliest_right_text_is_taken_and_without_a_project_the_l
         best = max(
             considered, key=lambda reading: JUDGE.log_odds(reading) if knows_project else reading.log_probability
         )
-        (*_, chosen) = INFILLER.fill(FillRequest(excerpt, elsewhere, verify=True, **knobs))
+        (*_, chosen) = INFILLER.fill(FillRequest(excerpt, project_text, verify=True, **knobs))
         assert chosen.done
         assert chosen.text == best.text
         assert chosen.score == pytest.approx(JUDGE.score(best), abs=1e-3)

@@ -119,12 +119,12 @@ def criterion(infiller: Infiller, excerpt: Excerpt, texts: tuple[str, ...]) -> t
         healed = sum(size <= len(forced) for size in sizes)
         own += range(len(ids) + healed, len(ids) + len(said))
         ids += said
-    behind = written.after(excerpt)[:LEAD_TOKENS]
-    ids += behind
+    following = written.after(excerpt)[:LEAD_TOKENS]
+    ids += following
     hidden = infiller._checkpoint.network.encode(torch.tensor([ids]), Cache())
     log_probabilities = infiller._checkpoint.network.logits(hidden[0]).log_softmax(-1)
     each = [float(log_probabilities[at - 1, ids[at]]) for at in range(1, len(ids))]
-    lead = sum(each[-len(behind) :]) / len(behind)
+    lead = sum(each[-len(following) :]) / len(following)
     inner = sum(each[at - 1] for at in own) / len(own) if own else lead
     return inner, (inner + lead) / 2
 

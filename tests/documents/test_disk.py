@@ -141,7 +141,7 @@ def test_an_ordinary_user_is_told_what_may_not_be_read(ordinary_folder: Path) ->
 
 
 def test_a_place_that_hangs_keeps_no_other_waiting() -> None:
-    """However many questions there are about it, before and behind those about other places."""
+    """However many questions there are about it, before and after those about other places."""
     never, others = threading.Event(), threading.active_count()
 
     async def ask() -> tuple[list[int], bool]:

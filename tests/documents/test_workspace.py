@@ -64,9 +64,9 @@ def test_open_documents_are_known_better(project: Path) -> None:
 def test_of_a_loose_file_only_its_own_folder_is_near(project: Path) -> None:
     beside = ("older = 1\n", "fine = 1\n", "beside = 1\n")
     assert near(Workspace(DiskThreads()), project / "shop/here.py") == beside
-    elsewhere = [(project / "tools").as_uri()]
-    assert near(Workspace(DiskThreads(), elsewhere), project / "shop/here.py") == beside
-    assert near(Workspace(DiskThreads(), elsewhere), project / "tools/outer.py") == ()
+    another_folder = [(project / "tools").as_uri()]
+    assert near(Workspace(DiskThreads(), another_folder), project / "shop/here.py") == beside
+    assert near(Workspace(DiskThreads(), another_folder), project / "tools/outer.py") == ()
 
 
 def test_links_out_of_the_workspace_are_not_followed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -208,9 +208,12 @@ def test_padding_changes_nothing_for_the_text_behind_it() -> None:
     padded = torch.cat((ids(1, 5, seed=3), prompt), dim=1)
     real = torch.arange(14)[None] >= 5
     positions = ((real.cumsum(1) - 1).clamp(min=0), 9 + torch.arange(4)[None])
-    plain, behind = our_logits(network, prompt, canvas), our_logits(network, padded, canvas, None, real, positions)
-    assert worst(behind[0][:, 5:], plain[0]) < CLOSE
-    assert worst(behind[1], plain[1]) < CLOSE
+    plain, after_padding = (
+        our_logits(network, prompt, canvas),
+        our_logits(network, padded, canvas, None, real, positions),
+    )
+    assert worst(after_padding[0][:, 5:], plain[0]) < CLOSE
+    assert worst(after_padding[1], plain[1]) < CLOSE
 
 
 def test_the_two_passes_have_layer_scalars_of_their_own() -> None:

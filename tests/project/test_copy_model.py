@@ -45,12 +45,12 @@ def test_every_place_is_found_where_the_last_tokens_stood_before(
 
 
 def suggestions(before: str, after: str, *texts: str, weight: float = 1.0, one_line: bool = True) -> CopyModel:
-    elsewhere = TextIndex(TOKENIZER).read(texts)
+    project_text = TextIndex(TOKENIZER).read(texts)
     prompt = TOKENIZER.encode(before)
     return CopyModel(
         FillVocabulary(TOKENIZER, [TOKENIZER.end_id]),
         prompt,
-        elsewhere,
+        project_text,
         weight=weight,
         weights=CopyWeights(),
         before=before,
@@ -165,7 +165,7 @@ def test_what_followed_the_longest_and_latest_match_is_copied(ids: list[int], ex
 
 
 @pytest.mark.parametrize(
-    ("marked", "written", "elsewhere", "ends"),
+    ("marked", "written", "project_text", "ends"),
     [
         ("x = load(▮)\n", "path", "y = load(path)\n", True),
         ("x = load(▮, mode)\n", "path", "y = load(path)\n", False),
@@ -176,10 +176,10 @@ def test_what_followed_the_longest_and_latest_match_is_copied(ids: list[int], ex
     ],
 )
 def test_a_copy_that_goes_on_as_the_text_behind_the_hole_ends_the_fill(
-    marked: str, written: str, elsewhere: str, *, ends: bool
+    marked: str, written: str, project_text: str, *, ends: bool
 ) -> None:
     before, after = marked.split("▮")
-    said = suggestions(before, after, elsewhere)
+    said = suggestions(before, after, project_text)
     for token in TOKENIZER.encode(before + written)[len(TOKENIZER.encode(before)) :]:
         said.append(token)
     share, suggested = said.predict(-1.0, lambda token: -5.0)

@@ -275,9 +275,9 @@ def test_canvases_hold_holes_pinned_text_and_the_end_of_the_turn(
         assert [hole.stop - hole.start for hole in layout.hole_slices] == [width] * excerpt.hole_count
         for text, left, right in zip(between, layout.hole_slices[:-1], layout.hole_slices[1:], strict=True):
             assert TOKENIZER.decode(layout.ids[left.stop : right.start]) == text
-        behind = layout.ids[layout.hole_slices[-1].stop :]
+        following = layout.ids[layout.hole_slices[-1].stop :]
         tail = CHAT.after(excerpt)
-        assert behind == [*tail, TURN_END]
+        assert following == [*tail, TURN_END]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def shown(wire: Wire, uri: str, text: str, until: str = "") -> str:
         wire.change(uri, version, {"text": text})
         ask(wire, uri, len(lines) - 1, len(lines[-1]))
         found: dict[str, Any] = wire.request("test/seen", {})
-        seen = "\n".join([found["prefix"], found["suffix"], *found["elsewhere"]])
+        seen = "\n".join([found["prefix"], found["suffix"], *found["project_text"]])
         if until in seen or time.monotonic() > deadline:
             return seen
     raise AssertionError
@@ -274,7 +274,7 @@ def test_no_secret_of_another_cell_is_shown() -> None:
         wire.notify("notebookDocument/didOpen", {"notebookDocument": item, "cellTextDocuments": documents})
         ask(wire, cells[0], 0, 4)
         found = wire.request("test/seen", {})
-    seen = "\n".join([found["prefix"], found["suffix"], *found["elsewhere"]])
+    seen = "\n".join([found["prefix"], found["suffix"], *found["project_text"]])
     assert "cell_0 = 1" in seen
     assert not [one for one in hidden if one.secret in seen]
 
@@ -306,5 +306,5 @@ def test_a_watched_fill_is_shown_no_more_than_a_suggestion(tmp_path: Path) -> No
         at = {"textDocument": {"uri": main}, "position": {"line": 0, "character": 4}, "watch": 1}
         wire.request("dgemma/watch", at)
         found = wire.request("test/seen", {})
-    seen = "\n".join([found["prefix"], found["suffix"], *found["elsewhere"]])
+    seen = "\n".join([found["prefix"], found["suffix"], *found["project_text"]])
     assert "from_hidden" not in seen and "from_private" not in seen

@@ -46,7 +46,7 @@ def beside(wire: Wire, mark: str) -> None:
 def seen(wire: Wire) -> str:
     """All that the model was shown last."""
     found: dict[str, Any] = wire.request("test/seen", {})
-    return "\n".join([found["prefix"], found["suffix"], *found["elsewhere"]])
+    return "\n".join([found["prefix"], found["suffix"], *found["project_text"]])
 
 
 def typed(wire: Wire) -> None:

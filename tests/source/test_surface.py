@@ -145,8 +145,8 @@ def test_what_the_menu_has_selected_is_gone_on_from(own_wire: Wire) -> None:
     assert item["range"] == {"start": start, "end": {"line": 0, "character": 9}}
     seen = own_wire.request("test/seen", {})
     assert (seen["prefix"], seen["suffix"]) == ("print(first", ")")
-    elsewhere = {"start": start, "end": {"line": 0, "character": 7}}  # not at the cursor: not ours to mind
-    params["context"]["selectedCompletionInfo"]["range"] = elsewhere
+    another_range = {"start": start, "end": {"line": 0, "character": 7}}  # not at the cursor: not ours to mind
+    params["context"]["selectedCompletionInfo"]["range"] = another_range
     assert own_wire.request(INLINE, params)[0]["range"]["start"] == end
 
 

@@ -2,8 +2,8 @@
 who says DGEMMA_TOKEN.
 
 Custom requests, for tests only: `test/text` reads a document back, `test/say` sets the model's text (a list is one
-for each seed), or its `script` (what it says behind which texts, and otherwise nothing), and holds it at each step,
-`test/reached` answers when the model stands at a held step, `test/release` lets it go on, `test/counts` says how many
+for each seed), or its `script` (what it says after which texts, and otherwise nothing), and holds it at each step,
+`test/reached` answers when the model waits at a held step, `test/release` lets it go on, `test/counts` says how many
 fills began and how many steps were taken, `test/seen` what the model was shown last, `test/verify` whether it was to
 verify. The environment variable FAKE_LOAD makes loading `fail`, or `wait` at 25 % for `test/release`; FAKE_BETTER names
 a better checkpoint; with FAKE_AHEAD the server thinks ahead, as it really does; FAKE_PROMPT says
@@ -46,7 +46,7 @@ class FakeInfiller:
         self.steps = 3
         self.fails = False
         self.seen = Excerpt("", "")
-        self.seen_elsewhere: tuple[str, ...] = ()
+        self.seen_project_text: tuple[str, ...] = ()
         self.seen_verify: bool | None = None
         self.fills_begun = 0
         self.steps_taken = 0
@@ -58,7 +58,7 @@ class FakeInfiller:
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         self.fills_begun += 1
         self.seen, self.seen_verify = request.excerpt, request.verify
-        self.seen_elsewhere = request.project_text
+        self.seen_project_text = request.project_text
         print("a library prints to standard output")
         os.write(1, b"and so does one written in C\n")
         if self.fails:
@@ -93,7 +93,7 @@ class FakeInfiller:
             self._changed.wait_for(lambda: self._releases > passed)
 
     def wait_until_reached(self) -> None:
-        """Return when someone stands at the gate."""
+        """Return when someone waits at the gate."""
         with self._changed:
             self._changed.wait_for(lambda: self._standing)
 
@@ -164,7 +164,7 @@ def main() -> NoReturn:
     @server.feature("test/seen")
     def seen(params: Any) -> dict[str, object]:
         seen = infiller.seen
-        return {"prefix": seen.prefix, "suffix": seen.suffix, "elsewhere": infiller.seen_elsewhere}
+        return {"prefix": seen.prefix, "suffix": seen.suffix, "project_text": infiller.seen_project_text}
 
     @server.feature("test/verify")
     def verify(params: Any) -> bool | None:

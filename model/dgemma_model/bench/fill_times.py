@@ -54,9 +54,9 @@ def warm_fills(directory: Path | None, device: torch.device, repeats: int) -> di
     clock = _Clocked(served.network)
     infiller = Infiller(replace(served, network=cast(Any, clock)), device)
     times, shares, steps = [], [], []
-    for excerpt, elsewhere in places(repeats, 0):
-        infiller.index_ahead(elsewhere)
-        request = FillRequest(excerpt, elsewhere, one_line=True, max_tokens=48)
+    for excerpt, project_text in places(repeats, 0):
+        infiller.index_ahead(project_text)
+        request = FillRequest(excerpt, project_text, one_line=True, max_tokens=48)
         for prefix in (excerpt.prefix, excerpt.prefix + "x"):
             clock.seconds, started = 0.0, time.perf_counter()
             *_, draft = infiller.fill(replace(request, excerpt=replace(excerpt, prefix=prefix)))
@@ -74,9 +74,9 @@ def written_fills(directory: Path | None, device: torch.device, repeats: int) ->
     """Fills of up to `WRITTEN` tokens after a cached prompt, in turns: milliseconds a token, and tokens a pass."""
     infiller = Infiller.load(None if directory is None else str(directory), str(device))
     found: dict[str, dict[str, list[float]]] = {name: {"ms": [], "tokens": [], "passes": []} for name in WRITTEN_WAYS}
-    for number, (excerpt, elsewhere) in enumerate(places(repeats, 4 * WRITTEN)):
-        infiller.index_ahead(elsewhere)
-        request = FillRequest(excerpt, elsewhere, max_tokens=WRITTEN, verify=True)
+    for number, (excerpt, project_text) in enumerate(places(repeats, 4 * WRITTEN)):
+        infiller.index_ahead(project_text)
+        request = FillRequest(excerpt, project_text, max_tokens=WRITTEN, verify=True)
         for _ in infiller.fill(replace(request, max_tokens=1)):
             pass  # the prompt is cached now
         for name in list(WRITTEN_WAYS) if number % 2 else reversed(list(WRITTEN_WAYS)):

@@ -79,8 +79,8 @@ class EndFigures:
         is_blank = text[len(stripped) :].count("\n") > 1
         next_line, rest = self._end.next_line, self._end.rest[:1]
         deeper = indent_of(next_line) - indent_of(last) if next_line else 0
-        behind = np.maximum(below, _LEAST) if len(below) else np.zeros((1, 2))
-        lost = behind[:, 0] - behind[:, 1]
+        following = np.maximum(below, _LEAST) if len(below) else np.zeros((1, 2))
+        lost = following[:, 0] - following[:, 1]
         return [
             1.0,
             ends,
@@ -103,7 +103,7 @@ class EndFigures:
             float(lost[:2][-1]),
             float(lost.mean()),
             float(lost.min()),
-            float(behind[:, 0].mean()),
+            float(following[:, 0].mean()),
             float(np.maximum(lost, -3).sum()),
             float((lost > -0.01).all()),
         ]

@@ -15,11 +15,11 @@ Baseline = Callable[[str, str, Sequence[str]], str]
 
 
 def _constant(text: str) -> Baseline:
-    return lambda before, after, elsewhere: text
+    return lambda before, after, project_text: text
 
 
-def _anywhere(before: str, after: str, elsewhere: Sequence[str]) -> str:
-    return most_similar_line(before, after, [piece for text in elsewhere for piece in _pieces(text)])
+def _anywhere(before: str, after: str, project_text: Sequence[str]) -> str:
+    return most_similar_line(before, after, [piece for text in project_text for piece in _pieces(text)])
 
 
 @lru_cache(maxsize=1024)
@@ -30,20 +30,20 @@ def _pieces(text: str) -> list[IndexedText]:
 BASELINES: dict[str, Baseline] = {
     "nothing": _constant(""),
     **{text: _constant(text) for text in CONSTANTS},
-    "nearby line": lambda before, after, elsewhere: most_similar_line(before, after),
+    "nearby line": lambda before, after, project_text: most_similar_line(before, after),
     "line anywhere": _anywhere,
 }
 
 
-def baseline_texts(case: Case, name: str, elsewhere: Sequence[str] = ()) -> tuple[str, ...]:
+def baseline_texts(case: Case, name: str, project_text: Sequence[str] = ()) -> tuple[str, ...]:
     """What the baseline of that name puts into the holes of `case`, from left to right; "nothing" leaves what is to be
     repaired as it is."""
     if name == "nothing" and case.start is not None:
         return case.start
     texts: list[str] = []
-    behind = (*case.between, case.suffix)
+    after_holes = (*case.between, case.suffix)
     before = case.prefix
     for hole in range(case.holes):
-        texts.append(BASELINES[name](before, "".join(behind[hole:]), elsewhere))
-        before += texts[-1] + behind[hole]
+        texts.append(BASELINES[name](before, "".join(after_holes[hole:]), project_text))
+        before += texts[-1] + after_holes[hole]
     return tuple(texts)

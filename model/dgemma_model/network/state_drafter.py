@@ -1,6 +1,6 @@
 """A small network that drafts what a causal writer says next, fed the writer's states: one step of block diffusion.
 
-It denoises a canvas of masks that stands after the writer's latest token. Each position reads the writer's states at
+It denoises a canvas of masks that follows the writer's latest token. Each position reads the writer's states at
 the token before that one, the token itself, the keys and values that the writer cached in a few of its layers, and the
 rest of the canvas. The writer computes all of these anyway (DFlash, arXiv 2602.06036; the cache is read as by Orthrus,
 arXiv 2605.12825). Scores are those of the writer's own head for its commonest tokens. To these is added what the
@@ -156,7 +156,7 @@ class StateDrafter(nn.Module):
         return cast(list[DrafterLayer], list(self.layers))
 
     def pair_scores(self, before: Tensor) -> Tensor:
-        """What tokens [...] of the drafter's vocabulary say of the next one, [..., N]; N itself stands for others."""
+        """What tokens [...] of the drafter's vocabulary say of the next one, [..., N]; N itself means all others."""
         return F.linear(self.before(before), self.after)
 
 

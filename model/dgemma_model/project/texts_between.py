@@ -52,12 +52,13 @@ def texts_between(prefix: str, suffix: str, project: Sequence[IndexedText] = (),
             line_end = text.find("\n", after)
             rest = text[after : line_end if line_end >= 0 else len(text)].rstrip() + "\n"
             if size := _size_before(rest, end):
-                before, behind, times = found.get(rest[:size], (0, 0, 0))
+                before, following, times = found.get(rest[:size], (0, 0, 0))
                 now = _common(text[start:after][::-1], begun[::-1], 40), _common(rest[size:], ended, 10)
-                found[rest[:size]] = (*max(now, (before, behind)), times + 1)
+                found[rest[:size]] = (*max(now, (before, following)), times + 1)
             at = text.find(key, at + 1)
     between = (
-        TextBetween(text, before + behind / 2 + 2 * math.log(times)) for text, (before, behind, times) in found.items()
+        TextBetween(text, before + following / 2 + 2 * math.log(times))
+        for text, (before, following, times) in found.items()
     )
     return nlargest(count, between, key=lambda each: each.closeness)
 
@@ -68,7 +69,7 @@ class Occurrences(NamedTuple):
     anywhere: int
     before: int
     """After the word or sign that is before the hole."""
-    behind: int
+    following: int
     """Before the word or sign, or the end of a line, that is after the hole."""
     between: int
     """Between both."""
@@ -84,14 +85,14 @@ def occurrences(
     before = begun[spoken[-1] :] if spoken else ""
     after = suffix.partition("\n")[0]
     first = _SIGN.search(after)
-    behind = after[: first.end()] if first else "\n"
+    following = after[: first.end()] if first else "\n"
     found = []
     for text in texts:
         anywhere = everything.count(text) if text.strip() else 0
         with_before = everything.count(before + text) if anywhere and before else 0
-        with_behind = everything.count(text + behind) if anywhere else 0
-        with_both = everything.count(before + text + behind) if with_before and with_behind else 0
-        found.append(Occurrences(anywhere, with_before, with_behind, with_both))
+        with_following = everything.count(text + following) if anywhere else 0
+        with_both = everything.count(before + text + following) if with_before and with_following else 0
+        found.append(Occurrences(anywhere, with_before, with_following, with_both))
     return found
 
 

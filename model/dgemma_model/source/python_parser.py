@@ -210,8 +210,8 @@ def _is_near(error: SyntaxError, text: str, first: int, last: int) -> bool:
     found = error.lineno
     reaches_down = any(word in error.msg for word in _REACHING_DOWN)  # from where something was opened
     opened = [int(line) for line in re.findall(r"on line (\d+)", error.msg)]
-    behind = _next_code(text.split("\n"), last) or found
-    return any(first <= line <= last for line in opened) or ((reaches_down or first <= found) and found <= behind)
+    next_line = _next_code(text.split("\n"), last) or found
+    return any(first <= line <= last for line in opened) or ((reaches_down or first <= found) and found <= next_line)
 
 
 def _next_code(lines: list[str], line: int) -> int | None:

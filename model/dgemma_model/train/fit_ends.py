@@ -139,8 +139,8 @@ class Reader:
                 place = figures.place(self._vocabulary.read(ids[:count], prompt.forced)[0])
                 if place is not None and place.kind == "line_end":
                     cached.crop(len(prompt.ids) + count)
-                    behind = cached.append(figures.next_ids).log_softmax(-1)
-                    rows = torch.cat((said[count][None], behind[:-1]))
+                    following = cached.append(figures.next_ids).log_softmax(-1)
+                    rows = torch.cat((said[count][None], following[:-1]))
                     agreed = rows.gather(1, torch.tensor(figures.next_ids)[:, None])
                     below[count] = torch.cat((agreed, rows.max(-1).values[:, None]), 1)
         return Reading(kind, package, excerpt, middle, ids, prompt.forced, figures_said, below)

@@ -125,9 +125,9 @@ def judgement(infiller: Infiller, texts: dict[str, str], path: str, hole: CutHol
     cutter = HoleCutter(texts[path])
     excerpt = cutter.excerpt(hole, ExcerptBudget())
     start, end = hole.start - len(excerpt.prefix), hole.end + len(excerpt.suffix)
-    elsewhere = (*nearby(path, texts), cutter.text[end:], cutter.text[:start])
-    infiller.index_ahead(elsewhere)
-    considered = infiller.considered(FillRequest(excerpt, elsewhere, one_line=True))
+    project_text = (*nearby(path, texts), cutter.text[end:], cutter.text[:start])
+    infiller.index_ahead(project_text)
+    considered = infiller.considered(FillRequest(excerpt, project_text, one_line=True))
     right = cutter.text[hole.start : hole.end].rstrip()
     return Judgement(
         hole.kind,

@@ -144,10 +144,10 @@ def add_noise(canvases: Canvases, noise: Noise, generator: torch.Generator) -> N
     is_first[1:] = canvases.number[1:] != canvases.number[:-1]
     keep_first = (torch.rand(batch, count, generator=generator) < 0.5)[:, canvases.number]
     noised &= ~(is_first & keep_first) & ~canvases.pinned
-    elsewhere = torch.randint(positions, (batch, positions), generator=generator)
+    other_positions = torch.randint(positions, (batch, positions), generator=generator)
     uniform = torch.randint(len(SPECIAL_TOKENS), noise.vocab_size, (batch, positions), generator=generator)
     from_row = torch.rand(batch, positions, generator=generator) < 0.5
-    wrong_ids = torch.where(from_row, canvases.targets.gather(1, elsewhere), uniform)
+    wrong_ids = torch.where(from_row, canvases.targets.gather(1, other_positions), uniform)
     drawn = torch.where(wrong[:, canvases.number], wrong_ids, noise.draw((batch, positions), generator))
     canvas = torch.where(noised, drawn, canvases.targets)
     weights = torch.where(noised, 1.0, CLEAN_WEIGHT).masked_fill(canvases.pinned, 0.0)

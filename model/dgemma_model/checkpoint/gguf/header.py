@@ -90,7 +90,7 @@ def read_header(path: Path) -> GgufHeader:
 
 
 def architecture(path: Path) -> str | None:
-    """The kind of model that a file says it holds, which stands near its beginning: a fraction of the header is read.
+    """The kind of model that a file says it holds, which is near its beginning: a fraction of the header is read.
 
     Raises:
         GgufError: as `read_header`.
