@@ -42,9 +42,9 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
             is_small = place.type == "cpu"
             config = published_shape.small_config() if is_small else published_shape.published_config()
             report = published_shape.measure_shape(config, place, repeats) | {"in_small": is_small}
-        elif checkpoint is not None and (loaded := writer_times.opened(selection.find(checkpoint), place)) is not None:
-            report = writer_times.compare(loaded, selection.find(checkpoint), place, repeats)
-            report["servers_mb"] = {str(n): asyncio.run(bench_server.memory(n, checkpoint)) for n in SERVERS}
+        elif checkpoint is not None and writer_times.is_causal(source := selection.find(checkpoint), place):
+            servers = {str(n): asyncio.run(bench_server.memory(n, checkpoint)) for n in SERVERS}  # nobody else maps it
+            report = writer_times.compare(source, place, repeats) | {"servers_mb": servers}
         else:
             directory = None if checkpoint is None else selection.find(checkpoint)
             report = network_times.compare(directory, place, repeats)

@@ -42,14 +42,14 @@ COPIED_LINES = 12
 """Half of the lines that are written again, word for word, further down."""
 
 
-def opened(source: Path, device: torch.device) -> contract.Checkpoint | None:
-    """The checkpoint, if it is one that `compare` measures."""
+def is_causal(source: Path, device: torch.device) -> bool:
+    """Whether `compare` measures this checkpoint."""
+    return isinstance(checkpoints.load(source, device, torch.float32).network, ServedQwen2)
+
+
+def compare(source: Path, device: torch.device, repeats: int) -> dict[str, Any]:
+    """Prompts, passes, lines and longer texts, of a checkpoint that `is_causal`."""
     loaded = checkpoints.load(source, device, torch.float32)
-    return loaded if isinstance(loaded.network, ServedQwen2) else None
-
-
-def compare(loaded: contract.Checkpoint, source: Path, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Prompts, passes, lines and longer texts. `source` is the file that `loaded` was opened from: others read it."""
     network = loaded.network
     assert isinstance(network, ServedQwen2)
     threads = torch.get_num_threads()
