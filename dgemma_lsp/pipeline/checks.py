@@ -33,7 +33,8 @@ def _objections(
     """A function that gives the reason to refuse an edit at the cursor, or None.
 
     The edited text may have as many errors as the text has now, which may be broken at the cursor. But it may have no
-    more errors than a dummy expression here would give. An edit that nobody asked for must also leave its own lines
+    more errors than a dummy expression here would give; blocks that the end of the text leaves open are no errors of
+    the edit. An edit that nobody asked for must also leave its own lines
     without errors, in Python. With `names`, each name in it must be defined in the text, if the text is short enough to
     look through. Without a tree every edit passes.
     """
@@ -46,6 +47,9 @@ def _objections(
     if tolerated and snapshot.language == "python":
         tree, source = _without_broken_neighbours(tree, source, offset)
         tolerated = syntax.error_count(tree)
+    unclosed = 0
+    if tolerated and snapshot.language != "python":
+        unclosed = _unclosed(tree, offset)
     if tolerated:
         tolerated = min(tolerated, syntax.error_count_after(tree, offset, offset, tree.row.stand_in))
     python = snapshot.language == "python" and syntax.kind_at(tree, offset) is CursorKind.CODE
@@ -58,7 +62,7 @@ def _objections(
         if edited is None:
             return NoSuggestion.UNPARSEABLE
         errors = syntax.error_count(edited)
-        if errors > tolerated:
+        if not errors == syntax.unclosed_count(edited) <= unclosed if unclosed else errors > tolerated:
             return NoSuggestion.UNPARSEABLE
         end = edit.start + len(edit.new_text)
         if whole_lines and errors and (_opens(edit.new_text) or syntax.is_damaged_from(edited, edit.start, end)):
@@ -77,6 +81,15 @@ def _objections(
         return None
 
     return objection
+
+
+def _unclosed(tree: SyntaxTree, offset: int) -> int:
+    """How many blocks the text leaves open at its end, as it does while someone writes there; 0 where anything else is
+    wrong. It is seen once there is an expression at the cursor, or a statement: before that the grammar may take all of
+    them for one error."""
+    tried = (syntax.spliced(tree, offset, offset, tree.row.stand_in + end) for end in ("", ";"))
+    counts = [(syntax.error_count(found), syntax.unclosed_count(found)) for found in tried if found is not None]
+    return max((unclosed for errors, unclosed in counts if errors == unclosed), default=0)
 
 
 def _without_broken_neighbours(tree: SyntaxTree, source: Text, offset: int) -> tuple[SyntaxTree, Text]:

@@ -155,6 +155,36 @@ def test_a_text_broken_at_the_cursor_is_mended_or_left(model: str) -> None:
     check("def f():\n    x = ▮\n\ndef g():\n    return 1\n", model, "UNPARSEABLE", invoked=True)
 
 
+LOOPS = {
+    "typescript": (
+        "function total(items: Item[]): number {\n  let sum = 0;\n  for (const item of items) {\n    sum += ▮",
+        ";",
+    ),
+    "javascript": ("function total(items) {\n  let sum = 0;\n  for (const item of items) {\n    sum += ▮", ";"),
+    "java": (
+        "class A {\n  int total(Item[] items) {\n    int sum = 0;\n    for (Item item : items) {\n      sum += ▮",
+        ";",
+    ),
+    "go": ("package a\n\nfunc total(items []Item) int {\n\tsum := 0\n\tfor _, item := range items {\n\t\tsum += ▮", ""),
+    "rust": ("fn total(items: &[Item]) -> u32 {\n    let mut sum = 0;\n    for item in items {\n        sum += ▮", ";"),
+    "c": ("int total(struct item *item) {\n  int sum = 0;\n  while (item) {\n    sum += ▮", ";"),
+}
+
+
+@pytest.mark.parametrize("language", LOOPS)
+def test_at_the_end_of_a_file_blocks_may_be_open(language: str) -> None:
+    marked, end = LOOPS[language]
+    for after in ("", "\n"):
+        answer = answers(marked + after, done(f"item.price{end}"), language=language)[-1]
+        assert shown(answer) == marked.replace("▮", f"item.price{end}▮{after}")
+
+
+@pytest.mark.parametrize("language", ["typescript", "javascript", "java"])
+@pytest.mark.parametrize("model", ["f({", "[item.price;", "item.price }} }"])
+def test_a_suggestion_opens_no_block_of_its_own_there(language: str, model: str) -> None:
+    assert answers(LOOPS[language][0], done(model), language=language)[-1] is NoSuggestion.UNPARSEABLE
+
+
 def test_a_text_broken_at_the_cursor_gets_no_worse() -> None:
     check("class A:\n    def f(self):\n        for x in ▮\n            y(x)\n", "self.xs", "UNPARSEABLE")
 

@@ -27,6 +27,7 @@ _LONG_STRINGS = (b'"""', b"'''", b"`")
 _COMMENT_ENDS = (b"*/", b"-->", b"]]", b"\n=end", b"\n")
 """What closes a comment; any other runs to the end of its line."""
 _CONTINUATION = bytes(range(0x80, 0xC0))
+_CLOSERS = frozenset(")]}")
 _LONE_RETURN = re.compile(rb"\r(?!\n)")
 
 
@@ -190,6 +191,12 @@ def _common_length(a: bytes, b: bytes) -> int:
 def error_count(tree: SyntaxTree) -> int:
     """Number of places that do not parse: what tree-sitter calls errors, and what it misses."""
     return sum(1 for _ in damage(tree))
+
+
+def unclosed_count(tree: SyntaxTree) -> int:
+    """How many of the places that do not parse are closing brackets that the end of the text lacks."""
+    end = len(tree.data.rstrip())
+    return sum(1 for node, _ in damage(tree) if node.is_missing and node.start_byte >= end and node.type in _CLOSERS)
 
 
 def is_damaged_from(tree: SyntaxTree, start: int, end: int) -> bool:
