@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from dgemma_model.source import bounded
 
 settings.register_profile("untimed", deadline=None)  # a busy machine takes longer, and is not what is tested
 settings.load_profile("untimed")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores interrupts
 
 
 @pytest.fixture

@@ -252,8 +252,8 @@ def test_what_a_row_brings(name: str, words: str) -> None:
         (DEFAULT, SMALL, "it needs 1.2 GB of memory, and 500 MB are free"),
         (DEFAULT, UNKNOWN, None),
         (DIFFUSION, LARGE, None),
-        (DIFFUSION, GAMER, "it needs 56.0 GB of GPU memory, and 12.0 GB are free"),
-        (DIFFUSION, PLAIN, "it needs a GPU with 56.0 GB free, and there is none"),
+        (DIFFUSION, GAMER, "it needs 18.0 GB of GPU memory, and 12.0 GB are free"),
+        (DIFFUSION, PLAIN, "it needs a GPU with 18.0 GB free, and there is none"),
     ],
 )
 def test_what_a_machine_lacks(name: str, machine: Machine, words: str | None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from wire import Wire, inline, insertion
 
+from dgemma_lsp.server.loading import Choice
 from dgemma_lsp.server.server import _infiller_loader
 from dgemma_lsp.settings import Settings
 
@@ -103,10 +104,25 @@ def test_the_hole_of_the_demo_is_filled() -> None:
     assert json.loads(done.stdout)["text"] == "item in self.items:"
 
 
+class Heard:
+    """Remembers what is said while a checkpoint is loaded."""
+
+    def __init__(self) -> None:
+        self.chosen: list[Choice] = []
+
+    def chose(self, choice: Choice) -> None:
+        self.chosen.append(choice)
+
+    def read(self, share: float) -> None:
+        pass
+
+
 def test_the_garbage_collector_is_spared_what_was_loaded() -> None:
+    heard = Heard()
     try:
-        _infiller_loader(None, "cpu")(Settings(), lambda share: None)
+        _infiller_loader("embedded", "cpu")(Settings(), heard)
         assert gc.get_freeze_count() > 100_000
+        assert [choice.checkpoint for choice in heard.chosen] == ["embedded"]
     finally:
         gc.unfreeze()
 
