@@ -49,7 +49,7 @@ _MOST_REQUESTS = 1000
 
 CANCEL_S = 0.25
 """How long the end of a connection may wait for requests that were cancelled."""
-FLUSH_S = 0.5
+FLUSH_S = 0.25
 """How long it may then wait for the client to read the last answers."""
 
 _INTERRUPTED = 130
