@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -39,6 +40,12 @@ QuantizeOption = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(version("dgemma-lsp"))
+        raise typer.Exit
+
+
 @app.callback(invoke_without_command=True)
 def serve(
     context: typer.Context,
@@ -53,8 +60,11 @@ def serve(
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
     quantize: QuantizeOption = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
 ) -> None:
-    """Fill code in place with a block-diffusion model. Without a command: serve an editor over stdio."""
+    """Fill code in place. Without a command: serve an editor over stdio."""
     if context.invoked_subcommand is not None:
         if any(option is not None for option in (checkpoint, device, quantize, tcp, token_file)) or insecure_listen:
             fail(f"options go after the command: dgemma-lsp {context.invoked_subcommand} --checkpoint ...")

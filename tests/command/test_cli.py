@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from model_fixtures import SOURCE, changed_json, tiny_checkpoint, write_checkpoi
 from typer.testing import CliRunner
 
 from dgemma_lsp.command import check, cli, fill
+from dgemma_lsp.command.cli import app
 from dgemma_lsp.command.fill import END_SIGN, canvas_text
 from dgemma_lsp.documents.documents import ParsedSnapshot
 from dgemma_lsp.documents.edits import Edit, Snapshot, Suggestion
@@ -571,3 +573,8 @@ def test_a_fill_by_the_embedded_checkpoint_says_what_would_be_better(tmp_path: P
     advice = default_checkpoint().advice
     assert advice is None or "".join(advice.split()) in "".join(shown.split())
     assert advice is not None or default_checkpoint().better is None
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = CliRunner().invoke(app, ["--version"])
+    assert done.exit_code == 0 and done.stdout.strip() == version("dgemma-lsp")
