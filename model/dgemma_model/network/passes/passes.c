@@ -90,7 +90,7 @@ struct Team {
     int64_t result_stride;
     int is_added;
     int64_t threads;
-    const float *source, *scale;
+    const float *norm;
     _Atomic int64_t arrived;
 };
 
@@ -340,7 +340,7 @@ static void for_tokens(Team *team, Work work) {
 static void norm_row(Team *team, int64_t row) { /* the digits of the norm of a row of `x` */
     const Pass *pass = team->pass;
     int64_t size = pass->network->size;
-    const float *x = pass->x + row * size, *weight = team->scale;
+    const float *x = pass->x + row * size, *weight = team->norm;
     float *normed = pass->attended + row * team->result_stride, factor = norm_factor(x, size, pass->network->eps);
 #pragma omp simd
     for (int64_t i = 0; i < size; i++) normed[i] = x[i] * factor * weight[i];
@@ -351,7 +351,7 @@ static void norm_row(Team *team, int64_t row) { /* the digits of the norm of a r
 static void norms(Team *team, const float *weight, const Matrix *next) {
     const Network *network = team->pass->network;
     int64_t queries = network->heads * network->head_dim;
-    team->scale = weight;
+    team->norm = weight;
     team->matrix = next;
     team->result_stride = queries > network->size ? queries : network->size;
     for_tokens(team, norm_row);
