@@ -31,15 +31,15 @@ apt() {
 apt update || fail "no package lists"
 apt install --yes --download-only --no-install-recommends "$package" || fail "no such package"
 
-rm -rf "$folder/root"
+rm -rf "$folder/unpacked"
 for archived in "$work"/archives/*.deb; do
-    dpkg-deb --extract "$archived" "$folder/root"
+    dpkg-deb --extract "$archived" "$folder/unpacked"
 done
 rm -rf "$work"
 # With its own loader and libraries: this machine's may be older.
 cat >"$folder/run" <<'SCRIPT'
 #!/bin/sh
-root=$(dirname "$(readlink -f "$0")")/root
+root=$(dirname "$(readlink -f "$0")")/unpacked
 program=$root/$1
 shift
 loader=$(ls "$root"/lib64/ld-linux-*.so.* "$root"/usr/lib64/ld-linux-*.so.* "$root"/lib/ld-linux-*.so.* "$root"/usr/lib/ld-linux-*.so.* 2>/dev/null | head -n 1)

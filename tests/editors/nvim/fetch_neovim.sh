@@ -6,8 +6,8 @@ set -eu
 cat >"$2/nvim" <<'SCRIPT'
 #!/bin/sh
 folder=$(dirname "$(readlink -f "$0")")
-VIMRUNTIME=$folder/root/usr/share/nvim/runtime
-LUA_CPATH="$(ls -d "$folder"/root/usr/lib/*-linux-gnu/lua/5.1)/?.so"
+VIMRUNTIME=$folder/unpacked/usr/share/nvim/runtime
+LUA_CPATH="$(ls -d "$folder"/unpacked/usr/lib/*-linux-gnu/lua/5.1)/?.so"
 export VIMRUNTIME LUA_CPATH
 exec "$folder/run" usr/bin/nvim "$@"
 SCRIPT

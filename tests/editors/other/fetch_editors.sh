@@ -25,7 +25,7 @@ if "$(dirname "$0")/../fetch_debian.sh" trixie "$1" hx; then
     cat >"$1/hx" <<'SCRIPT'
 #!/bin/sh
 folder=$(dirname "$(readlink -f "$0")")
-HELIX_RUNTIME=$folder/root/usr/lib/hx/runtime
+HELIX_RUNTIME=$folder/unpacked/usr/lib/hx/runtime
 export HELIX_RUNTIME
 exec "$folder/run" usr/lib/hx/hx "$@"
 SCRIPT
