@@ -95,6 +95,7 @@ def writer_table(report: dict[str, Any]) -> Table:
         row(f"{tokens} tokens, one by one", measured)
     row("a line after a keystroke", report["line"])
     row("the same, with other files to copy from", report["line_with_project"])
+    row("the same, one of which has that line, too", report["line_with_similar"])
     row(f"a token of lines that are there already ({report['copied_lines']['tokens']} tokens)", report["copied_lines"])
     for tokens, measured in report["pass"].items():
         row(f"a pass over {tokens} tokens", measured)

@@ -181,7 +181,8 @@ class Infiller:
             for _ in opened.cached.read_most_of(opened.prompt.ids):
                 pass
             choice = self._choice(opened, request, plan, project, Judge((0.0,) * FIGURES))
-            *_, written = self._written(opened, request.excerpt, plan, project, plan.copy_weight)
+            beside = choice.beside()
+            *_, written = self._written(opened, request.excerpt, plan, project, plan.copy_weight, beside)
             return choice.considered(written)
 
     # ------------------------------------------------------------------ fills
@@ -202,7 +203,9 @@ class Infiller:
         with self._opened(excerpt) as opened:
             for _ in opened.cached.read_most_of(opened.prompt.ids):
                 yield draft
-            for draft in self._written(opened, excerpt, plan, project, plan.copy_weight):
+            choice = self._line_choice(opened, request, plan, project)
+            beside = None if choice is None else choice.beside()
+            for draft in self._written(opened, excerpt, plan, project, plan.copy_weight, beside):
                 yield draft
             others, step = list[str](), draft.step
             if plan.candidates > 1 and not plan.denoises:
@@ -217,7 +220,6 @@ class Infiller:
                     draft = replace(draft, step=step + other.step)
                     yield draft
                 others += denoised.texts()
-            choice = self._line_choice(opened, request, plan, project)
             if choice is None:
                 draft = ranked(opened, plan, draft, others)
             else:
@@ -227,9 +229,15 @@ class Infiller:
             yield replace(draft, done=True)
 
     def _written(
-        self, opened: OpenPrompt, excerpt: Excerpt, plan: FillPlan, project: Sequence[IndexedText], copy_weight: float
+        self,
+        opened: OpenPrompt,
+        excerpt: Excerpt,
+        plan: FillPlan,
+        project: Sequence[IndexedText],
+        copy_weight: float,
+        beside: verified.TextsBeside | None = None,
     ) -> Iterator[Draft]:
-        """What the causal head writes; copies are mixed in by `copy_weight`."""
+        """What the causal head writes; copies are mixed in by `copy_weight`. The texts of `beside` are read, too."""
 
         def start() -> tuple[CopyModel, list[Drafter]]:
             copy_model = CopyModel(
@@ -251,7 +259,7 @@ class Infiller:
         probe = None
         if self._policy.ends is not None and (not plan.one_line or after.partition("\n")[0].strip()):
             probe = EndProbe(self._policy.ends, EndFigures(before, after, opened.vocabulary))
-        return verified.fill(opened, plan, start, end, probe)
+        return verified.fill(opened, plan, start, end, probe, beside)
 
     def _line_choice(
         self, opened: OpenPrompt, request: FillRequest, plan: FillPlan, project: Sequence[IndexedText]

@@ -51,3 +51,25 @@ def test_a_text_beyond_the_context_is_refused() -> None:
     cached.append([1, 2])
     with pytest.raises(InfillError, match="room for"):
         next_token_logits(cached, [1, 2], [[VOCAB_SIZE - 1] * NETWORK.config.max_position_embeddings])
+
+
+@pytest.mark.parametrize("network", [NETWORK, FUSED], ids=["plain", "fused"])
+@settings(max_examples=60, deadline=None)
+@given(known=st.lists(few, max_size=2 * WINDOW), ids=st.lists(few, min_size=1, max_size=2 * WINDOW), texts=rows)
+def test_of_branches_the_first_is_kept(
+    network: Network | ServedNetwork, known: list[int], ids: list[int], texts: list[list[int]]
+) -> None:
+    cached = CachedPrompt(network, Cache(), [])  # type: ignore[arg-type]
+    if known:
+        cached.append(known)
+    logits, tree = cached.append_tree(ids, texts)
+    for text, path in zip(texts, tree.paths, strict=True):
+        with torch.inference_mode():
+            whole = torch.tensor([[*known, *ids, *text]])
+            alone = NETWORK.logits(NETWORK.encode(whole, Cache())[0, len(known) + len(ids) - 1 :])
+        assert worst(logits[path], alone) < 1e-4
+    assert cached.cache.length == len(cached.ids)
+    assert cached.ids == [*known, *ids, *texts[0]]
+    following = cached.append([1])
+    with torch.inference_mode():
+        assert worst(following[-1], NETWORK.logits(NETWORK.encode(torch.tensor([cached.ids]), Cache())[0, -1])) < 1e-4

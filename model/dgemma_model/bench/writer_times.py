@@ -38,6 +38,8 @@ LINE_TOKENS = 48
 """The longest line."""
 THREAD_CHOICE = 8
 """Passes of a kind after which the number of threads has been chosen (network/threads.py)."""
+NEIGHBOURS = 2
+"""Lines above and below the line that another file has, too."""
 COPIED_LINES = 12
 """Half of the lines that are written again, word for word, further down."""
 
@@ -73,6 +75,7 @@ def compare(source: Path, device: torch.device, repeats: int) -> dict[str, Any]:
     report["written"] = {str(tokens): side_by_side(everyone.written(tokens), repeats) for tokens in WRITTEN}
     report["line"] = _lines(infiller, loaded, others, [(excerpt, ()) for excerpt, _ in spread], repeats)
     report["line_with_project"] = _lines(infiller, loaded, others, spread, repeats)
+    report["line_with_similar"] = _lines(infiller, loaded, others, [_with_similar(*place) for place in spread], repeats)
     report["copied_lines"] = _copied(infiller, loaded, others, repeats)
     report["cold_prompt_transformers"] = _beside_transformers(network, prompts, min(repeats, 5))
     report["peak_memory_mb"] = peak_memory_mb(device)
@@ -172,6 +175,13 @@ def _typed(excerpt: Excerpt) -> tuple[Excerpt, Excerpt]:
     return tuple(  # type: ignore[return-value]
         replace(excerpt, prefix=excerpt.prefix + line[:upto], suffix="\n" + rest) for upto in (kept - 1, kept)
     )
+
+
+def _with_similar(excerpt: Excerpt, project: tuple[str, ...]) -> tuple[Excerpt, tuple[str, ...]]:
+    """The same place where another file has the line that is missing, between the same neighbours."""
+    above, below = excerpt.prefix.splitlines(keepends=True), excerpt.suffix.splitlines(keepends=True)
+    there = "".join([*above[-NEIGHBOURS:], *below[: NEIGHBOURS + 1]])
+    return excerpt, (*project, "# another file\n" + there)
 
 
 def _filled(infiller: Infiller, request: FillRequest) -> str:

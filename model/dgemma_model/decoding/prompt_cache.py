@@ -25,6 +25,38 @@ PREFILL_CHUNK = 256
 """Tokens of a long prompt that are encoded at a time; between two chunks a fill may be stopped."""
 
 
+class TokenTree:
+    """Rows of tokens after a common root: a beginning that rows share is read once, and each token sees its own branch
+    only (Miao et al., arXiv 2305.09781)."""
+
+    def __init__(self, root: int, rows: Sequence[Sequence[int]]) -> None:
+        self.tokens = [root]
+        """Of each node; the root is the first, and the tokens of the first row come next, in their order."""
+        self.depths = [0]
+        """Of each node, its distance from the root."""
+        self.paths = list[list[int]]()
+        """Of each row, the nodes of the root and of its tokens."""
+        self._parents = [-1]
+        children: dict[tuple[int, int], int] = {}
+        for row in rows:
+            path = [0]
+            for token in row:
+                node = children.setdefault((path[-1], token), len(self.tokens))
+                if node == len(self.tokens):
+                    self.tokens.append(token)
+                    self.depths.append(self.depths[path[-1]] + 1)
+                    self._parents.append(path[-1])
+                path.append(node)
+            self.paths.append(path)
+
+    def seen(self) -> Tensor:
+        """Which nodes each node sees, itself included: [N, N], bool."""
+        seen = torch.eye(len(self.tokens), dtype=torch.bool)
+        for node, parent in enumerate(self._parents[1:], start=1):
+            seen[node] |= seen[parent]
+        return seen
+
+
 class CachedPrompt:
     """Tokens with their keys and values; fills are written after them."""
 
@@ -56,6 +88,46 @@ class CachedPrompt:
         hidden = self.network.encode(torch.tensor([ids], device=self.device), self.cache)
         self.ids += ids
         return self.network.logits(hidden[0, len(ids) - (len(ids) if last is None else last) :])
+
+    @torch.inference_mode()
+    def append_tree(self, ids: Sequence[int], rows: Sequence[Sequence[int]]) -> tuple[Tensor, TokenTree]:
+        """Encode `ids` after the cached ones, and `rows` as branches after the last of them. Returns the next-token
+        logits [N, V] of the nodes of that tree. `ids` and the first row are cached then.
+
+        Raises:
+            InfillError: there is no position left for a row.
+        """
+        tree = TokenTree(ids[-1], rows)
+        logits = self.tree_logits(ids[:-1], tree, seen=len(self.ids))
+        self.ids += [*ids, *rows[0]]
+        self.cache.crop(len(self.ids))
+        return logits, tree
+
+    @torch.inference_mode()
+    def tree_logits(self, ids: Sequence[int], tree: TokenTree, *, seen: int) -> Tensor:
+        """Encode `ids`, then `tree` after them, which both see the first `seen` cached tokens. Returns the next-token
+        logits [N, V] of its nodes. All of it is in the cache then.
+
+        Raises:
+            InfillError: there is no position left for a row.
+        """
+        before, nodes, kept = seen + len(ids), len(tree.tokens), self.cache.length
+        longest, room = max(tree.depths), self.network.context_length - before - 1
+        if longest > room:
+            raise InfillError(f"a text has {longest} tokens, the model's context has room for {room}")
+        visible = torch.zeros(len(ids) + nodes, kept + len(ids) + nodes, dtype=torch.bool)
+        visible[:, :seen] = True
+        visible[:, kept : kept + len(ids)] = True
+        visible[: len(ids), kept : kept + len(ids)].tril_()
+        visible[len(ids) :, kept + len(ids) :] = tree.seen()
+        positions = [*range(seen, before), *(before + depth for depth in tree.depths)]
+        hidden = self.network.encode(
+            torch.tensor([[*ids, *tree.tokens]], device=self.device),
+            self.cache,
+            positions=torch.tensor([positions], device=self.device),
+            seen=visible.to(self.device),
+        )
+        return self.network.logits(hidden[0, len(ids) :])
 
     def room(self, ids: Sequence[int]) -> int:
         """How many tokens the model's context holds after `ids`."""
@@ -140,7 +212,7 @@ class PromptCaches:
         for prompt in reversed(self._kept):
             if prompt.ids[common : common + 1] != list(ids[common : common + 1]):
                 continue  # cannot have more in common than the best so far
-            if (shared := _common_length(prompt.ids, ids)) > common:
+            if (shared := common_length(prompt.ids, ids)) > common:
                 best, common = prompt, shared
         common = min(common, len(ids) - 1)
         if best is None or common <= 0:
@@ -162,5 +234,6 @@ class PromptCaches:
             self.nbytes -= self._kept.pop(0).cache.nbytes
 
 
-def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """With how many equal tokens both begin."""
     return next(compress(count(), map(ne, a, b)), min(len(a), len(b)))

@@ -11,18 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dgemma_model.decoding.causal import LikelyTexts
 from dgemma_model.decoding.constraint import ids_in_line
 from dgemma_model.decoding.drafting import GOOD_RATE, Drafter, worthwhile
 from dgemma_model.decoding.end_probe import EndProbe
 from dgemma_model.decoding.fill_end import FillEnd
 from dgemma_model.decoding.plan import FillPlan
-from dgemma_model.decoding.prompt_cache import OpenPrompt
+from dgemma_model.decoding.prompt_cache import OpenPrompt, common_length
 from dgemma_model.decoding.stopping import is_looping
 from dgemma_model.network.threads import THREADS
 from dgemma_model.project.copy_model import CopyModel
@@ -36,12 +38,13 @@ def fill(
     start: Callable[[], tuple[CopyModel, Sequence[Drafter]]],
     end: FillEnd | None = None,
     probe: EndProbe | None = None,
+    beside: TextsBeside | None = None,
 ) -> Iterator[Draft]:
     """Yield a draft after each pass; the last one is complete.
 
     A beginning of the prompt is cached. `start` makes a new copy model, and drafters that may read it. `end` and
-    `probe` end texts that do not end by themselves. A text that begins with the line below the hole is written once
-    more, with another first token.
+    `probe` end texts that do not end by themselves. The first pass reads the texts of `beside`, too. A text that begins
+    with the line below the hole is written once more, with another first token.
     """
     passes, avoided = 0, None
     while True:
@@ -57,21 +60,37 @@ def fill(
             avoided=avoided,
             alternative=plan.alternative,
         )
-        for draft in _written(opened, text, drafters, plan.token_cost, passes):
+        for draft in _written(opened, text, drafters, plan.token_cost, passes, beside if avoided is None else None):
             yield draft
             passes = draft.step
+        if beside is not None and (said := text.log_probabilities()):
+            beside.likely.known[draft.text] = torch.tensor(said)
         if not text.repeats_suffix or avoided is not None:
             return
         avoided = text.first
         opened.rewind_before_last()
 
 
+class TextsBeside(NamedTuple):
+    """Texts that the first pass of a fill reads as branches after the prompt, each a draft, too."""
+
+    likely: LikelyTexts
+    """Knows them after that pass; and what was written, once that is done, where its end was read, too."""
+    texts: Sequence[str]
+
+
 def _written(
-    opened: OpenPrompt, text: CausalText, drafters: Sequence[Drafter], token_cost: float, passes: int
+    opened: OpenPrompt,
+    text: CausalText,
+    drafters: Sequence[Drafter],
+    token_cost: float,
+    passes: int,
+    beside: TextsBeside | None,
 ) -> Iterator[Draft]:
     """Write `text` after the prompt; `passes` were made before."""
     cached, prompt = opened.cached, opened.prompt
     pending = prompt.ids[len(cached.ids) :]
+    others = list(beside.texts) if beside is not None else []
     while not text.is_finished:
         read, by = text.asked, None
         if not read:
@@ -83,15 +102,39 @@ def _written(
                         yield replace(text.draft(passes), tokens=(text.shown + tokens,))
                 read, by, _ = _best(drafters, text, token_cost)
         read = read[: text.room]
-        logits = cached.append([*pending, *read], last=len(read) + 1)
-        passes += 1
         before = len(text.ids)
-        agreed = text.take(logits, read)
+        if beside is not None and others:
+            rows = [read, *map(beside.likely.row, others)]
+            logits, tree = cached.append_tree(pending, rows)
+            beside.likely.learn(others, logits, tree.paths[1:])
+            others = []
+            best = _agreeing(logits, tree.paths, rows, beside.likely)
+            agreed = text.take(logits[tree.paths[best]], text.worth_reading(rows[best]))
+            by = by if best == 0 else None
+        else:
+            logits = cached.append([*pending, *read], last=len(read) + 1)
+            agreed = text.take(logits, read)
+        passes += 1
         for drafter in drafters:
             drafter.checked(len(text.ids) - before, agreed if drafter is by else None)
-        cached.crop(len(prompt.ids) + max(0, len(text.ids) - 1))
-        pending = text.ids[-1:]
+        kept = common_length(cached.ids[len(prompt.ids) :], text.ids[:-1])
+        cached.crop(len(prompt.ids) + kept)
+        pending = text.ids[kept:]
         yield text.draft(passes)
+
+
+def _agreeing(
+    logits: Tensor, paths: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], likely: LikelyTexts
+) -> int:
+    """Which of `rows` begins with most tokens that are the likeliest ones by `logits` [N, V] along its path, but for
+    those that healing constrains."""
+    likeliest = logits.argmax(-1).tolist()
+
+    def agreed(at: int) -> int:
+        row, path, healed = rows[at], paths[at], likely.healed(rows[at])
+        return healed + common_length(row[healed:], [likeliest[node] for node in path[healed:]])
+
+    return max(range(len(rows)), key=agreed)
 
 
 def _limit(opened: OpenPrompt, plan: FillPlan) -> int:
@@ -278,6 +321,10 @@ class CausalText:
             self._cut = self._end.cut(self._text())
         if is_free and self._probe is not None:
             self.asked = self._probe.draft(self._text())
+
+    def log_probabilities(self) -> list[float]:
+        """Of the tokens that were not forced and of the end; empty where the text was cut before it came to an end."""
+        return [value for _, value in self._said] if self._ended and self._cut is None else []
 
     def _text(self) -> str:
         return self._opened.read(self.ids)[0]

@@ -1,0 +1,137 @@
+"""Texts that are read beside a line's first pass: they change how many passes it takes, and nothing of what is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_fixtures import EMBEDDED_JUDGE, tiny_checkpoint
+
+from dgemma_model.checkpoint import load as checkpoints
+from dgemma_model.decoding import line_choice, verified
+from dgemma_model.decoding.causal import LikelyTexts, fill_log_probabilities
+from dgemma_model.infill import Infiller
+from dgemma_model.project.judge import FIGURES, Judge
+from dgemma_model.request import Draft, Excerpt, FillRequest
+
+EXCERPTS = [
+    Excerpt("", ""),
+    Excerpt("def f(self):\n    return ", "\n\n"),
+    Excerpt("class A:\n    x = se", "lf\n"),
+    Excerpt("if a:\n    ", "\nelse:\n    pass\n"),
+    Excerpt("😀 = '", "'\n"),
+]
+
+
+def reading_infiller(**policy: object) -> Infiller:
+    """A random network that reads the project and mixes no copies in, as pretrained checkpoints do."""
+    loaded = checkpoints.load(tiny_checkpoint(), torch.device("cpu"), torch.float32)
+    policies = {"copy_weight": 0.0, "reads_project": True} | policy
+    return Infiller(replace(loaded, policy=replace(loaded.policy, **policies)), torch.device("cpu"))
+
+
+INFILLER = reading_infiller()
+
+
+def filled(infiller: Infiller, request: FillRequest) -> Draft:
+    *_, draft = infiller.fill(request)
+    return draft
+
+
+def written(excerpt: Excerpt, beside: list[str] | None) -> tuple[Draft, LikelyTexts, list[torch.Tensor]]:
+    """A line of the network alone with such texts beside it; what is then known; and what a pass of its own says of
+    what is known."""
+    infiller = INFILLER
+    request = FillRequest(excerpt, one_line=True, max_tokens=14, drafting="copied")
+    plan = infiller._plan(request)
+    with infiller._opened(excerpt) as opened:
+        likely = LikelyTexts(opened, one_line=True)
+        texts = None if beside is None else verified.TextsBeside(likely, beside)
+        *_, draft = infiller._written(opened, excerpt, plan, [], 0.0, texts)
+        known = list(likely.known)
+        return draft, likely, fill_log_probabilities(opened, known, one_line=True) if known else []
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    number=st.integers(0, len(EXCERPTS) - 1),
+    cuts=st.lists(st.integers(0, 40), max_size=3),
+    others=st.lists(st.text("abfx =().:'", max_size=12), max_size=3, unique=True),
+)
+def test_no_text_beside_a_line_changes_what_is_written(number: int, cuts: list[int], others: list[str]) -> None:
+    alone, *_ = written(EXCERPTS[number], None)
+    beside = list(dict.fromkeys([*(alone.text[:cut] for cut in cuts), *others]))
+    draft, likely, alone_read = written(EXCERPTS[number], beside)
+    assert (draft.text, draft.complete) == (alone.text, alone.complete)
+    assert draft.score == pytest.approx(alone.score, abs=1e-4)
+    assert draft.step <= alone.step
+    assert set(beside) <= set(likely.known)
+    for text, said in zip(likely.known, alone_read, strict=True):
+        if text != draft.text:
+            assert float(likely.known[text].sum()) == pytest.approx(float(said.sum()), abs=1e-3), text
+    if draft.text in set(likely.known) - set(beside):  # the tokens that it was written in
+        assert float(likely.known[draft.text].mean()) == pytest.approx(draft.score, abs=1e-4)
+
+
+@pytest.mark.parametrize("excerpt", EXCERPTS[:3])
+def test_a_line_that_stands_beside_is_written_in_one_pass(excerpt: Excerpt, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, take = list[int](), verified.CausalText.take
+
+    def watched(text: verified.CausalText, logits: torch.Tensor, drafted: list[int]) -> int:
+        agreed = take(text, logits, drafted)
+        ids[:] = text.ids
+        return agreed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verified.CausalText, "take", watched)
+        alone, *_ = written(excerpt, None)
+    row = list(ids)  # a random network writes tokens as which no text is encoded
+    monkeypatch.setattr(LikelyTexts, "row", lambda likely, text: row if text == alone.text else [1])
+    draft, *_ = written(excerpt, ["no such thing", alone.text])
+    assert (draft.text, draft.step) == (alone.text, 1)
+
+
+def test_a_text_that_cannot_be_right_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge that hates all that is similar, and one that loves it."""
+    project_text = ("if b:\n    self.go(b)\nelse:\n    pass\n" + "# nothing like it\n" * 400,)
+    request = FillRequest(EXCERPTS[3], project_text, one_line=True, max_tokens=8)
+    read = list[str]()
+    learn = LikelyTexts.learn
+    monkeypatch.setattr(
+        LikelyTexts, "learn", lambda self, texts, *rest: (read.extend(texts), learn(self, texts, *rest))
+    )
+    for odds in (-50.0, 50.0):
+        read.clear()
+        weights = [0.0] * FIGURES
+        weights[6] = odds  # whether it is a similar line
+        assert filled(reading_infiller(judge=tuple(weights)), request).done
+        assert ("self.go(b)" in read) == (odds > 0)
+
+
+def test_the_ranks_of_what_is_read_do_not_depend_on_what_is_left_out() -> None:
+    project_text = ("if b:\n    self.go(b)\nelse:\n    pass\nif c:\n    self.stay(c)\nelse:\n    go()\n" * 100,)
+    request = FillRequest(EXCERPTS[3], project_text, one_line=True, max_tokens=8)
+    considered = {each.text: each for each in INFILLER.considered(request)}
+    first, second = (next(each for each in considered.values() if each.similar == place) for place in (0, 1))
+    weights = [0.0] * FIGURES
+    weights[2], weights[6] = -50.0, 5.0  # the most similar line is out
+    infiller = reading_infiller(judge=tuple(weights))
+    chosen = filled(infiller, request)
+    assert chosen.text not in (first.text, "")
+    judge = Judge(tuple(weights))
+    least = min(judge.log_odds(each) for each in considered.values())
+    assert least == judge.log_odds(first) < line_choice.LEAST_ODDS
+    assert chosen.score >= judge.score(second) - 1e-6
+
+
+def test_what_copies_change_is_chosen_as_before() -> None:
+    """With copies mixed in, what is written says nothing of the network alone: it is read once more."""
+    request = FillRequest(EXCERPTS[3], ("x = 1\n" * 1000,), one_line=True, max_tokens=8, copy_weight=0.5)
+    infiller = reading_infiller(judge=EMBEDDED_JUDGE.weights)
+    plan = infiller._plan(request)
+    with infiller._opened(request.excerpt) as opened:
+        assert infiller._choice(opened, request, plan, [], EMBEDDED_JUDGE).beside() is None
+    assert filled(infiller, request).done
