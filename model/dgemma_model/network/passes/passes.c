@@ -20,7 +20,9 @@ Compiled once for each instruction set. Nothing here allocates, and nothing outl
 #define BAND 16  /* rows of a matrix that lie together: [rows / 16][columns / 4][16][4] */
 #define GROUP 4  /* columns of a row that lie together */
 #define BLOCK 64 /* rows that are multiplied together: 4 bands */
-#define SERIAL_ROWS 4 /* work on fewer tokens, between products, is not worth waking a thread for */
+#define LINE 64  /* bytes that come from memory together */
+#define PIECES 16 /* of a product for each thread: enough that they end together */
+#define FEW 4 /* tokens that take no longer than waking a thread, in work between products */
 #define MASKED -1e30f
 
 #if defined(__AVX512VNNI__)
@@ -73,18 +75,20 @@ typedef struct {
 /* ------------------------------------------------------------------------------------------------ threads */
 
 typedef struct Team Team;
-typedef void (*Work)(Team *, int64_t piece);
+typedef void (*Work)(Team *, int64_t number);
 
 struct Team {
     /* Work goes in phases. A phase has pieces, which any thread takes; the first thread waits until all are done. A
-       thread that the system does not run takes none, and so nothing waits for it within a pass.
+       thread that the system does not run takes none, and so nothing waits for it within a pass. What threads write
+       lies apart, because a line that one of them writes is lost to the others.
        phase << 48 | pieces << 24 | next piece: in one number, so that a piece is never taken from a phase that is over */
-    _Atomic uint64_t ticket;
-    _Atomic int64_t done;
-    _Atomic int over;
+    _Alignas(LINE) _Atomic uint64_t ticket;
+    _Alignas(LINE) _Atomic int64_t done;
+    _Alignas(LINE) _Atomic int over;
     Work work;
+    int64_t count, span; /* work is on numbers below `count`, `span` of them in a piece */
     const Pass *pass;
-    const Matrix *matrix;
+    const Matrix *matrix, *following; /* `following` is the next one that is multiplied by, or missing */
     int64_t layer, token_rows;
     float *result;
     int64_t result_stride;
@@ -108,20 +112,25 @@ static int take(Team *team, int64_t *piece) {
 }
 
 static void work_on(Team *team) {
-    int64_t piece;
-    while (take(team, &piece)) {
-        team->work(team, piece);
-        atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
+    int64_t piece, done = 0;
+    for (; take(team, &piece); done++) {
+        const int64_t first = piece * team->span, end = first + team->span;
+        for (int64_t n = first; n < end && n < team->count; n++) team->work(team, n);
     }
+    if (done) atomic_fetch_add_explicit(&team->done, done, memory_order_release);
 }
 
-static void in_pieces(Team *team, Work work, int64_t pieces) {
+/* Do `work` on all numbers below `count`, of which each thread takes `span` at a time. */
+static void in_pieces(Team *team, Work work, int64_t count, int64_t span) {
+    const int64_t pieces = (count + span - 1) / span;
+    team->work = work;
+    team->count = count;
+    team->span = span;
     if (team->threads == 1 || pieces == 1) {
-        for (int64_t piece = 0; piece < pieces; piece++) work(team, piece);
+        for (int64_t n = 0; n < count; n++) work(team, n);
         return;
     }
     uint64_t phase = (atomic_load_explicit(&team->ticket, memory_order_relaxed) >> 48) + 1;
-    team->work = work;
     atomic_store_explicit(&team->done, 0, memory_order_relaxed);
     atomic_store_explicit(&team->ticket, phase << 48 | (uint64_t)pieces << 24, memory_order_release);
     work_on(team);
@@ -218,9 +227,18 @@ static inline void store_rows(__m256i first, __m256i second, int32_t *sums) { /*
 }
 #endif
 
+typedef struct { /* weights to fetch from memory while others are multiplied by: some lines after each group of columns */
+    const int8_t *at;
+    int64_t lines;
+} Ahead;
+
+static inline void fetch(Ahead *ahead) {
+    for (int64_t line = 0; line < ahead->lines; line++, ahead->at += LINE) _mm_prefetch(ahead->at, _MM_HINT_T1);
+}
+
 /* Sums of some rows of digits with a block of 64 rows of weights: [count][64]. */
 static inline __attribute__((always_inline)) void tile(const int count, const int8_t *weights, const Digit *digits,
-                                                       int64_t stride, int64_t columns, int32_t *sums) {
+                                                       int64_t stride, int64_t columns, int32_t *sums, Ahead ahead) {
 #if defined(__AVX512VNNI__)
     __m512i total[TILE][4];
 #pragma GCC unroll 6
@@ -229,6 +247,7 @@ static inline __attribute__((always_inline)) void tile(const int count, const in
         for (int part = 0; part < 4; part++) total[t][part] = _mm512_setzero_si512();
     for (int64_t k = 0; k < columns; k += GROUP, weights += BAND * GROUP) {
         __m512i weight[4];
+        fetch(&ahead);
 #pragma GCC unroll 4
         for (int part = 0; part < 4; part++) weight[part] = _mm512_loadu_si512(weights + BAND * columns * part);
 #pragma GCC unroll 6
@@ -237,8 +256,8 @@ static inline __attribute__((always_inline)) void tile(const int count, const in
             memcpy(&four, digits + t * stride + k, 4);
             __m512i digit = _mm512_set1_epi32(four);
 #pragma GCC unroll 4
-            for (int part = 0; part < 4; part++)
-                total[t][part] = _mm512_dpbusd_epi32(total[t][part], digit, weight[part]);
+            for (int part = 0; part < 4; part++) /* not by the intrinsic, around which GCC copies sums to and fro */
+                __asm__("vpdpbusd %2, %1, %0" : "+v"(total[t][part]) : "v"(digit), "v"(weight[part]));
         }
     }
 #pragma GCC unroll 6
@@ -251,6 +270,7 @@ static inline __attribute__((always_inline)) void tile(const int count, const in
         Sums a0 = {0}, a1 = {0}, a2 = {0}, a3 = {0}, b0 = {0}, b1 = {0}, b2 = {0}, b3 = {0}; /* two tokens */
         const int8_t *weight = weights;
         for (int64_t k = 0; k < columns; k += GROUP, weight += BAND * GROUP) {
+            fetch(&ahead);
             const Sums w0 = rows_of(weight), w1 = rows_of(weight + 16), w2 = rows_of(weight + 32),
                        w3 = rows_of(weight + 48), a = four_of(digits + k);
             a0 = _mm256_add_epi32(a0, _mm256_madd_epi16(w0, a)), a1 = _mm256_add_epi32(a1, _mm256_madd_epi16(w1, a));
@@ -267,27 +287,48 @@ static inline __attribute__((always_inline)) void tile(const int count, const in
 }
 
 static void tile_of(int count, const int8_t *weights, const Digit *digits, int64_t stride, int64_t columns,
-                    int32_t *sums) {
+                    int32_t *sums, Ahead ahead) {
     switch (count) {
-    case 1: tile(1, weights, digits, stride, columns, sums); break;
-    case 2: tile(2, weights, digits, stride, columns, sums); break;
+    case 1: tile(1, weights, digits, stride, columns, sums, ahead); break;
+    case 2: tile(2, weights, digits, stride, columns, sums, ahead); break;
 #if defined(__AVX512VNNI__)
-    case 3: tile(3, weights, digits, stride, columns, sums); break;
-    case 4: tile(4, weights, digits, stride, columns, sums); break;
-    case 5: tile(5, weights, digits, stride, columns, sums); break;
-    case 6: tile(6, weights, digits, stride, columns, sums); break;
+    case 3: tile(3, weights, digits, stride, columns, sums, ahead); break;
+    case 4: tile(4, weights, digits, stride, columns, sums, ahead); break;
+    case 5: tile(5, weights, digits, stride, columns, sums, ahead); break;
+    case 6: tile(6, weights, digits, stride, columns, sums, ahead); break;
 #endif
     }
 }
 
-/* From integer sums of a token with a block, and with its second digits, to the product. */
-static void finish(const int32_t *restrict sum, const int32_t *restrict second, float finer,
-                   const int32_t *restrict shift, const float *restrict scale, const float *restrict bias, float peak,
-                   float *restrict value) {
-    for (int r = 0; r < BLOCK; r++) value[r] = (float)(sum[r] - shift[r]);
+/* What becomes of integer sums of a token with a block, and with its second digits. */
+typedef struct {
+    int32_t shift[BLOCK];
+    float scale[BLOCK], bias[BLOCK], finer;
+} Ending;
+
+static void finish(const Ending *restrict ending, const int32_t *restrict sum, const int32_t *restrict second,
+                   float peak, int is_added, float *restrict out) {
+    float value[BLOCK];
+    for (int r = 0; r < BLOCK; r++) value[r] = (float)(sum[r] - ending->shift[r]);
     if (second)
-        for (int r = 0; r < BLOCK; r++) value[r] += finer * (float)(second[r] - shift[r]);
-    for (int r = 0; r < BLOCK; r++) value[r] = value[r] * (peak * scale[r]) + bias[r];
+        for (int r = 0; r < BLOCK; r++) value[r] += ending->finer * (float)(second[r] - ending->shift[r]);
+    for (int r = 0; r < BLOCK; r++) value[r] = value[r] * (peak * ending->scale[r]) + ending->bias[r];
+    if (is_added)
+        for (int r = 0; r < BLOCK; r++) out[r] += value[r];
+    else
+        memcpy(out, value, sizeof value);
+}
+
+/* Weights that this thread will probably be the next to read, at least as many as a block has; or missing. */
+static const int8_t *weights_ahead(const Team *team, int64_t block) {
+    const Matrix *matrix = team->matrix;
+    int64_t next = block + 1;
+    if (next % team->span == 0) next += team->span * (team->threads - 1);
+    if (next >= team->count) {
+        next -= team->count;
+        matrix = team->following;
+    }
+    return matrix ? matrix->weights + next * BLOCK * matrix->columns : 0;
 }
 
 static void multiply_block(Team *team, int64_t block) {
@@ -296,46 +337,48 @@ static void multiply_block(Team *team, int64_t block) {
     int64_t columns = matrix->columns, first = block * BLOCK, count = matrix->digits, largest = matrix->largest;
     int64_t rows = matrix->rows - first < BLOCK ? matrix->rows - first : BLOCK;
     const int8_t *weights = matrix->weights + first * columns;
-    int32_t sums[TILE * BLOCK], shift[BLOCK] = {0};
-    float scale[BLOCK] = {0}, bias[BLOCK] = {0}, finer = 0.5f / (float)largest;
+    int32_t sums[TILE * BLOCK];
+    Ending ending = {.finer = 0.5f / (float)largest};
     for (int64_t r = 0; r < rows; r++) {
-        shift[r] = ZERO * matrix->sums[first + r];
-        scale[r] = matrix->scale[first + r] / (float)largest;
-        bias[r] = matrix->bias ? matrix->bias[first + r] : 0.0f;
+        ending.shift[r] = ZERO * matrix->sums[first + r];
+        ending.scale[r] = matrix->scale[first + r] / (float)largest;
+        ending.bias[r] = matrix->bias ? matrix->bias[first + r] : 0.0f;
     }
-    int64_t step = TILE / count;
+    const int64_t most = TILE / count, tiles = (team->token_rows + most - 1) / most;
+    const int64_t step = (team->token_rows + tiles - 1) / tiles, lines = (4 + tiles - 1) / tiles;
+    const int8_t *ahead = weights_ahead(team, block), *end = ahead ? ahead + BLOCK * columns : 0;
     for (int64_t token = 0; token < team->token_rows; token += step) {
         int64_t tokens = team->token_rows - token < step ? team->token_rows - token : step;
-        tile_of((int)(tokens * count), weights, pass->digits + token * count * columns, columns, columns, sums);
+        tile_of((int)(tokens * count), weights, pass->digits + token * count * columns, columns, columns, sums,
+                (Ahead){ahead, ahead < end ? lines : 0});
+        ahead += lines * LINE * columns / GROUP;
         for (int64_t t = 0; t < tokens; t++) {
-            const int32_t *sum = sums + t * count * BLOCK;
-            float peak = pass->peaks[token + t], *restrict out = team->result + (token + t) * team->result_stride + first;
-            float value[BLOCK];
-            finish(sum, count == 2 ? sum + BLOCK : 0, finer, shift, scale, bias, peak, value);
-            if (team->is_added)
-                for (int64_t r = 0; r < rows; r++) out[r] += value[r];
-            else
-                memcpy(out, value, sizeof(float) * (size_t)rows);
+            const int32_t *sum = sums + t * count * BLOCK, *second = count == 2 ? sum + BLOCK : 0;
+            const float peak = pass->peaks[token + t];
+            float *out = team->result + (token + t) * team->result_stride + first, part[BLOCK];
+            if (rows == BLOCK) {
+                finish(&ending, sum, second, peak, team->is_added, out);
+                continue;
+            }
+            memcpy(part, out, sizeof(float) * (size_t)rows);
+            finish(&ending, sum, second, peak, team->is_added, part);
+            memcpy(out, part, sizeof(float) * (size_t)rows);
         }
     }
 }
 
-static void multiply(Team *team, const Matrix *matrix, float *result, int64_t stride, int is_added) {
+static void multiply(Team *team, const Matrix *matrix, float *result, int64_t stride, int is_added,
+                     const Matrix *following) {
     team->matrix = matrix;
+    team->following = following;
     team->result = result;
     team->result_stride = stride;
     team->is_added = is_added;
-    in_pieces(team, multiply_block, (matrix->rows + BLOCK - 1) / BLOCK);
+    const int64_t blocks = (matrix->rows + BLOCK - 1) / BLOCK, span = blocks / (PIECES * team->threads);
+    in_pieces(team, multiply_block, blocks, span ? span : 1);
 }
 
 /* ------------------------------------------------------------------------------------------------ between products */
-
-static void for_tokens(Team *team, Work work) {
-    if (team->token_rows < SERIAL_ROWS)
-        for (int64_t row = 0; row < team->token_rows; row++) work(team, row);
-    else
-        in_pieces(team, work, team->token_rows);
-}
 
 static void norm_row(Team *team, int64_t row) { /* the digits of the norm of a row of `x` */
     const Pass *pass = team->pass;
@@ -354,7 +397,7 @@ static void norms(Team *team, const float *weight, const Matrix *next) {
     team->norm = weight;
     team->matrix = next;
     team->result_stride = queries > network->size ? queries : network->size;
-    for_tokens(team, norm_row);
+    in_pieces(team, norm_row, team->token_rows, FEW);
 }
 
 static void rotate(const float *x, const float *cos, const float *sin, int64_t size, float *rotated) {
@@ -489,8 +532,9 @@ static void attend(Team *team, int64_t piece) {
     const int64_t width = network->heads * size > network->size ? network->heads * size : network->size;
     for (int lane = 0; lane < lanes; lane++) {
         const int64_t token = (first + lane) / group, head = (first + lane) % group;
+        const float share = 1.0f / total[lane];
         float *out = pass->attended + (batch * tokens + token) * width + (kv * group + head) * size;
-        for (int64_t i = 0; i < size; i++) out[i] = found[i][lane] / total[lane];
+        for (int64_t i = 0; i < size; i++) out[i] = found[i][lane] * share;
     }
 }
 
@@ -526,19 +570,20 @@ static void run_layers(Team *team) {
     team->token_rows = pass->batch * pass->tokens;
     for (team->layer = 0; team->layer < network->layers; team->layer++) {
         const Layer *layer = network->layer + team->layer;
+        const Matrix *after = team->layer + 1 < network->layers ? &layer[1].qkv : &network->head;
         const size_t numbers = (size_t)(team->token_rows * network->size);
         for (int64_t n = 0; n < pass->kept_count; n++)
             if (pass->kept[n] == team->layer) memcpy(pass->states + (size_t)n * numbers, pass->x, sizeof(float) * numbers);
         norms(team, layer->input_norm, &layer->qkv);
-        multiply(team, &layer->qkv, pass->wide, layer->qkv.rows, 0);
-        for_tokens(team, place_row);
-        in_pieces(team, attend, pass->batch * network->kv_heads * lanes_of(pass));
-        for_tokens(team, round_attended);
-        multiply(team, &layer->out, pass->x, network->size, 1);
+        multiply(team, &layer->qkv, pass->wide, layer->qkv.rows, 0, &layer->out);
+        in_pieces(team, place_row, team->token_rows, FEW);
+        in_pieces(team, attend, pass->batch * network->kv_heads * lanes_of(pass), 1);
+        in_pieces(team, round_attended, team->token_rows, FEW);
+        multiply(team, &layer->out, pass->x, network->size, 1, &layer->gate_up);
         norms(team, layer->mlp_norm, &layer->gate_up);
-        multiply(team, &layer->gate_up, pass->wide, 2 * network->inner, 0);
-        for_tokens(team, gate_row);
-        multiply(team, &layer->down, pass->x, network->size, 1);
+        multiply(team, &layer->gate_up, pass->wide, 2 * network->inner, 0, &layer->down);
+        in_pieces(team, gate_row, team->token_rows, 1);
+        multiply(team, &layer->down, pass->x, network->size, 1, after);
     }
     for (int64_t row = 0; row < team->token_rows; row++) {
         float *x = pass->x + row * network->size, factor = norm_factor(x, network->size, network->eps);
@@ -553,7 +598,7 @@ static void score_tokens(Team *team) {
     for (int64_t row = 0; row < pass->tokens; row++)
         round_row(pass->x + row * head->columns, head->columns, head->digits, head->largest,
                   pass->digits + row * head->digits * head->columns, pass->peaks + row);
-    multiply(team, head, pass->wide, head->rows, 0);
+    multiply(team, head, pass->wide, head->rows, 0, 0);
 }
 
 typedef struct {
