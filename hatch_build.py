@@ -25,7 +25,10 @@ INSTRUCTIONS = {
         "-mprefer-vector-width=512",
     ],
 }
-FLAGS = ["-std=c11", "-O3", "-fPIC", "-shared", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS = [
+    *("-std=c11", "-O3", "-fPIC", "-shared", "-fopenmp-simd"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
+]
 
 
 class CompilePasses(BuildHookInterface):  # type: ignore[type-arg]

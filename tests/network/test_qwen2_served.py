@@ -128,14 +128,16 @@ def test_pieces_crops_and_canvases_in_between_leave_nothing_behind(way: str) -> 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_is_written_does_not_depend_on_how_many_tokens_a_pass_has(variant: str, way: str) -> None:
     _, served = pair(variant, way)
-    tokens, at_once, one_by_one, threads = ids(2, 70), Cache(), Cache(), torch.get_num_threads()
-    together = served.encode(tokens, at_once)
+    tokens, threads = ids(2, 70), torch.get_num_threads()
+    together = served.encode(tokens, Cache())
     try:
         torch.set_num_threads(2)
-        apart = torch.cat([served.encode(tokens[:, at : at + 1], one_by_one) for at in range(70)], dim=1)
+        for size in (1, 4, 8, 13):
+            cached = Cache()
+            apart = torch.cat([served.encode(some, cached) for some in tokens.split(size, dim=1)], dim=1)
+            assert torch.equal(together, apart)
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(together, apart)
     assert torch.equal(served.logits(together), torch.cat([served.logits(row[None]) for row in together]))
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dgemma_model.network.cache import Cache
-from dgemma_model.network.passes.blocks import GROUP, Blocks, blocks
+from dgemma_model.network.passes.blocks import BLOCK, GROUP, Blocks, blocks
 from dgemma_model.network.qwen2_config import Qwen2Config
 
 LANES, WIDEST_HEAD = 16, 128
@@ -131,6 +131,7 @@ def can_run(config: Qwen2Config) -> bool:
         and config.head_dim % LANES == 0
         and config.head_dim <= WIDEST_HEAD
         and all(width % GROUP == 0 for width in widths)
+        and config.intermediate_size % (BLOCK // 2) == 0  # half of a block are gates, half what they let through
     )
 
 
@@ -150,7 +151,7 @@ class NativePasses:
             *(config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps),
             *(self._pointer(tensors["norm.weight"]), (_Layer * len(layers))(*layers), head),
         )
-        self._widest = max(layers[0].qkv.rows, 2 * config.intermediate_size)
+        self._widest = max(layers[0].qkv.rows, config.intermediate_size)
         self._scratch = (torch.empty(0), torch.empty(0), torch.empty(0), torch.empty(0))
 
     def run(

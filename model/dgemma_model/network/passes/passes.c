@@ -20,15 +20,18 @@ Compiled once for each instruction set. Nothing here allocates, and nothing outl
 #define BAND 16  /* rows of a matrix that lie together: [rows / 16][columns / 4][16][4] */
 #define GROUP 4  /* columns of a row that lie together */
 #define BLOCK 64 /* rows that are multiplied together: 4 bands */
-#define SERIAL_ROWS 4 /* work on fewer tokens, between products, is not worth waking a thread for */
+#define HALF 32  /* of them */
+#define LINE 64  /* bytes that come from memory together */
+#define PIECES 16 /* of a product for each thread: enough that they end together */
+#define FEW 4 /* tokens that take no longer than waking a thread, in work between products */
 #define MASKED -1e30f
 
 #if defined(__AVX512VNNI__)
 typedef uint8_t Digit;
-enum { ZERO = 128, TILE = 6, TOGETHER = 16 };
+enum { ZERO = 128, TILE = 6, TOGETHER = 16, FLOATS = 16 };
 #else
 typedef int16_t Digit;
-enum { ZERO = 0, TILE = 2, TOGETHER = 4 }; /* 16 registers hold less */
+enum { ZERO = 0, TILE = 6, TOGETHER = 4, FLOATS = 8 }; /* 16 registers hold less */
 #endif
 
 typedef struct {
@@ -61,7 +64,7 @@ typedef struct {
     const uint8_t *allowed; /* [batch or 1, tokens, before + tokens]: which keys are seen; all earlier ones if missing */
     int64_t allowed_stride; /* between rows of the batch: 0 where they share one */
     int64_t batch, tokens, before, capacity;
-    float *wide; /* scratch [R, the widest matrix] */
+    float *wide; /* scratch [R, the longer of joined queries, keys and values, and of what goes into `down`] */
     float *attended; /* scratch [R, heads * head_dim] */
     Digit *digits; /* scratch [2 * R, the longest row] */
     float *peaks; /* scratch [R] */
@@ -73,22 +76,24 @@ typedef struct {
 /* ------------------------------------------------------------------------------------------------ threads */
 
 typedef struct Team Team;
-typedef void (*Work)(Team *, int64_t piece);
+typedef void (*Work)(Team *, int64_t number);
 
 struct Team {
     /* Work goes in phases. A phase has pieces, which any thread takes; the first thread waits until all are done. A
-       thread that the system does not run takes none, and so nothing waits for it within a pass.
+       thread that the system does not run takes none, and so nothing waits for it within a pass. What threads write
+       lies apart, because a line that one of them writes is lost to the others.
        phase << 48 | pieces << 24 | next piece: in one number, so that a piece is never taken from a phase that is over */
-    _Atomic uint64_t ticket;
-    _Atomic int64_t done;
-    _Atomic int over;
+    _Alignas(LINE) _Atomic uint64_t ticket;
+    _Alignas(LINE) _Atomic int64_t done;
+    _Alignas(LINE) _Atomic int over;
     Work work;
+    int64_t count, span; /* work is on numbers below `count`, `span` of them in a piece */
     const Pass *pass;
-    const Matrix *matrix;
+    const Matrix *matrix, *following; /* `following` is the next one that is multiplied by, or missing */
     int64_t layer, token_rows;
     float *result;
     int64_t result_stride;
-    int is_added;
+    enum { WRITTEN, ADDED, GATED } manner; /* what becomes of products: GATED are silu(the first half) * the second */
     int64_t threads;
     const float *norm;
     _Atomic int64_t arrived;
@@ -108,20 +113,25 @@ static int take(Team *team, int64_t *piece) {
 }
 
 static void work_on(Team *team) {
-    int64_t piece;
-    while (take(team, &piece)) {
-        team->work(team, piece);
-        atomic_fetch_add_explicit(&team->done, 1, memory_order_release);
+    int64_t piece, done = 0;
+    for (; take(team, &piece); done++) {
+        const int64_t first = piece * team->span, end = first + team->span;
+        for (int64_t n = first; n < end && n < team->count; n++) team->work(team, n);
     }
+    if (done) atomic_fetch_add_explicit(&team->done, done, memory_order_release);
 }
 
-static void in_pieces(Team *team, Work work, int64_t pieces) {
+/* Do `work` on all numbers below `count`, of which each thread takes `span` at a time. */
+static void in_pieces(Team *team, Work work, int64_t count, int64_t span) {
+    const int64_t pieces = (count + span - 1) / span;
+    team->work = work;
+    team->count = count;
+    team->span = span;
     if (team->threads == 1 || pieces == 1) {
-        for (int64_t piece = 0; piece < pieces; piece++) work(team, piece);
+        for (int64_t n = 0; n < count; n++) work(team, n);
         return;
     }
     uint64_t phase = (atomic_load_explicit(&team->ticket, memory_order_relaxed) >> 48) + 1;
-    team->work = work;
     atomic_store_explicit(&team->done, 0, memory_order_relaxed);
     atomic_store_explicit(&team->ticket, phase << 48 | (uint64_t)pieces << 24, memory_order_release);
     work_on(team);
@@ -218,27 +228,38 @@ static inline void store_rows(__m256i first, __m256i second, int32_t *sums) { /*
 }
 #endif
 
+typedef struct { /* the weights of a block; some may be missing */
+    const int8_t *band[4];
+} Block;
+
+/* From memory, while others are multiplied by. (GCC drops calls of a function that does nothing else.) */
+static inline __attribute__((always_inline)) void fetch(const int8_t *band, int64_t column) {
+    if (band) _mm_prefetch(band + BAND * column, _MM_HINT_T1);
+}
+
 /* Sums of some rows of digits with a block of 64 rows of weights: [count][64]. */
-static inline __attribute__((always_inline)) void tile(const int count, const int8_t *weights, const Digit *digits,
-                                                       int64_t stride, int64_t columns, int32_t *sums) {
+static inline __attribute__((always_inline)) void tile(const int count, Block weights, const Digit *digits,
+                                                       int64_t stride, int64_t columns, int32_t *sums, Block ahead) {
 #if defined(__AVX512VNNI__)
     __m512i total[TILE][4];
 #pragma GCC unroll 6
     for (int t = 0; t < count; t++)
 #pragma GCC unroll 4
         for (int part = 0; part < 4; part++) total[t][part] = _mm512_setzero_si512();
-    for (int64_t k = 0; k < columns; k += GROUP, weights += BAND * GROUP) {
+    for (int64_t k = 0; k < columns; k += GROUP) {
         __m512i weight[4];
 #pragma GCC unroll 4
-        for (int part = 0; part < 4; part++) weight[part] = _mm512_loadu_si512(weights + BAND * columns * part);
+        for (int part = 0; part < 4; part++) fetch(ahead.band[part], k);
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; part++) weight[part] = _mm512_loadu_si512(weights.band[part] + BAND * k);
 #pragma GCC unroll 6
         for (int t = 0; t < count; t++) {
             int32_t four;
             memcpy(&four, digits + t * stride + k, 4);
             __m512i digit = _mm512_set1_epi32(four);
 #pragma GCC unroll 4
-            for (int part = 0; part < 4; part++)
-                total[t][part] = _mm512_dpbusd_epi32(total[t][part], digit, weight[part]);
+            for (int part = 0; part < 4; part++) /* not by the intrinsic, around which GCC copies sums to and fro */
+                __asm__("vpdpbusd %2, %1, %0" : "+v"(total[t][part]) : "v"(digit), "v"(weight[part]));
         }
     }
 #pragma GCC unroll 6
@@ -246,96 +267,152 @@ static inline __attribute__((always_inline)) void tile(const int count, const in
 #pragma GCC unroll 4
         for (int part = 0; part < 4; part++) _mm512_storeu_si512(sums + t * BLOCK + 16 * part, total[t][part]);
 #else
-    typedef __m256i Sums; /* of 4 rows, each in two halves */
-    for (int band = 0; band < 4; band++, weights += BAND * columns, sums += BAND) {
-        Sums a0 = {0}, a1 = {0}, a2 = {0}, a3 = {0}, b0 = {0}, b1 = {0}, b2 = {0}, b3 = {0}; /* two tokens */
-        const int8_t *weight = weights;
+    const int parts = count > 2 ? 2 : 4, width = parts * BAND / 4; /* rows at a time, 4 in a register */
+    for (int64_t row = 0; row < BLOCK; row += width, sums += width) {
+        __m256i total[TILE][4]; /* in two halves, whose sum it is */
+#pragma GCC unroll 6
+        for (int t = 0; t < count; t++)
+#pragma GCC unroll 4
+            for (int part = 0; part < parts; part++) total[t][part] = _mm256_setzero_si256();
+        const int8_t *weight = weights.band[row / BAND] + row % BAND * GROUP;
+        const int8_t *next = row % BAND == 0 ? ahead.band[row / BAND] : 0;
         for (int64_t k = 0; k < columns; k += GROUP, weight += BAND * GROUP) {
-            const Sums w0 = rows_of(weight), w1 = rows_of(weight + 16), w2 = rows_of(weight + 32),
-                       w3 = rows_of(weight + 48), a = four_of(digits + k);
-            a0 = _mm256_add_epi32(a0, _mm256_madd_epi16(w0, a)), a1 = _mm256_add_epi32(a1, _mm256_madd_epi16(w1, a));
-            a2 = _mm256_add_epi32(a2, _mm256_madd_epi16(w2, a)), a3 = _mm256_add_epi32(a3, _mm256_madd_epi16(w3, a));
-            if (count == 1) continue;
-            const Sums b = four_of(digits + stride + k);
-            b0 = _mm256_add_epi32(b0, _mm256_madd_epi16(w0, b)), b1 = _mm256_add_epi32(b1, _mm256_madd_epi16(w1, b));
-            b2 = _mm256_add_epi32(b2, _mm256_madd_epi16(w2, b)), b3 = _mm256_add_epi32(b3, _mm256_madd_epi16(w3, b));
+            __m256i rows[4];
+            fetch(next, k);
+#pragma GCC unroll 4
+            for (int part = 0; part < parts; part++) rows[part] = rows_of(weight + 16 * part);
+#pragma GCC unroll 6
+            for (int t = 0; t < count; t++) {
+                const __m256i digit = four_of(digits + t * stride + k);
+#pragma GCC unroll 4
+                for (int part = 0; part < parts; part++) {
+                    __m256i product;
+                    __asm__("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0"
+                            : "+x"(total[t][part]), "=&x"(product)
+                            : "x"(rows[part]), "x"(digit));
+                }
+            }
         }
-        store_rows(a0, a1, sums), store_rows(a2, a3, sums + 8);
-        if (count > 1) store_rows(b0, b1, sums + BLOCK), store_rows(b2, b3, sums + BLOCK + 8);
+#pragma GCC unroll 6
+        for (int t = 0; t < count; t++)
+#pragma GCC unroll 2
+            for (int part = 0; part < parts; part += 2)
+                store_rows(total[t][part], total[t][part + 1], sums + t * BLOCK + 4 * part);
     }
 #endif
 }
 
-static void tile_of(int count, const int8_t *weights, const Digit *digits, int64_t stride, int64_t columns,
-                    int32_t *sums) {
+static void tile_of(int count, Block weights, const Digit *digits, int64_t stride, int64_t columns,
+                    int32_t *sums, Block ahead) {
     switch (count) {
-    case 1: tile(1, weights, digits, stride, columns, sums); break;
-    case 2: tile(2, weights, digits, stride, columns, sums); break;
-#if defined(__AVX512VNNI__)
-    case 3: tile(3, weights, digits, stride, columns, sums); break;
-    case 4: tile(4, weights, digits, stride, columns, sums); break;
-    case 5: tile(5, weights, digits, stride, columns, sums); break;
-    case 6: tile(6, weights, digits, stride, columns, sums); break;
-#endif
+    case 1: tile(1, weights, digits, stride, columns, sums, ahead); break;
+    case 2: tile(2, weights, digits, stride, columns, sums, ahead); break;
+    case 3: tile(3, weights, digits, stride, columns, sums, ahead); break;
+    case 4: tile(4, weights, digits, stride, columns, sums, ahead); break;
+    case 5: tile(5, weights, digits, stride, columns, sums, ahead); break;
+    case 6: tile(6, weights, digits, stride, columns, sums, ahead); break;
     }
 }
 
-/* From integer sums of a token with a block, and with its second digits, to the product. */
-static void finish(const int32_t *restrict sum, const int32_t *restrict second, float finer,
-                   const int32_t *restrict shift, const float *restrict scale, const float *restrict bias, float peak,
-                   float *restrict value) {
-    for (int r = 0; r < BLOCK; r++) value[r] = (float)(sum[r] - shift[r]);
+/* What becomes of integer sums of a token with a block, and with its second digits. */
+typedef struct {
+    int32_t shift[BLOCK];
+    float scale[BLOCK], bias[BLOCK], finer;
+} Ending;
+
+static void finish(const Ending *restrict ending, const int32_t *restrict sum, const int32_t *restrict second,
+                   float peak, float *restrict value) {
+    for (int r = 0; r < BLOCK; r++) value[r] = (float)(sum[r] - ending->shift[r]);
     if (second)
-        for (int r = 0; r < BLOCK; r++) value[r] += finer * (float)(second[r] - shift[r]);
-    for (int r = 0; r < BLOCK; r++) value[r] = value[r] * (peak * scale[r]) + bias[r];
+        for (int r = 0; r < BLOCK; r++) value[r] += ending->finer * (float)(second[r] - ending->shift[r]);
+    for (int r = 0; r < BLOCK; r++) value[r] = value[r] * (peak * ending->scale[r]) + ending->bias[r];
+}
+
+static void hand_over(const float *restrict value, int manner, int64_t rows, float *restrict out) {
+    if (manner == GATED)
+        for (int r = 0; r < HALF; r++) out[r] = value[r] / (1.0f + exponential(-value[r])) * value[HALF + r];
+    else if (manner == ADDED)
+        for (int64_t r = 0; r < rows; r++) out[r] += value[r];
+    else
+        memcpy(out, value, sizeof(float) * (size_t)rows);
+}
+
+static int is_gated(const Team *team, const Matrix *matrix) { /* half of a block are gates, half what they let through */
+    return matrix == &team->pass->network->layer[team->layer].gate_up;
+}
+
+static Block block_of(const Team *team, const Matrix *matrix, int64_t block) {
+    const int gated = is_gated(team, matrix);
+    const int64_t columns = matrix->columns, between = gated ? matrix->rows / 2 : HALF;
+    const int8_t *first = matrix->weights + block * (gated ? HALF : BLOCK) * columns;
+    const int8_t *second = first + between * columns;
+    return (Block){{first, first + BAND * columns, second, second + BAND * columns}};
+}
+
+/* The weights that this thread will probably be the next to read, at the end of a product those of the next one. */
+static Block block_ahead(const Team *team, int64_t block) {
+    int64_t next = block + 1;
+    if (next % team->span == 0) next += team->span * (team->threads - 1);
+    if (next < team->count) return block_of(team, team->matrix, next);
+    return team->following ? block_of(team, team->following, next - team->count) : (Block){{0}};
+}
+
+/* What of a block is fetched during one of some tiles. */
+static Block share_of(Block block, int64_t tile, int64_t tiles) {
+    const int64_t shares = tiles < 2 ? 1 : tiles < 4 ? 2 : 4;
+    for (int64_t band = 0; band < 4; band++)
+        if (band % shares != tile) block.band[band] = 0;
+    return block;
 }
 
 static void multiply_block(Team *team, int64_t block) {
     const Matrix *matrix = team->matrix;
     const Pass *pass = team->pass;
-    int64_t columns = matrix->columns, first = block * BLOCK, count = matrix->digits, largest = matrix->largest;
-    int64_t rows = matrix->rows - first < BLOCK ? matrix->rows - first : BLOCK;
-    const int8_t *weights = matrix->weights + first * columns;
-    int32_t sums[TILE * BLOCK], shift[BLOCK] = {0};
-    float scale[BLOCK] = {0}, bias[BLOCK] = {0}, finer = 0.5f / (float)largest;
-    for (int64_t r = 0; r < rows; r++) {
-        shift[r] = ZERO * matrix->sums[first + r];
-        scale[r] = matrix->scale[first + r] / (float)largest;
-        bias[r] = matrix->bias ? matrix->bias[first + r] : 0.0f;
+    const int gated = is_gated(team, matrix);
+    const int64_t columns = matrix->columns, count = matrix->digits, most = TILE / count;
+    const int64_t first = block * (gated ? HALF : BLOCK), second = gated ? first + matrix->rows / 2 : first + HALF;
+    const int64_t rows = gated ? HALF : matrix->rows - first < BLOCK ? matrix->rows - first : BLOCK; /* of the result */
+    int32_t sums[TILE * BLOCK];
+    Ending ending = {.finer = 0.5f / (float)matrix->largest};
+    for (int r = 0; r < BLOCK; r++) {
+        const int64_t row = r < HALF ? first + r : second + r - HALF;
+        if (row >= matrix->rows) break;
+        ending.shift[r] = ZERO * matrix->sums[row];
+        ending.scale[r] = matrix->scale[row] / (float)matrix->largest;
+        ending.bias[r] = matrix->bias ? matrix->bias[row] : 0.0f;
     }
-    int64_t step = TILE / count;
-    for (int64_t token = 0; token < team->token_rows; token += step) {
-        int64_t tokens = team->token_rows - token < step ? team->token_rows - token : step;
-        tile_of((int)(tokens * count), weights, pass->digits + token * count * columns, columns, columns, sums);
+    const int64_t tiles = (team->token_rows + most - 1) / most, step = (team->token_rows + tiles - 1) / tiles;
+    const Block weights = block_of(team, matrix, block), ahead = block_ahead(team, block);
+    for (int64_t tile = 0, token = 0; token < team->token_rows; tile++, token += step) {
+        const int64_t tokens = team->token_rows - token < step ? team->token_rows - token : step;
+        tile_of((int)(tokens * count), weights, pass->digits + token * count * columns, columns, columns, sums,
+                share_of(ahead, tile, tiles));
         for (int64_t t = 0; t < tokens; t++) {
             const int32_t *sum = sums + t * count * BLOCK;
-            float peak = pass->peaks[token + t], *restrict out = team->result + (token + t) * team->result_stride + first;
-            float value[BLOCK];
-            finish(sum, count == 2 ? sum + BLOCK : 0, finer, shift, scale, bias, peak, value);
-            if (team->is_added)
-                for (int64_t r = 0; r < rows; r++) out[r] += value[r];
+            float value[BLOCK], *out = team->result + (token + t) * team->result_stride + first;
+            finish(&ending, sum, count == 2 ? sum + BLOCK : 0, pass->peaks[token + t], value);
+            if (rows == BLOCK)
+                hand_over(value, team->manner, BLOCK, out);
             else
-                memcpy(out, value, sizeof(float) * (size_t)rows);
+                hand_over(value, team->manner, rows, out);
         }
     }
 }
 
-static void multiply(Team *team, const Matrix *matrix, float *result, int64_t stride, int is_added) {
+/* To `team->result`, for which `manner` tells how; `following` is the next matrix that is multiplied by, or missing. */
+static void multiply(Team *team, const Matrix *matrix, float *result, int64_t stride, int manner,
+                     const Matrix *following) {
     team->matrix = matrix;
+    team->following = following;
     team->result = result;
     team->result_stride = stride;
-    team->is_added = is_added;
-    in_pieces(team, multiply_block, (matrix->rows + BLOCK - 1) / BLOCK);
+    team->manner = manner;
+    const int64_t together = is_gated(team, matrix) ? 2 * HALF : BLOCK;
+    const int64_t blocks = (matrix->rows + together - 1) / together, span = blocks / (PIECES * team->threads);
+    in_pieces(team, multiply_block, blocks, span ? span : 1);
 }
 
 /* ------------------------------------------------------------------------------------------------ between products */
-
-static void for_tokens(Team *team, Work work) {
-    if (team->token_rows < SERIAL_ROWS)
-        for (int64_t row = 0; row < team->token_rows; row++) work(team, row);
-    else
-        in_pieces(team, work, team->token_rows);
-}
 
 static void norm_row(Team *team, int64_t row) { /* the digits of the norm of a row of `x` */
     const Pass *pass = team->pass;
@@ -354,7 +431,7 @@ static void norms(Team *team, const float *weight, const Matrix *next) {
     team->norm = weight;
     team->matrix = next;
     team->result_stride = queries > network->size ? queries : network->size;
-    for_tokens(team, norm_row);
+    in_pieces(team, norm_row, team->token_rows, FEW);
 }
 
 static void rotate(const float *x, const float *cos, const float *sin, int64_t size, float *rotated) {
@@ -386,13 +463,13 @@ static void place_row(Team *team, int64_t row) { /* rotate a token's queries; wr
     }
 }
 
-typedef float Lanes __attribute__((vector_size(64))); /* a number for each of 16 queries */
-enum { LANES = 16, KEYS = 64, WIDEST_HEAD = 128 };
+typedef float Floats __attribute__((vector_size(4 * FLOATS))); /* a register */
+enum { LANES = 16, PARTS = LANES / FLOATS, KEYS = 64, WIDEST_HEAD = 128 };
 
-static inline Lanes load(const float *x) {
-    Lanes lanes;
-    memcpy(&lanes, x, sizeof lanes);
-    return lanes;
+static inline Floats load(const float *x) {
+    Floats floats;
+    memcpy(&floats, x, sizeof floats);
+    return floats;
 }
 
 static void widen(const uint16_t *stored, int64_t count, float *values) {
@@ -437,14 +514,16 @@ static void attend(Team *team, int64_t piece) {
         const int some = any_sees - start < KEYS ? (int)(any_sees - start) : KEYS;
         widen(keys + start * size, some * size, block);
         for (int n = 0; n < some; n += TOGETHER) { /* beyond `some` there is room for what is not used */
-            Lanes sum[TOGETHER] = {0};
+            Floats sum[TOGETHER][PARTS] = {0};
             for (int64_t i = 0; i < size; i++) {
-                const Lanes query = load(queries[i]);
 #pragma GCC unroll 16
-                for (int k = 0; k < TOGETHER; k++) sum[k] += query * block[(n + k) * size + i];
+                for (int k = 0; k < TOGETHER; k++)
+#pragma GCC unroll 2
+                    for (int part = 0; part < PARTS; part++)
+                        sum[k][part] += load(queries[i] + part * FLOATS) * block[(n + k) * size + i];
             }
 #pragma GCC unroll 16
-            for (int k = 0; k < TOGETHER; k++) memcpy(scores[n + k], &sum[k], sizeof sum[k]);
+            for (int k = 0; k < TOGETHER; k++) memcpy(scores[n + k], sum[k], sizeof sum[k]);
         }
         if (pass->allowed)
             for (int n = 0; n < some; n++)
@@ -473,24 +552,30 @@ static void attend(Team *team, int64_t piece) {
             }
         widen(values + start * size, some * size, block);
         for (int64_t i = 0; i < size; i += TOGETHER) {
-            Lanes sum[TOGETHER];
+            Floats sum[TOGETHER][PARTS];
 #pragma GCC unroll 16
-            for (int k = 0; k < TOGETHER; k++) sum[k] = load(found[i + k]) * load(kept);
+            for (int k = 0; k < TOGETHER; k++)
+#pragma GCC unroll 2
+                for (int part = 0; part < PARTS; part++)
+                    sum[k][part] = load(found[i + k] + part * FLOATS) * load(kept + part * FLOATS);
             for (int n = 0; n < some; n++) {
-                const Lanes share = load(scores[n]);
                 const float *value = block + n * size + i;
 #pragma GCC unroll 16
-                for (int k = 0; k < TOGETHER; k++) sum[k] += share * value[k];
+                for (int k = 0; k < TOGETHER; k++)
+#pragma GCC unroll 2
+                    for (int part = 0; part < PARTS; part++)
+                        sum[k][part] += load(scores[n] + part * FLOATS) * value[k];
             }
 #pragma GCC unroll 16
-            for (int k = 0; k < TOGETHER; k++) memcpy(found[i + k], &sum[k], sizeof sum[k]);
+            for (int k = 0; k < TOGETHER; k++) memcpy(found[i + k], sum[k], sizeof sum[k]);
         }
     }
     const int64_t width = network->heads * size > network->size ? network->heads * size : network->size;
     for (int lane = 0; lane < lanes; lane++) {
         const int64_t token = (first + lane) / group, head = (first + lane) % group;
+        const float share = 1.0f / total[lane];
         float *out = pass->attended + (batch * tokens + token) * width + (kv * group + head) * size;
-        for (int64_t i = 0; i < size; i++) out[i] = found[i][lane] / total[lane];
+        for (int64_t i = 0; i < size; i++) out[i] = found[i][lane] * share;
     }
 }
 
@@ -504,14 +589,12 @@ static void round_attended(Team *team, int64_t row) { /* the digits of what a to
               pass->digits + row * out->digits * columns, pass->peaks + row);
 }
 
-static void gate_row(Team *team, int64_t row) { /* silu(gate) * up, and its digits */
+static void round_gated(Team *team, int64_t row) { /* the digits of what the down projection takes */
     const Pass *pass = team->pass;
     const Matrix *down = &pass->network->layer[team->layer].down;
-    int64_t inner = pass->network->inner;
-    float *gate = pass->wide + row * 2 * inner, *up = gate + inner;
-#pragma omp simd
-    for (int64_t i = 0; i < inner; i++) gate[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
-    round_row(gate, inner, down->digits, down->largest, pass->digits + row * down->digits * inner, pass->peaks + row);
+    const int64_t inner = pass->network->inner;
+    round_row(pass->wide + row * inner, inner, down->digits, down->largest, pass->digits + row * down->digits * inner,
+              pass->peaks + row);
 }
 
 /* ------------------------------------------------------------------------------------------------ passes */
@@ -526,19 +609,20 @@ static void run_layers(Team *team) {
     team->token_rows = pass->batch * pass->tokens;
     for (team->layer = 0; team->layer < network->layers; team->layer++) {
         const Layer *layer = network->layer + team->layer;
+        const Matrix *after = team->layer + 1 < network->layers ? &layer[1].qkv : &network->head;
         const size_t numbers = (size_t)(team->token_rows * network->size);
         for (int64_t n = 0; n < pass->kept_count; n++)
             if (pass->kept[n] == team->layer) memcpy(pass->states + (size_t)n * numbers, pass->x, sizeof(float) * numbers);
         norms(team, layer->input_norm, &layer->qkv);
-        multiply(team, &layer->qkv, pass->wide, layer->qkv.rows, 0);
-        for_tokens(team, place_row);
-        in_pieces(team, attend, pass->batch * network->kv_heads * lanes_of(pass));
-        for_tokens(team, round_attended);
-        multiply(team, &layer->out, pass->x, network->size, 1);
+        multiply(team, &layer->qkv, pass->wide, layer->qkv.rows, WRITTEN, &layer->out);
+        in_pieces(team, place_row, team->token_rows, FEW);
+        in_pieces(team, attend, pass->batch * network->kv_heads * lanes_of(pass), 1);
+        in_pieces(team, round_attended, team->token_rows, FEW);
+        multiply(team, &layer->out, pass->x, network->size, ADDED, &layer->gate_up);
         norms(team, layer->mlp_norm, &layer->gate_up);
-        multiply(team, &layer->gate_up, pass->wide, 2 * network->inner, 0);
-        for_tokens(team, gate_row);
-        multiply(team, &layer->down, pass->x, network->size, 1);
+        multiply(team, &layer->gate_up, pass->wide, network->inner, GATED, &layer->down);
+        in_pieces(team, round_gated, team->token_rows, 1);
+        multiply(team, &layer->down, pass->x, network->size, ADDED, after);
     }
     for (int64_t row = 0; row < team->token_rows; row++) {
         float *x = pass->x + row * network->size, factor = norm_factor(x, network->size, network->eps);
@@ -553,7 +637,7 @@ static void score_tokens(Team *team) {
     for (int64_t row = 0; row < pass->tokens; row++)
         round_row(pass->x + row * head->columns, head->columns, head->digits, head->largest,
                   pass->digits + row * head->digits * head->columns, pass->peaks + row);
-    multiply(team, head, pass->wide, head->rows, 0);
+    multiply(team, head, pass->wide, head->rows, WRITTEN, 0);
 }
 
 typedef struct {
