@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
+from dgemma_lsp import eagerness
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -15,6 +17,7 @@ class Settings:
 
     enabled: bool = True
     trigger: str = "automatic"
+    eagerness: str = "normal"
     languages: frozenset[str] | None = None
     disabled_languages: frozenset[str] = frozenset()
     in_comments: bool = False
@@ -185,6 +188,9 @@ OPTIONS: dict[str, Option] = {
     "enabled": _switch("suggest at all"),
     "trigger": _choice(
         _TRIGGERS, "`automatic` suggests while you type, `manual` only when you ask: the model rests otherwise"
+    ),
+    "eagerness": _choice(
+        tuple(eagerness.LEVELS), f"how sure the model must be before something is shown unasked: {eagerness.told()}"
     ),
     "languages": Option(
         _optional_languages,

@@ -25,7 +25,7 @@ class InfillerLike(Protocol):
 
     @property
     def threshold(self) -> float:
-        """The `Draft.score`, in nats, under which nothing is shown unasked."""
+        """The `Draft.score`, in nats, under which nothing is shown unasked with the usual eagerness."""
 
     @property
     def prompt_tokens(self) -> int:

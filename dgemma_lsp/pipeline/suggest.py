@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 
+from dgemma_lsp import eagerness
 from dgemma_lsp.documents.documents import ParsedSnapshot, is_too_complex
 from dgemma_lsp.documents.edits import NO_SURROUNDINGS, Edit, NoSuggestion, Snapshot, Suggestion, Surroundings
 from dgemma_lsp.pipeline import cleanup, insertion
@@ -51,6 +52,7 @@ def suggest(
     if not invoked and is_too_complex(parsed):
         yield NoSuggestion.TOO_COMPLEX
         return
+    threshold = eagerness.threshold(infiller.threshold, settings.eagerness)
     watch = _Stopwatch()
     kind = fill_kind(
         tree,
@@ -88,7 +90,7 @@ def suggest(
         watch.lap("check_ms")
         if isinstance(edit, NoSuggestion):
             answer = edit
-        elif draft.score < infiller.threshold and not invoked:
+        elif draft.score < threshold and not invoked:
             answer = NoSuggestion.LOW_CONFIDENCE
         else:
             answer = Suggestion(snapshot, edit, draft.score, draft.step, trace=dict(watch.ms))

@@ -27,6 +27,7 @@ def test_everything_can_be_set_bare_or_by_name() -> None:
     options = {
         "enabled": False,
         "trigger": "Manual",
+        "eagerness": "HIGH",
         "languages": ["python", "go"],
         "disabled_languages": ["markdown", "python"],
         "in_comments": True,
@@ -42,7 +43,7 @@ def test_everything_can_be_set_bare_or_by_name() -> None:
     assert list(options) == list(OPTIONS)
     known, unknown = frozenset({"python", "go"}), frozenset({"markdown", "python"})
     expected = Settings(
-        False, "manual", known, unknown, True, True, True, False, 0, 1000, "/models/small", "cpu", "debug"
+        False, "manual", "high", known, unknown, True, True, True, False, 0, 1000, "/models/small", "cpu", "debug"
     )
     assert parse(options) == (expected, [])
     assert parse({"dgemma": options, "other": {"server": "settings"}}) == (expected, [])

@@ -33,7 +33,7 @@ ROOMS = [  # top to bottom; rooms of one row do not know each other
     {"dgemma_model.network", "dgemma_model.project"},
     {"dgemma_model.prompt"},
     {"dgemma_model.source"},
-    {"dgemma_model.request"},
+    {"dgemma_model.request", "dgemma_lsp.eagerness"},
 ]
 RANK = {room: rank for rank, row in enumerate(ROOMS) for room in row}
 

@@ -227,6 +227,14 @@ def test_an_unsure_model_is_quiet_unless_asked() -> None:
     assert shown(answers("x = ▮", done("f(a)", score=-1.0))[-1]) == "x = f(a)▮"
 
 
+@pytest.mark.parametrize(("eagerness", "doubtful"), [("low", -0.41), ("normal", -1.01), ("high", -1.61)])
+def test_eagerness_moves_the_threshold(eagerness: str, doubtful: float) -> None:
+    """That of the model is -1."""
+    using = Settings(eagerness=eagerness)
+    assert answers("x = ▮", done("f(a)", score=doubtful), settings=using) == [NoSuggestion.LOW_CONFIDENCE]
+    assert shown(answers("x = ▮", done("f(a)", score=doubtful + 0.02), settings=using)[-1]) == "x = f(a)▮"
+
+
 def test_nothing_and_repetition_have_their_names() -> None:
     check("x = ▮\n", "", "EMPTY")
     check("▮\nreturn x\n", "return x", "REPEATS")

@@ -154,12 +154,11 @@ class Camera:
         self.keys(keys)
         self.look(ms)
 
-    def save(self, name: str) -> None:
-        """Write the frames as one picture that moves."""
+    def save(self, path: Path) -> None:
+        """Write the frames as one picture, which moves where there are several."""
         width, height = WIDTH * CELL + 2 * MARGIN, HEIGHT * ROW + 2 * MARGIN
         drawn = "".join(_shown(self.frames))
-        path = IMAGES / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" width="{width:.0f}" '
             f'style="{STYLE}"><rect width="100%" height="100%" rx="6" fill="#{self.screen.colours[1]:06x}"/>'
@@ -201,7 +200,7 @@ def suggestions(camera: Camera) -> None:
     for _ in range(2):
         camera.press("<M-Right>", 700)
     camera.press("<Tab>", 1500)
-    camera.save("typing.svg")
+    camera.save(IMAGES / "typing.svg")
 
 
 def next_edits(camera: Camera) -> None:
@@ -219,7 +218,7 @@ def next_edits(camera: Camera) -> None:
         camera.press("<M-CR>", 900)
         camera.press("<M-CR>", 500)
     camera.look(LOOK_MS)
-    camera.save("next-edit.svg")
+    camera.save(IMAGES / "next-edit.svg")
 
 
 def main() -> None:

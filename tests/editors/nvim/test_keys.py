@@ -162,6 +162,55 @@ def test_a_buffers_own_mapping_is_given_back(bare: Editor) -> None:
     assert bare.lines() == ["U"]
 
 
+# ------------------------------------------------------------- other plugins
+
+MAPS_OVER = """
+vim.keymap.set('i', '<Tab>', '<C-e>', { buffer = true, desc = 'blink.cmp' })
+vim.keymap.set('i', '<M-Right>', '<C-e>', { buffer = true, desc = 'cmp.utils.keymap.set_map' })
+vim.keymap.set('i', '<M-]>', function() end, { buffer = true, desc = '[copilot] next suggestion' })
+"""
+"""As these plugins map keys of a buffer: the first two pass them on, the third does not."""
+
+
+def health(editor: Editor) -> str:
+    editor.nvim.command("checkhealth dgemma")
+    return "\n".join(editor.lines())
+
+
+def test_keys_that_another_plugin_has_taken_are_said_once(editor: Editor) -> None:
+    editor.lua(MAPS_OVER)
+    for _ in range(2):
+        editor.keys("i<Esc>")
+        editor.wait(editor.notices, "it is said")
+    said = "dgemma: keys that are mapped already: <M-]> (next) by [copilot] next suggestion; see :checkhealth dgemma"
+    assert editor.notices() == [said]
+    shown = health(editor)
+    assert "<M-]> (next) is also mapped by: [copilot] next suggestion, which comes first" in shown
+    assert "setup({ keys = { next = '<C-l>' } })" in shown
+    for key, plugin in (("<Tab> (accept)", "blink.cmp"), ("<M-Right> (accept_word)", "nvim-cmp")):
+        assert f"{key} is also mapped by: {plugin}; it is for whoever has something to show" in shown
+
+
+def test_a_key_that_is_passed_on_is_no_matter(bare: Editor) -> None:
+    bare.lua("vim.keymap.set('i', '<M-[>', function() end, { desc = '[copilot] prev suggestion' })")
+    bare.lua("vim.keymap.set('i', '<M-\\\\>', 'asked')")
+    bare.set_up(SCRIPTED, keys={"suggest": False})
+    bare.open()
+    bare.keys("i<Esc>")
+    bare.lua("vim.wait(100)")
+    assert bare.notices() == []
+    assert "<M-[> (previous) is also mapped by: [copilot] prev suggestion; it is" in health(bare)
+
+
+def test_a_key_to_ask_by_that_the_user_has_mapped_is_said(bare: Editor) -> None:
+    bare.lua("vim.keymap.set('i', '<M-\\\\>', 'asked')")
+    bare.set_up(SCRIPTED)
+    bare.open()
+    bare.keys("i<Esc>")
+    bare.wait(bare.notices, "it is said")
+    assert "<M-\\> (suggest) by asked" in bare.notices()[0]
+
+
 @pytest.mark.parametrize("keys", [False, {"accept": False, "accept_word": "<C-f>"}])
 def test_keys_that_were_not_asked_for(bare: Editor, keys: object) -> None:
     bare.nvim.command("filetype plugin off | filetype indent off")

@@ -1,15 +1,18 @@
-"""The walk of a user who writes TypeScript, Go and Rust, with the default checkpoint."""
+"""Several languages with the default checkpoint: what a user does in their files, and fast typing."""
 
 from __future__ import annotations
 
-import re
+import sys
+from pathlib import Path
 
 import pytest
 from baskets import BASKETS, Basket
+from conversation import FOLDER, Judge, read
 from default_writer import default_weights
 from test_vscode_walk import AS_TYPED, suggested
+from typed_files import KEYS_A_SECOND, TYPED
 from users_store import USERS_STORE
-from vscode import REAL, Open
+from vscode import REAL, ROOT, Open
 
 from dgemma_model.checkpoint.catalogue import DEFAULT, EMBEDDED
 
@@ -38,10 +41,20 @@ def test_the_walk_in_each_language_and_then_with_another_checkpoint(window: Open
         editor.command("editor.action.inlineSuggest.acceptNextLine")
         editor.wait(lambda ghost=ghost: written(ghost.partition("\n")[0]), "its line is accepted")
 
-        editor.open("// what", f"said_{name}")
+        editor.open(basket.unfinished, f"unfinished_{name}")
+        row, _ = basket.place
+        editor.select((row, len(basket.unfinished.split("\n")[row])))
+        editor.start_command("editor.action.quickFix")
+        editor.wait(lambda: editor.shows(".action-widget .monaco-list-row"), "the menu is open")
+        editor.browser("click", ".action-widget .monaco-list-row:has-text('Fill this hole')")
+        editor.wait(lambda basket=basket: editor.text() != basket.unfinished, f"{name} is filled")
+        assert "sum" in editor.text().split("\n")[row + 1]
+
+        editor.open(f"{basket.comment} what", f"said_{name}")
         editor.type("e")
         editor.wait(lambda: "the cursor is in a comment" in editor.status()["detail"], "the silence is explained")
 
+    editor.wait_ready()
     editor.configure("dgemma.checkpoint", EMBEDDED)
     editor.wait(lambda: editor.status()["detail"].startswith(f"{EMBEDDED} on "), "the other checkpoint is loaded")
     editor.open("package basket\n", "again.go")
@@ -53,15 +66,6 @@ def test_the_walk_in_each_language_and_then_with_another_checkpoint(window: Open
     assert "now embedded" in editor.listed()
 
 
-TYPED = {
-    "typed.py": "def area(width, height):\n    return width * height\n\n\nclass Item:\n"
-    "    def __init__(self, name, price):\n        self.name = name\n        self.price = price\n\n"
-    "    def label(self):\n        return self.name.title() + str(self.price)\n",
-    "typed.ts": "export function area(width: number, height: number): number {\n  return width * height;\n}\n\n"
-    "export class Item {\n  constructor(readonly name: string, readonly price: number) {}\n\n  label(): string {\n"
-    "    return this.name + this.price;\n  }\n}\n",
-}
-KEYS_A_SECOND = 12
 NO_MENU = {
     "editor.quickSuggestions": "off",
     "editor.suggestOnTriggerCharacters": False,
@@ -70,19 +74,22 @@ NO_MENU = {
 
 
 @pytest.mark.parametrize("name", TYPED)
-def test_typing_fast_with_the_default_checkpoint(window: Open, name: str) -> None:
+def test_typing_fast_with_the_default_checkpoint(window: Open, tmp_path: Path, name: str) -> None:
     """No character is dropped or in another place, nothing is left over, and no answer is for an older text."""
     default_weights()
-    server = ["env", f"DGEMMA_CHECKPOINTS={USERS_STORE}", *REAL]
+    trace = tmp_path / "trace.jsonl"
+    recorder = [sys.executable, str(ROOT / "tests" / "traces" / "record.py"), *REAL]
+    server = ["env", f"DGEMMA_CHECKPOINTS={USERS_STORE}", f"DGEMMA_TRACE={trace}", *recorder]
     editor = window(server, **AS_TYPED, **NO_MENU)
     text = TYPED[name]
-    assert len(text) >= 200
     editor.open("", name)
     editor.wait_ready()
     editor.type(text, 1000 // KEYS_A_SECOND)
     editor.press("Escape")
     editor.wait_no_ghost()
     assert editor.text() == text
-    shown = [int(version) for version in re.findall(r"outcome=shown version=(\d+)", editor.server_log())]
-    assert "outcome=" in editor.server_log(), "it was never asked"
-    assert shown == sorted(shown)
+    editor.wait(lambda: not Judge(accepts_what_was_shown=False).read(read(trace)).complaints, "all is well answered")
+    judge = Judge().read(read(trace))
+    assert judge.text((editor.folder / name).as_uri().replace(str(editor.folder), FOLDER)) == text
+    assert judge.answered > len(text) // 2, "it was hardly ever asked"
+    assert editor.ghost() == ""

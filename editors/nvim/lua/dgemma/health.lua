@@ -51,6 +51,20 @@ local function check_server(command)
   end
 end
 
+--- Keys that other plugins have mapped, too.
+---@param bufnr integer
+local function check_keys(bufnr)
+  for _, conflict in ipairs(require('dgemma.keys').conflicts(bufnr)) do
+    local said = ('%s (%s) is also mapped by: %s'):format(conflict.lhs, conflict.action, conflict.owner)
+    if conflict.is_lost then
+      local advice = ("Choose another key, such as setup({ keys = { %s = '<C-l>' } })"):format(conflict.action)
+      vim.health.warn(said .. ', which comes first', { advice })
+    else
+      vim.health.info(said .. '; it is for whoever has something to show')
+    end
+  end
+end
+
 ---@param bufnr integer
 local function check_buffer(bufnr)
   local client = vim.lsp.get_clients({ name = 'dgemma', bufnr = bufnr })[1]
@@ -68,6 +82,7 @@ local function check_buffer(bufnr)
   if better then
     vim.health.warn(better)
   end
+  check_keys(bufnr)
   if not client.server_capabilities.inlineCompletionProvider then
     vim.health.error('the server offers no inline completion', { 'Install a newer server' })
   end

@@ -55,6 +55,12 @@ function M.setup(options)
       inline.follow(event.buf)
     end,
   })
+  vim.api.nvim_create_autocmd('InsertEnter', {
+    group = group,
+    callback = vim.schedule_wrap(function(event) -- other plugins may map their keys at the same event
+      keys.tell_conflicts(event.buf)
+    end),
+  })
   vim.api.nvim_create_autocmd({ 'InsertLeave', 'BufLeave', 'WinLeave' }, {
     group = group,
     callback = function(event)

@@ -3,6 +3,9 @@ local config = require('dgemma.config')
 
 local M = {}
 
+--- How the descriptions of our mappings begin.
+local OURS = 'dgemma: '
+
 ---@alias dgemma.Mapping table<string, any> as `maparg()` gives it
 
 --- What a buffer's own mappings were before ours.
@@ -112,6 +115,68 @@ local actions = {
   end,
 }
 
+--- Plugins that map a key over ours and pass it on when they have nothing to do with it, by their descriptions.
+local PASSES_ON = { ['blink.cmp'] = 'blink.cmp', ['cmp.utils.keymap.set_map'] = 'nvim-cmp' }
+
+--- Whose a mapping is, for people.
+---@param mapping dgemma.Mapping
+---@return string
+local function owner(mapping)
+  if (mapping.desc or '') ~= '' then
+    return PASSES_ON[mapping.desc] or mapping.desc
+  elseif (mapping.rhs or '') ~= '' then
+    return mapping.rhs
+  end
+  return mapping.callback and debug.getinfo(mapping.callback, 'S').short_src or 'another mapping'
+end
+
+---@class dgemma.Conflict
+---@field lhs string the key
+---@field action string what it is to do for us
+---@field owner string who has mapped it, too
+---@field is_lost boolean it does not come to us
+
+--- Keys of ours that somebody else has mapped, too: before us, so that we pass them on, or over ours.
+---@param bufnr integer
+---@return dgemma.Conflict[]
+function M.conflicts(bufnr)
+  local found = {}
+  for name in vim.spairs(before[bufnr] and actions or {}) do
+    local lhs = config.options.keys[name]
+    if lhs then
+      local now = vim.api.nvim_buf_call(bufnr, function()
+        return vim.fn.maparg(lhs, 'i', false, true)
+      end)
+      local is_ours = vim.startswith(now.desc or '', OURS)
+      local other = is_ours and original(bufnr, lhs) or not is_ours and now or nil
+      if other then
+        local is_lost = name == 'suggest' or not is_ours and not PASSES_ON[other.desc]
+        table.insert(found, { lhs = lhs, action = name, owner = owner(other), is_lost = is_lost })
+      end
+    end
+  end
+  return found
+end
+
+local told = false
+
+--- Say which keys do not come to us, once.
+---@param bufnr integer
+function M.tell_conflicts(bufnr)
+  local lost = vim.tbl_filter(function(conflict)
+    return conflict.is_lost
+  end, M.conflicts(bufnr))
+  if told or #lost == 0 then
+    return
+  end
+  told = true
+  local shown = vim.tbl_map(function(conflict)
+    return ('%s (%s) by %s'):format(conflict.lhs, conflict.action, conflict.owner)
+  end, lost)
+  local message = 'dgemma: keys that are mapped already: %s; see :checkhealth dgemma'
+  vim.notify(message:format(table.concat(shown, ', ')), vim.log.levels.WARN)
+end
+
 ---@param bufnr integer
 function M.attach(bufnr)
   if before[bufnr] then
@@ -127,7 +192,7 @@ function M.attach(bufnr)
         if not act(bufnr) then
           pass_on(bufnr, lhs)
         end
-      end, { buffer = bufnr, desc = 'dgemma: ' .. name:gsub('_', ' ') })
+      end, { buffer = bufnr, desc = OURS .. name:gsub('_', ' ') })
     end
   end
 end
@@ -142,7 +207,7 @@ function M.detach(bufnr)
   vim.api.nvim_buf_call(bufnr, function()
     for lhs, mapping in pairs(mappings) do
       local ours = vim.fn.maparg(lhs, 'i', false, true)
-      if ours.buffer == 1 and vim.startswith(ours.desc or '', 'dgemma: ') then
+      if ours.buffer == 1 and vim.startswith(ours.desc or '', OURS) then
         vim.keymap.del('i', lhs, { buffer = bufnr })
         if mapping then
           vim.fn.mapset('i', false, mapping)
