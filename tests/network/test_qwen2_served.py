@@ -217,3 +217,11 @@ def test_embeddings_are_those_of_the_plain_network() -> None:
     certain = torch.nn.functional.one_hot(tokens, KNOWN).float()
     torch.testing.assert_close(served.mean_embedding(certain), plain.embed(tokens))
     assert VOCAB > KNOWN == served.vocab_size
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_scores_of_nothing_are_nothing(way: str) -> None:
+    """A piece of a long prompt is read without them."""
+    _, served = pair(way=way)
+    hidden = served.encode(ids(1, 5), Cache())[0]
+    assert served.logits(hidden[5:]).shape == (0, KNOWN)

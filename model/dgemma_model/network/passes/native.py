@@ -209,6 +209,8 @@ class NativePasses:
         """See `Passes`."""
         rows = len(hidden)
         hidden, scores = hidden.contiguous(), torch.empty(rows, self._network.head.rows)
+        if not rows:
+            return scores
         _, _, digits, peaks = self._scratch_for(rows)
         described = _Pass(network=ctypes.pointer(self._network), x=hidden.data_ptr(), batch=1, tokens=rows)
         described.wide, described.digits, described.peaks = scores.data_ptr(), digits.data_ptr(), peaks.data_ptr()
