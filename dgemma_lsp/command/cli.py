@@ -98,10 +98,13 @@ def fill(
     place: Annotated[
         str | None, typer.Argument(metavar="FILE:LINE:COLUMN", help="Where to fill; both count from 1.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Show the canvas take shape, step by step.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show what happens in each pass.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     batch: Annotated[Path | None, typer.Option(metavar="TASKS.jsonl", help="Fill every task of a file.")] = None,
     one_line: OneLineOption = None,
+    denoise: Annotated[
+        bool, typer.Option("--denoise", help="Denoise a canvas, also where another way is the default.")
+    ] = False,
     steps: Annotated[
         int | None, typer.Option(min=0, help="Most denoising steps of a canvas; the checkpoint's own by default.")
     ] = None,
@@ -122,11 +125,26 @@ def fill(
     try:
         if batch is not None:
             fill_command.fill_batch(
-                batch, checkpoint, device, quantize, one_line=one_line, steps=steps, budget_ms=budget_ms
+                batch,
+                checkpoint,
+                device,
+                quantize,
+                one_line=one_line,
+                denoise=denoise,
+                steps=steps,
+                budget_ms=budget_ms,
             )
         elif place is not None:
             fill_command.fill_once(
-                place, checkpoint, device, quantize, watch=watch, as_json=as_json, steps=steps, budget_ms=budget_ms
+                place,
+                checkpoint,
+                device,
+                quantize,
+                watch=watch,
+                as_json=as_json,
+                denoise=denoise,
+                steps=steps,
+                budget_ms=budget_ms,
             )
     except UserError as error:
         fail(str(error))

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, Watched, befo
 from dgemma_lsp.settings import Settings
 from dgemma_model.checkpoint.config import Quantize
 from dgemma_model.checkpoint.selection import default_checkpoint
-from dgemma_model.request import InfillError
+from dgemma_model.request import Check, InfillError
 from dgemma_model.source import languages, syntax
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def fill_once(
     *,
     watch: bool,
     as_json: bool,
+    denoise: bool,
     steps: int | None,
     budget_ms: float | None,
 ) -> None:
@@ -67,11 +69,10 @@ def fill_once(
     console = Console(stderr=as_json, highlight=False)
     started = time.perf_counter()
     try:
+        wished = Watched(infiller, lambda draft: None, steps, budget_ms, denoise)
         if watch:
-            answer = _show_denoising(parsed, infiller, console, steps, budget_ms)
-        if not watch or _shows_another_fill(infiller):
-            started = time.perf_counter()
-            wished = Watched(infiller, lambda draft: None, steps, budget_ms)
+            answer = _shown(parsed, wished, console)
+        else:
             *_, answer = suggest(parsed, wished, Settings(), invoked=True)
     except InfillError as error:
         raise UserError(str(error)) from error
@@ -88,35 +89,23 @@ def fill_once(
         console.print(f"[dim]{escape(advice)}[/dim]")
 
 
-def _show_denoising(
-    parsed: ParsedSnapshot, infiller: Infiller, console: Console, steps: int | None, budget_ms: float | None
-) -> Suggestion | NoSuggestion:
-    """Denoise at the cursor, and show the canvas after each step; the last one stays on the screen. What came of it."""
-    # Steps take milliseconds, eyes do not; but a budget is of real time.
-    pause_s = _PACE_S if console.is_terminal and budget_ms is None else 0.0
+def _shown(parsed: ParsedSnapshot, wished: Watched, console: Console) -> Suggestion | NoSuggestion:
+    """Fill at the cursor, and show what happens in each pass; the last view stays on the screen. What came of it."""
+    # Passes take milliseconds, eyes do not; but a budget is of real time.
+    pause_s = _PACE_S if console.is_terminal and wished.budget_ms is None else 0.0
     before = before_cursor(parsed.snapshot)
     shown: list[Frame] = []
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
 
         def show(frame: Frame) -> None:
             shown.append(frame)
-            live.update(canvas_text(frame, before), refresh=True)
+            live.update(view_of(shown, before), refresh=True)
             time.sleep(pause_s)
 
         frames = Frames(show, before)
-        denoising = Watched(infiller, frames.see, steps, budget_ms, verify=False)
-        *_, answer = suggest(parsed, denoising, Settings(), invoked=True)
-    took = f"{shown[-1].step} steps, {sum(frame.ms for frame in shown):.0f} ms" if shown else "no step"
-    above = "denoising alone" if infiller.denoises else "what was written, pass after pass"
-    another = "what is suggested, read token by token from the same network"
-    below = another if _shows_another_fill(infiller) else "its text in place"
-    console.print(f"[dim]above: {above}, {took} · below: {below}[/dim]\n")
+        *_, answer = suggest(parsed, replace(wished, show=frames.see), Settings(), invoked=True)
+    console.print("[dim]above: how it came about · below: what is suggested[/dim]\n")
     return answer
-
-
-def _shows_another_fill(infiller: Infiller) -> bool:
-    """Whether what is watched, denoising, is not how this checkpoint fills by default."""
-    return infiller.verifies and infiller.denoises
 
 
 _PACE_S = 0.22
@@ -170,27 +159,69 @@ def in_place(text: str, suggestion: Suggestion) -> Text:
     return shown
 
 
-def canvas_text(frame: Frame, before: str) -> Text:
-    """A canvas after the line `before` it, with its step, its time, and a key to its colours."""
-    shown = Text(f"step {frame.step} · {frame.ms:.1f} ms\n", style="bold")
+def view_of(frames: Sequence[Frame], before: str) -> Text:
+    """The latest of the frames of a fill after the line `before` it, with a key to the colours. Of a fill that is
+    written, also what each pass did; of one that is denoised, the latest step alone."""
+    latest = frames[-1]
+    passes = [frame for frame in frames if frame.check is not None]
+    shown = Text()
+    for frame in passes:
+        shown.append_text(pass_line(frame))
+    headline = summary(frames) if passes else f"step {latest.step} · {latest.ms:.1f} ms"
+    shown.append(f"{headline}\n", style="bold")
     shown.append(before.rpartition("\n")[2], style="dim")
-    for token, state in zip(frame.tokens, frame.states, strict=True):
-        shown.append(token.text.replace("\n", "⏎\n") or END_SIGN, style=_token_style(state, token.confidence))
-    shown.append("\n")
-    for state, name in _LEGEND.items():
-        shown.append(name, style=_token_style(state, 1.0))
+    shown.append_text(_coloured(latest, 0, "⏎\n")).append("\n")
+    for state in _WRITERS if passes else _CANVASES:
+        shown.append(_LEGEND[state], style=_token_style(state, 1.0))
         shown.append("  ")
     return shown.append(f"\nthe greyer, the less certain; {END_SIGN} is the end of the text\n", style="dim")
 
 
+def pass_line(frame: Frame) -> Text:
+    """One pass of the writer: what was drafted, how much of it was accepted, and what was put instead."""
+    check = frame.check or Check()
+    drafts = (
+        f"{check.drafted_by} drafted {len(check.drafted)}, {check.accepted} accepted" if check.drafted else "no draft"
+    )
+    shown = Text(f"pass {frame.step} · {frame.ms:.1f} ms · {drafts}: ", style="dim")
+    return shown.append_text(_coloured(frame, frame.new, "⏎")).append("\n")
+
+
+def _coloured(frame: Frame, start: int, line_break: str) -> Text:
+    """The tokens of a frame from `start` on."""
+    shown = Text()
+    for token, state in list(zip(frame.tokens, frame.states, strict=True))[start:]:
+        text = token.text.replace("\n", line_break) or END_SIGN
+        shown.append(text, style=_token_style(state, token.confidence))
+    return shown
+
+
+def summary(frames: Sequence[Frame]) -> str:
+    """Passes, tokens and time so far of a fill that is written."""
+    tokens = sum(frame.check.written for frame in frames if frame.check is not None)
+    passes, ms = frames[-1].step, sum(frame.ms for frame in frames)
+    counted = f"{passes} {'pass' if passes == 1 else 'passes'}"
+    return f"{tokens} tokens in {counted}, {tokens / max(1, passes):.1f} a pass, {ms:.0f} ms"
+
+
 END_SIGN = "▪"
 _LEGEND = {
+    TokenState.DRAFTED: "drafted and accepted",
+    TokenState.REFUSED: "drafted and refused",
+    TokenState.WRITTEN: "the writer's own",
+    TokenState.CHOSEN: "chosen instead",
     TokenState.ACCEPTED: "accepted",
     TokenState.REVISED: "accepted, then revised",
     TokenState.RENOISED: "accepted, then noise again",
     TokenState.NOISE: "noise",
 }
+_WRITERS = (TokenState.DRAFTED, TokenState.REFUSED, TokenState.WRITTEN, TokenState.CHOSEN)
+_CANVASES = (TokenState.ACCEPTED, TokenState.REVISED, TokenState.RENOISED, TokenState.NOISE)
 _COLOURS = {
+    TokenState.DRAFTED: ((0, 190, 80), Style(bold=True)),
+    TokenState.REFUSED: ((220, 150, 0), Style(strike=True)),
+    TokenState.WRITTEN: ((40, 140, 255), Style(bold=True)),
+    TokenState.CHOSEN: ((200, 100, 200), Style(underline=True)),
     TokenState.ACCEPTED: ((0, 190, 80), Style(bold=True)),
     TokenState.REVISED: ((40, 140, 255), Style(bold=True, underline=True)),
     TokenState.RENOISED: ((220, 150, 0), Style(strike=True)),
@@ -234,6 +265,7 @@ def fill_batch(
     quantize: Quantize | None,
     *,
     one_line: bool | None,
+    denoise: bool,
     steps: int | None,
     budget_ms: float | None,
 ) -> None:
@@ -252,7 +284,7 @@ def fill_batch(
     with Progress(console=Console(stderr=True)) as progress:
         for number, line in enumerate(progress.track(lines, description="filling"), start=1):
             if line.strip():
-                answer = _fill_task(line, number, infiller, one_line, steps, budget_ms)
+                answer = _fill_task(line, number, infiller, one_line, denoise, steps, budget_ms)
                 print(json.dumps(answer), flush=True)
 
 
@@ -264,7 +296,13 @@ def _json(line: bytes) -> object:
 
 
 def _fill_task(
-    line: bytes, number: int, infiller: Infiller, one_line: bool | None, steps: int | None, budget_ms: float | None
+    line: bytes,
+    number: int,
+    infiller: Infiller,
+    one_line: bool | None,
+    denoise: bool,
+    steps: int | None,
+    budget_ms: float | None,
 ) -> dict[str, object]:
     task: object = None
     try:
@@ -279,7 +317,7 @@ def _fill_task(
         request = request_for(parsed, infiller, one_line=one_line)
         if not request.one_line:
             request = replace(request, max_tokens=TASK_TOKENS)
-        *_, draft = infiller.fill(replace(request, max_denoising_steps=steps, budget_ms=budget_ms))
+        *_, draft = infiller.fill(replace(request, denoise=denoise, max_denoising_steps=steps, budget_ms=budget_ms))
     except (ValueError, RecursionError, InfillError) as error:
         known_id = task.get("id") if isinstance(task, dict) else None
         return {"id": known_id, "line": number, "error": str(error)}

@@ -1,4 +1,8 @@
-"""A watched fill: each draft is shown on its way to the pipeline, with what became of each token."""
+"""A watched fill: each draft is shown on its way to the pipeline, with what became of each token.
+
+What is watched is what is suggested. The writer's passes show what was drafted, how much of it the writer accepted, and
+what it put instead; where the checkpoint denoises, each step shows the canvas.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import takewhile
 
 from dgemma_lsp.documents.edits import Snapshot
 from dgemma_lsp.pipeline.infiller import InfillerLike
-from dgemma_model.request import Draft, DraftToken, FillRequest
+from dgemma_model.request import Check, Draft, DraftToken, FillRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """An infiller that passes each draft to `show` on its way to the pipeline, and fills as the viewer asked."""
+    """An infiller that passes each draft to `show` on its way to the pipeline. It fills as it does unwatched, but for
+    what the viewer asked."""
 
     infiller: InfillerLike
     show: Callable[[Draft], None]
     steps: int | None = None
     budget_ms: float | None = None
-    verify: bool | None = None
-    """See `FillRequest`; False shows denoising where the checkpoint would only check drafts."""
+    denoise: bool = False
+    """See `FillRequest`."""
 
     @property
     def name(self) -> str:
@@ -55,27 +61,36 @@ class Watched:
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         """See `InfillerLike`."""
-        verify = request.verify if self.verify is None else self.verify
-        wished = replace(request, max_denoising_steps=self.steps, budget_ms=self.budget_ms, verify=verify)
+        wished = replace(request, max_denoising_steps=self.steps, budget_ms=self.budget_ms, denoise=self.denoise)
         for draft in self.infiller.fill(wished):
             self.show(draft)
             yield draft
 
 
 class TokenState(Enum):
-    """What became of a position of the canvas; the values travel to clients."""
+    """What became of a token; the values travel to clients."""
 
+    DRAFTED = "drafted"
+    """A drafter proposed it, and the writer agreed."""
+    WRITTEN = "written"
+    """The writer put it itself."""
+    REFUSED = "refused"
+    """Proposed in this pass, and the writer would not write it."""
+    CHOSEN = "chosen"
+    """Text that the judge chose instead of what was written."""
     ACCEPTED = "accepted"
+    """Of a canvas."""
     REVISED = "revised"
-    """Accepted, after another token had been accepted there."""
+    """Of a canvas: accepted, after another token had been accepted there."""
     RENOISED = "renoised"
-    """Noise again, after it had been accepted."""
+    """Of a canvas: noise again, after it had been accepted."""
     NOISE = "noise"
+    """Of a canvas."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The canvas of the first hole after one step."""
+    """The first hole after one pass: what is written and what was refused, or a canvas."""
 
     step: int
     ms: float
@@ -84,6 +99,10 @@ class Frame:
     tokens: tuple[DraftToken, ...]
     states: tuple[TokenState, ...]
     """One for each token."""
+    check: Check | None = None
+    """What the pass checked; None where the fill is denoised, and where the frame before shows the same pass."""
+    new: int = 0
+    """Where in `tokens` those of this pass begin; they show what it refused, and what it wrote."""
 
 
 def before_cursor(snapshot: Snapshot) -> str:
@@ -95,7 +114,7 @@ _BEFORE_CHARS = 200
 
 
 class Frames:
-    """Makes frames of the drafts of one fill, in order; drafts without a canvas are left out."""
+    """Makes frames of the drafts of one fill, in order; drafts of no pass and without tokens are left out."""
 
     def __init__(
         self, show: Callable[[Frame], None], before: str = "", clock: Callable[[], float] = time.perf_counter
@@ -104,20 +123,27 @@ class Frames:
         step."""
         self._show, self._before, self._clock = show, before, clock
         self._last = clock()
+        self._step = 0
         self._accepted: dict[int, str] = {}
-        """What was accepted last, by position."""
+        """What was accepted last on the canvas, by position."""
         self._revised = set[int]()
 
     def see(self, draft: Draft) -> None:
         """Take a draft."""
         now = self._clock()
         tokens = draft.tokens[0] if draft.tokens else ()
-        if tokens:
-            states = [self._state(at, token) for at, token in enumerate(tokens)]
-            places = tuple(_without(self._healed(draft), zip(tokens, states, strict=True)))
+        check = draft.check if draft.step > self._step else None
+        if tokens or check is not None:
+            places, new = (self._canvas(draft), 0) if draft.check is None else _written(draft, check)
             shown, became = tuple(token for token, _ in places), tuple(state for _, state in places)
-            self._show(Frame(draft.step, 1000 * (now - self._last), draft.done, shown, became))
+            self._show(Frame(draft.step, 1000 * (now - self._last), draft.done, shown, became, check, new))
+            self._step = draft.step
         self._last = self._clock()
+
+    def _canvas(self, draft: Draft) -> list[Place]:
+        tokens = draft.tokens[0]
+        states = [self._state(at, token) for at, token in enumerate(tokens)]
+        return list(_without(self._healed(draft), zip(tokens, states, strict=True)))
 
     def _healed(self, draft: Draft) -> int:
         """How many characters at the beginning of the canvas repeat the text before the cursor, because of token
@@ -136,7 +162,45 @@ class Frames:
         return TokenState.REVISED if at in self._revised else TokenState.ACCEPTED
 
 
-def _without(count: int, places: Iterable[tuple[DraftToken, TokenState]]) -> Iterator[tuple[DraftToken, TokenState]]:
+Place = tuple[DraftToken, TokenState]
+
+
+def _written(draft: Draft, check: Check | None) -> tuple[list[Place], int]:
+    """What the writer has written, up to the end of the text, with the refused tokens of the latest pass before what
+    it put instead; and where those of this pass begin."""
+    tokens, length = draft.tokens[0], len(draft.text)
+    before = len(tokens) - (0 if check is None else check.written)
+    accepted = sum(1 for _ in takewhile(lambda token: token.drafted_by is not None, tokens[before:]))
+    found = list[Place]()
+    new = 0
+    for at in range(len(tokens) + 1):
+        new = len(found) if at == before else new
+        found += _refused(check) if at == before + accepted else ()
+        for token in tokens[at : at + 1]:
+            inside = token.text[: max(0, length)] if token.settled else token.text
+            length -= len(token.text)
+            found += [(replace(token, text=inside), _state_of(token))] if inside else ()
+    if draft.complete:
+        found.append((DraftToken("", 1.0, True), TokenState.WRITTEN))
+    return found, new
+
+
+def _refused(check: Check | None) -> list[Place]:
+    if check is None:
+        return []
+    refused = check.drafted[check.accepted :]
+    return [(DraftToken(text, 0.0, False, check.drafted_by), TokenState.REFUSED) for text in refused]
+
+
+def _state_of(token: DraftToken) -> TokenState:
+    if not token.settled:
+        return TokenState.NOISE
+    if token.drafted_by is None:
+        return TokenState.WRITTEN
+    return TokenState.CHOSEN if token.drafted_by == "judge" else TokenState.DRAFTED
+
+
+def _without(count: int, places: Iterable[Place]) -> Iterator[Place]:
     """Positions of a canvas without its first `count` characters."""
     for token, state in places:
         rest = token.text[count:]

@@ -48,8 +48,9 @@ WATCH = "dgemma/watch"
 answer, when the fill has ended, has its `text`, or the `reason` why there is none. Whatever else is asked for goes
 first, and ends it."""
 CANVAS = "dgemma/canvas"
-"""Notification after each step of a fill that is watched: its `watch`, `step`, `ms`, `done`, and the `tokens` of the
-canvas with `text`, `confidence` and `state` (`watched.TokenState`)."""
+"""Notification after each pass of a fill that is watched: its `watch`, `step`, `ms`, `done`, and the `tokens` with
+`text`, `confidence` and `state` (`watched.TokenState`). After a pass of the writer also its `check`: who drafted
+(`by`), how many tokens were `drafted`, `accepted` and `written`."""
 STATS = "dgemma/stats"
 """Request: how often suggestions were of use in this session. Counted in memory, and sent to this client only."""
 DID_SHOW = "textDocument/didShowCompletion"

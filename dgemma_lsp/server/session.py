@@ -247,8 +247,7 @@ class DgemmaServer(transport.StrictServer):
         return steps
 
     async def watch(self, snapshot: Snapshot, show: Callable[[Frame], None]) -> Answer:
-        """Fill at the snapshot's cursor, by denoising if the checkpoint can, and show each canvas. Raises what the
-        pipeline raises.
+        """Fill at the snapshot's cursor as a suggestion is filled, and show each pass. Raises what the pipeline raises.
 
         The result is not a suggestion. Any other request goes first, and ends it.
         """
@@ -263,7 +262,7 @@ class DgemmaServer(transport.StrictServer):
 
         def steps(infiller: InfillerLike) -> Steps[Suggestion]:
             frames = Frames(send, before_cursor(snapshot))
-            watched = Watched(infiller, frames.see, verify=False)
+            watched = Watched(infiller, frames.see)
             at_cursor, shown = parsed(snapshot, last_tree), without_secrets(allowed)
             yield from suggest(at_cursor, watched, using, invoked=True, surroundings=shown)
 

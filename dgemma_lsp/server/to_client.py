@@ -27,12 +27,16 @@ def outcome(uri: str, answer: Suggestion | NoSuggestion) -> dict[str, object]:
 
 
 def canvas(number: int, frame: Frame) -> dict[str, object]:
-    """One canvas of a fill that is watched."""
+    """One pass of a fill that is watched."""
     tokens = [
         {"text": token.text, "confidence": round(token.confidence, 3), "state": state.value}
         for token, state in zip(frame.tokens, frame.states, strict=True)
     ]
-    return {"watch": number, "step": frame.step, "ms": round(frame.ms, 2), "done": frame.done, "tokens": tokens}
+    shown = {"watch": number, "step": frame.step, "ms": round(frame.ms, 2), "done": frame.done, "tokens": tokens}
+    if (check := frame.check) is None:
+        return shown
+    counts = {"drafted": len(check.drafted), "accepted": check.accepted, "written": check.written}
+    return shown | {"check": {"by": check.drafted_by, **counts}}
 
 
 def watched(answer: Suggestion | NoSuggestion) -> dict[str, str]:

@@ -43,7 +43,7 @@ from dgemma_model.network.passes import native
 from dgemma_model.project.copy_model import CopyModel
 from dgemma_model.project.judge import FIGURES, Judge, ScoredText
 from dgemma_model.project.text_index import IndexedText, TextIndex
-from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, InfillError, check
+from dgemma_model.request import Check, Doubt, Draft, Excerpt, FillRequest, InfillError, check
 
 CACHE_BYTES = {"cpu": 128 * 2**20, "cuda": 2 * 2**30}
 """Most bytes of keys and values of prompts that are kept, by kind of device; a prompt of the embedded checkpoint takes
@@ -150,16 +150,6 @@ class Infiller:
         return len(self._tokenizer.encode(text))
 
     @property
-    def verifies(self) -> bool:
-        """Whether one hole is filled as the causal head would fill it, by default."""
-        return self._policy.verify and self._checkpoint.format.ends_holes
-
-    @property
-    def denoises(self) -> bool:
-        """Whether it can fill by denoising a canvas."""
-        return self._policy.denoises
-
-    @property
     def uses_project_text(self) -> bool:
         """Whether fills make use of `FillRequest.project_text` by default."""
         return self._policy.verify and (self._policy.copy_weight > 0 or self._policy.reads_project)
@@ -211,13 +201,13 @@ class Infiller:
             if plan.candidates > 1 and not plan.denoises:
                 opened.rewind()
                 for texts in beams.search(opened) if plan.one_line else ():
-                    others, draft = texts, replace(draft, step=draft.step + 1)
+                    others, draft = texts, replace(draft, step=draft.step + 1, check=Check())
                     yield draft
             elif plan.candidates > 1:
                 opened.rewind()
                 denoised = DenoisedFill(self._checkpoint, opened, excerpt, plan, self._sampling(plan))
                 for other in denoised.drafts():
-                    draft = replace(draft, step=step + other.step)
+                    draft = replace(draft, step=step + other.step, check=Check())
                     yield draft
                 others += denoised.texts()
             if choice is None:
@@ -327,6 +317,7 @@ class Infiller:
                     complete=all(draft.complete for draft in done),
                     score=sum(draft.score for draft in done[: hole + 1]) / (hole + 1),
                     tokens=tuple(draft.tokens[0] for draft in done),
+                    check=done[hole].check,
                     revised=sum(draft.revised for draft in done),
                 )
             prefix += done[hole].text + between[hole]

@@ -73,6 +73,8 @@ class FillRequest:
     max_denoising_steps: int | None = None
     """Most denoising steps of a canvas. 0 disables drafts: a verified fill then decodes token by token."""
     entropy_bound: float | None = None
+    denoise: bool = False
+    """Denoise canvases instead of writing causally, also with a checkpoint that was not trained for it."""
     verify: bool | None = None
     drafting: Drafting | None = None
     renoise: bool | None = None
@@ -104,6 +106,13 @@ class Doubt:
     """The model's own token."""
 
 
+DraftedBy = Literal["copies", "similar line", "drafter", "canvas", "line below", "judge"]
+"""Who proposes tokens of a verified fill: copies from the prompt or the project, a line of the project in like
+surroundings, a drafter fed with the writer's states, a denoised canvas of the same network, or the line below the hole,
+which is read to see whether the fill ends.
+The judge may choose another text for a line when it is written."""
+
+
 @dataclass(frozen=True, slots=True)
 class DraftToken:
     """One canvas position of a hole, for watching a fill take shape."""
@@ -113,6 +122,21 @@ class DraftToken:
     """Probability of the shown token, 0 to 1."""
     settled: bool
     """True if the sampler accepted it or it was verified; otherwise it is noise and will be drawn again."""
+    drafted_by: DraftedBy | None = None
+    """Of a verified fill: who proposed it, None where the writer put it itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one pass of a verified fill checked, and what came of it."""
+
+    drafted: tuple[str, ...] = ()
+    """The text of each proposed token that the pass read; empty where nothing was proposed."""
+    drafted_by: DraftedBy | None = None
+    accepted: int = 0
+    """With so many of them the writer agreed, from the first on."""
+    written: int = 0
+    """Tokens that the pass added to `Draft.tokens`: the accepted ones, and mostly one more of the writer's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +156,8 @@ class Draft:
     """Mean log-probability per token of the holes' text, in nats; of a line that was judged, the log-probability that
     it is right, shared out among as many tokens as a line usually has (`judge`). Higher is more certain."""
     tokens: tuple[tuple[DraftToken, ...], ...] = ()
+    check: Check | None = None
+    """What the latest pass checked; nothing where it was none of the writer's, None where the fill is denoised."""
     revised: int = 0
     """How often a token that had been placed was replaced by another."""
     candidates: tuple[Candidate, ...] = ()

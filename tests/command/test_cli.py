@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from dgemma_lsp.command import check, cli, fill
 from dgemma_lsp.command.cli import app
-from dgemma_lsp.command.fill import END_SIGN, canvas_text
+from dgemma_lsp.command.fill import END_SIGN, view_of
 from dgemma_lsp.documents.documents import ParsedSnapshot
 from dgemma_lsp.documents.edits import Edit, Snapshot, Suggestion
 from dgemma_lsp.documents.text import Text
@@ -29,7 +29,7 @@ from dgemma_lsp.pipeline.watched import Frame, TokenState
 from dgemma_model.checkpoint.selection import default_checkpoint, embedded_directory
 from dgemma_model.infill import Infiller
 from dgemma_model.network.served import ServedNetwork
-from dgemma_model.request import Draft, DraftToken, FillRequest
+from dgemma_model.request import Check, Draft, DraftToken, FillRequest
 
 HOLED = (
     "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        \n\n    def norm(self):\n        pass\n"
@@ -252,51 +252,60 @@ def test_watching_does_not_disturb_the_json(file: Path) -> None:
     assert json.loads(result.stdout)["checkpoint"] == "tiny"
 
 
-def test_watching_shows_denoising_and_ends_with_what_is_suggested(file: Path) -> None:
+def test_watching_shows_each_pass_and_ends_with_what_is_suggested(file: Path) -> None:
     options = (f"{file}:4:9", "--checkpoint", tiny_checkpoint())
     watched, suggested = invoke("fill", *options, "--watch").stdout, invoke("fill", *options).stdout
-    canvas, _, rest = watched.partition("above: denoising alone, ")
-    assert re.match(r"step \d+ · [\d.]+ ms\n", canvas) and "accepted, then noise again" in canvas
-    assert re.match(r"\d+ steps, \d+ ms · below: what is suggested,", rest)
+    passes, _, rest = watched.partition("above: how it came about · below: what is suggested")
+    assert re.match(r"pass 1 · [\d.]+ ms · (no draft|\w+ drafted \d+, \d+ accepted): ", passes)
+    assert re.search(r"\n\d+ tokens in \d+ pass(es)?, [\d.]+ a pass, \d+ ms\n", passes)
+    assert "drafted and refused" in passes and "noise" not in passes
 
     def without_times(text: str) -> list[str]:
         return [re.sub(r"\d+ ms", "", line) for line in text.splitlines() if line.strip()]
 
-    assert without_times(rest)[-len(without_times(suggested)) :] == without_times(suggested)
+    assert without_times(rest) == without_times(suggested)
 
 
-@pytest.mark.parametrize("verifies", [True, False])
-def test_what_is_suggested_by_denoising_is_denoised_once(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verifies: bool
+def test_denoising_is_shown_step_by_step(file: Path) -> None:
+    shown = invoke("fill", f"{file}:4:9", "--watch", "--denoise", "--checkpoint", tiny_checkpoint()).stdout
+    assert re.match(r"step \d+ · [\d.]+ ms\n", shown) and "accepted, then noise again" in shown
+    assert "above: how it came about" in shown
+
+
+@pytest.mark.parametrize("options", [[], ["--denoise"]])
+@pytest.mark.parametrize("watch", [[], ["--watch"]])
+def test_one_fill_is_shown_and_suggested(
+    file: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], watch: list[str]
 ) -> None:
-    asked: list[bool | None] = []
+    asked: list[bool] = []
     fill = Infiller.fill
 
     def recorded(self: Infiller, request: FillRequest) -> Iterator[Draft]:
-        asked.append(request.verify)
+        asked.append(request.denoise)
         return fill(self, request)
 
     monkeypatch.setattr(Infiller, "fill", recorded)
-    directory = write_checkpoint(tmp_path / "tiny")
-    policy = json.loads((directory / "dgemma.json").read_text())
-    (directory / "dgemma.json").write_text(json.dumps(policy | {"verify": verifies}))
-    shown = invoke("fill", f"{file}:4:9", "--watch", "--checkpoint", directory)
+    shown = invoke("fill", f"{file}:4:9", *watch, *options, "--checkpoint", tiny_checkpoint())
     assert shown.exit_code == 0
-    assert asked == ([False, None] if verifies else [False])
-    assert ("below: what is suggested" in shown.stdout) == verifies
+    assert asked == [bool(options)]
 
 
-def test_a_canvas_tells_what_became_of_a_token_and_how_certain_it_is() -> None:
-    states, certainties = list(TokenState), [0.1, 0.9]
+@pytest.mark.parametrize("check", [None, Check(("x", "y"), "copies", 1, 2)])
+def test_the_view_tells_what_became_of_a_token_and_how_certain_it_is(check: Check | None) -> None:
+    states, certainties = list(TokenState)[4:] if check is None else list(TokenState)[:4], [0.1, 0.9]
     tokens = tuple(DraftToken(f"{state.value}\n", certainty, True) for state in states for certainty in certainties)
-    frame = Frame(
-        3, 12.34, False, (*tokens, DraftToken("", 1.0, True)), (*(s for s in states for _ in "12"), states[0])
+    end = DraftToken("", 1.0, True)
+    frame = Frame(3, 12.34, False, (*tokens, end), (*(s for s in states for _ in "12"), states[0]), check, len(tokens))
+    shown = view_of([frame], "x = 1\n    y = ")
+    first = (
+        "step 3 · 12.3 ms\n"
+        if check is None
+        else (f"pass 3 · 12.3 ms · copies drafted 2, 1 accepted: {END_SIGN}\n2 tokens in 3 passes, 0.7 a pass, 12 ms\n")
     )
-    shown = canvas_text(frame, "x = 1\n    y = ")
-    assert shown.plain.startswith("step 3 · 12.3 ms\n    y = accepted⏎\naccepted⏎\nrevised⏎\n")
-    assert f"noise⏎\n{END_SIGN}\n" in shown.plain
-    styles = [span.style for span in shown.spans[2 : 2 + len(tokens)]]
-    assert len(set(styles)) == len(tokens), "each state, and each certainty, looks different"
+    assert shown.plain.startswith(f"{first}    y = {states[0].value}⏎\n{states[0].value}⏎\n{states[1].value}⏎\n")
+    assert f"{states[-1].value}⏎\n{END_SIGN}\n" in shown.plain
+    coloured = [span.style for span in shown.spans if "⏎" in shown.plain[span.start : span.end]]
+    assert len(coloured) == len(set(coloured)) == len(tokens), "each state, and each certainty, looks different"
 
 
 def test_steps_and_budget_are_the_users(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

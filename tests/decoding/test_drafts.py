@@ -27,7 +27,7 @@ from dgemma_model.network.contract import DrafterNetwork
 from dgemma_model.network.int8 import Int8Weights
 from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.network.state_drafter_served import ServedStateDrafter, served_weights
-from dgemma_model.request import Draft, Excerpt, FillRequest
+from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest
 
 PIECES = [
     "def add(a, b):\n    return ",
@@ -235,3 +235,69 @@ def test_a_pass_checks_what_is_worth_its_cost(likely: list[float], count: int) -
 
 def test_the_rate_is_of_tokens_by_cost() -> None:
     assert worthwhile([1.0, 0.5], 0.1) == (2, pytest.approx(2.5 / 1.1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(excerpt=excerpts, seed=st.integers(0, 2**16), share_wrong=st.floats(0.0, 1.0), limit=st.integers(1, 24))
+def test_each_pass_says_what_was_drafted_and_what_became_of_it(
+    excerpt: Excerpt, seed: int, share_wrong: float, limit: int
+) -> None:
+    alone = last(with_drafter(None), excerpt, drafting="none", max_tokens=limit)
+    hostile = Hostile(writer().tokenizer.encode(excerpt.prefix + alone.text), random.Random(seed), share_wrong)
+    request = FillRequest(excerpt, drafting="both", max_tokens=limit)
+    shown: tuple[DraftToken, ...] = ()
+    for draft in with_drafter(hostile).fill(request):
+        check, tokens = draft.check, draft.tokens[0]
+        if draft.step and not draft.done:
+            assert check is not None
+            shown = shown if len(tokens) > check.written else ()  # a text that repeats the suffix is written anew
+            assert tokens[: len(shown)] == shown
+            new = tokens[len(shown) :]
+            assert len(new) == check.written <= len(check.drafted) + 1
+            assert (check.drafted_by is None) == (check.drafted == ())
+            assert 0 <= check.accepted <= len(check.drafted)
+            by = [token.drafted_by for token in new]
+            accepted = sum(one is not None for one in by)
+            assert by == [check.drafted_by] * accepted + [None] * (len(new) - accepted)
+            assert accepted <= check.accepted and len(new) - accepted <= 1
+            shown = tokens
+
+
+def test_who_drafted_is_told() -> None:
+    excerpt = Excerpt("def add(a, b):\n    return ", "\n")
+    last(with_drafter(listener := Listens()), excerpt, drafting="denoised", max_tokens=40)
+    request = FillRequest(excerpt, drafting="denoised", max_tokens=40)
+    checks = [draft.check for draft in with_drafter(Knows(listener.heard)).fill(request) if draft.check is not None]
+    assert max(check.accepted for check in checks) == 7
+    assert {check.drafted_by for check in checks} == {None, "drafter"}
+
+
+# ------------------------------------------- a writer that never learnt to denoise
+
+
+@pytest.mark.parametrize("one_line", [False, True])
+def test_a_writer_denoises_where_it_is_asked_to(one_line: bool) -> None:
+    request = FillRequest(Excerpt("total = ", "\n"), denoise=True, max_denoising_steps=3, one_line=one_line)
+    drafts = list(with_drafter(None).fill(request))
+    assert drafts[-1].done and all(draft.check is None for draft in drafts)
+    assert any(not token.settled for draft in drafts for token in draft.tokens[0])
+    assert not (one_line and "\n" in drafts[-1].text)
+
+
+def test_several_holes_of_a_writer_in_one_canvas() -> None:
+    excerpt = Excerpt("a = ", "\n", ("\nb = ", "\nc = "))
+    knobs: dict[str, Any] = {"max_denoising_steps": 2, "one_line": True, "max_tokens": 16, "together": True}
+    drafts = list(with_drafter(None).fill(FillRequest(excerpt, denoise=True, **knobs)))
+    assert drafts[-1].done and len(drafts[-1].texts) == 3
+    first = next(draft for draft in drafts if draft.step == 1)
+    assert all(first.tokens), "the first pass is over all the holes"
+    alone = list(with_drafter(None).fill(FillRequest(excerpt, **knobs)))  # whoever does not ask for it
+    first = next(draft for draft in alone if draft.step == 1)
+    assert first.tokens[1:] == ((), ()), "one after the other"
+
+
+def test_a_text_is_repaired_by_a_writer_that_denoises() -> None:
+    excerpt, start = Excerpt("total = ", "\n"), "x + y"
+    kept = last(with_drafter(None), excerpt, denoise=True, start=(start,), noise_level=0.0, max_denoising_steps=1)
+    fresh = last(with_drafter(None), excerpt, denoise=True, start=(start,), noise_level=1.0, max_denoising_steps=1)
+    assert kept.text != fresh.text

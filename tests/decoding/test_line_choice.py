@@ -15,7 +15,7 @@ from dgemma_model.decoding import line_choice, verified
 from dgemma_model.decoding.causal import LikelyTexts, fill_log_probabilities
 from dgemma_model.infill import Infiller
 from dgemma_model.project.judge import FIGURES, Judge
-from dgemma_model.request import Draft, Excerpt, FillRequest
+from dgemma_model.request import Draft, DraftedBy, Excerpt, FillRequest
 
 EXCERPTS = [
     Excerpt("", ""),
@@ -80,8 +80,8 @@ def test_no_text_beside_a_line_changes_what_is_written(number: int, cuts: list[i
 def test_a_line_that_stands_beside_is_written_in_one_pass(excerpt: Excerpt, monkeypatch: pytest.MonkeyPatch) -> None:
     ids, take = list[int](), verified.CausalText.take
 
-    def watched(text: verified.CausalText, logits: torch.Tensor, drafted: list[int]) -> int:
-        agreed = take(text, logits, drafted)
+    def watched(text: verified.CausalText, logits: torch.Tensor, drafted: list[int], by: DraftedBy) -> int:
+        agreed = take(text, logits, drafted, by)
         ids[:] = text.ids
         return agreed
 
@@ -92,6 +92,7 @@ def test_a_line_that_stands_beside_is_written_in_one_pass(excerpt: Excerpt, monk
     monkeypatch.setattr(LikelyTexts, "row", lambda likely, text: row if text == alone.text else [1])
     draft, *_ = written(excerpt, ["no such thing", alone.text])
     assert (draft.text, draft.step) == (alone.text, 1)
+    assert not row or (draft.check is not None and draft.check.drafted_by == "similar line")
 
 
 def test_a_text_that_cannot_be_right_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

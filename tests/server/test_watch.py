@@ -6,10 +6,10 @@ import sys
 from typing import Any
 
 import pytest
-from wire import Wire, inline
+from wire import Wire, inline, insertion
 
 from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState
-from dgemma_model.request import Draft, DraftToken
+from dgemma_model.request import Check, Draft, DraftToken
 
 URI = "file:///project/module.py"
 INLINE = "textDocument/inlineCompletion"
@@ -51,6 +51,11 @@ def test_a_token_that_was_accepted_and_is_another_one_is_revised_for_good() -> N
     assert framed("A", "B", "b", "B", "A") == [["accepted"], ["revised"], ["renoised"], ["revised"], ["revised"]]
 
 
+def test_a_pass_that_writes_what_stands_before_the_cursor_is_shown() -> None:
+    check = Check((" ",), "copies", 1, 0)
+    assert written(Draft(("",), 0, tokens=((),)), Draft(("",), 1, tokens=((),), check=check)) == [("|", check)]
+
+
 def test_a_canvas_may_grow_and_drafts_without_one_are_left_out() -> None:
     seen: list[Frame] = []
     frames = Frames(seen.append)
@@ -81,6 +86,69 @@ def test_what_stands_before_the_cursor_already_is_not_shown_again() -> None:
     assert shown("x ", "y", " ", "y") == [("y", "accepted")]
 
 
+def written(*drafts: Draft) -> list[tuple[str, Check | None]]:
+    """Frames of a fill that is written: each token as its state's first letter and its text, those of the pass after
+    a bar."""
+    seen: list[Frame] = []
+    frames = Frames(seen.append)
+    for draft in drafts:
+        frames.see(draft)
+    found = []
+    for frame in seen:
+        said = [f"{state.value[0]}:{token.text}" for token, state in zip(frame.tokens, frame.states, strict=True)]
+        found.append((" ".join([*said[: frame.new], "|", *said[frame.new :]]), frame.check))
+    return found
+
+
+def test_a_pass_shows_what_was_drafted_what_was_accepted_and_what_came_instead() -> None:
+    tokens = (
+        DraftToken("a", 0.9, True),
+        DraftToken("=", 0.9, True, "copies"),
+        DraftToken("b", 0.9, True, "copies"),
+        DraftToken("+", 0.9, True),
+        DraftToken(")\n", 0.9, True),
+    )
+    first, second, third = (
+        Check((), None, 0, 1),
+        Check(("=", "b", "c", "d"), "copies", 2, 3),
+        Check(("c",), "drafter", 0, 1),
+    )
+    drafts = [
+        Draft(("a",), 1, tokens=(tokens[:1],), check=first),
+        Draft(("a=b+",), 2, tokens=(tokens[:4],), check=second),
+        Draft(("a=b+)",), 3, tokens=(tokens,), complete=True, check=third),
+        Draft(("a=b+)",), 3, tokens=(tokens,), complete=True, done=True, check=third),
+    ]
+    assert written(*drafts) == [
+        ("| w:a", first),
+        ("w:a | d:= d:b r:c r:d w:+", second),
+        ("w:a d:= d:b w:+ | r:c w:) w:", third),
+        ("w:a d:= d:b w:+ w:) | w:", None),
+    ]
+
+
+def test_a_pass_whose_drafts_are_all_accepted_refuses_nothing() -> None:
+    tokens = (DraftToken("a", 0.9, True, "drafter"), DraftToken("b", 0.9, True, "drafter"))
+    check = Check(("a", "b"), "drafter", 2, 2)
+    assert written(Draft(("ab",), 1, tokens=(tokens,), check=check)) == [("| d:a d:b", check)]
+
+
+def test_where_the_writer_ends_the_text_what_was_drafted_is_refused() -> None:
+    tokens, check = (DraftToken("a", 0.9, True),), Check(("b",), "copies", 0, 0)
+    drafts = [
+        Draft(("a",), 1, tokens=(tokens,), check=Check(written=1)),
+        Draft(("a",), 2, tokens=(tokens,), complete=True, check=check),
+    ]
+    assert written(*drafts)[1] == ("w:a | r:b w:", check)
+
+
+def test_what_the_judge_chose_and_a_draft_on_its_way_are_told_apart() -> None:
+    chosen = (DraftToken("else", 0.4, True, "judge"),)
+    assert written(Draft(("else",), 4, tokens=(chosen,), complete=True, check=Check()))[0][0] == "c:else | w:"
+    on_its_way = (DraftToken("a", 0.9, True), DraftToken("b", 0.2, False))
+    assert written(Draft(("a",), 2, tokens=(on_its_way,), check=Check()))[0][0] == "w:a n:b |"
+
+
 def test_the_time_that_showing_takes_is_not_the_steps() -> None:
     now = [0.0]
 
@@ -107,14 +175,16 @@ def test_each_step_reaches_who_asked(own_wire: Wire) -> None:
         [{"text": "value", "confidence": 0.667, "state": "noise"}],
         [{"text": "value", "confidence": 1.0, "state": "accepted"}],
     ]
-    assert own_wire.request("test/verify", {}) is False, "it shows denoising, not the check of drafts"
+    watched = own_wire.request("test/asked", {})
+    own_wire.change(URI, 2, insertion(0, len(SECRET), "x"))
+    own_wire.request(INLINE, inline(URI, 0, len(SECRET) + 1))
+    assert watched == own_wire.request("test/asked", {}) != "", "it is asked for what is suggested"
 
 
 def test_who_does_not_ask_gets_nothing(own_wire: Wire) -> None:
     own_wire.open(URI, SECRET)
     assert own_wire.request(INLINE, inline(URI, 0, len(SECRET)))
     assert canvases(own_wire) == []
-    assert own_wire.request("test/verify", {}) is None
 
 
 def test_typing_goes_first(own_wire: Wire) -> None:
@@ -194,19 +264,23 @@ def test_others_are_not_told(own_wire: Wire) -> None:
     assert not [found for found in own_wire._waiting if found.get("method") == "dgemma/outcome"]
 
 
-def test_the_embedded_checkpoint_denoises() -> None:
-    with Wire(sys.executable, "-P", "-m", "dgemma_lsp") as wire:
+def test_what_is_watched_is_what_is_suggested() -> None:
+    with Wire(sys.executable, "-P", "-m", "dgemma_lsp", "--checkpoint", "embedded") as wire:
         wire.initialize()
         wire.wait_until_loaded()
-        text = "def area(width, height):\n    "
+        text = "def area(width, height):\n    return width * height\n\n\ndef perimeter(width, height):\n    \n"
         wire.open(URI, text)
-        params = place(character=4) | {"position": {"line": 1, "character": 4}}
+        params = place() | {"position": {"line": 5, "character": 4}}
         answer = wire.request(WATCH, params)
         shown = canvases(wire)
-    assert answer.keys() in ({"text"}, {"reason"})
-    steps = [one["step"] for one in shown]
-    assert steps and steps == sorted(steps)
-    assert [one["done"] for one in shown] == [False] * (len(shown) - 1) + [True]
+        suggested = wire.request(INLINE, inline(URI, 5, 4, kind=1))
+    assert [answer["text"]] == [item["insertText"] for item in suggested[:1]]
+    assert [one["done"] for one in shown[:-1]] == [False] * (len(shown) - 1)
+    checks = [one["check"] for one in shown if "check" in one]
+    assert checks and all(0 <= check["accepted"] <= check["drafted"] for check in checks)
+    assert all((check["by"] is None) == (check["drafted"] == 0) for check in checks)
     states = {token["state"] for one in shown for token in one["tokens"]}
-    assert "accepted" in states and states <= {state.value for state in TokenState}
+    assert states <= {"drafted", "written", "refused", "chosen"}
+    last = "".join(token["text"] for token in shown[-1]["tokens"] if token["state"] != "refused")
+    assert last.startswith(answer["text"])
     assert all(0.0 <= token["confidence"] <= 1.0 for one in shown for token in one["tokens"])

@@ -13,6 +13,10 @@ from users_store import USERS_STORE
 from dgemma_model.checkpoint import catalogue, store
 from dgemma_model.infill import Infiller
 
+ALIKE = "def area(width, height):\n    return width * height\n\n\n"
+ALIKE += "def perimeter(width, height):\n    \n\nprint(area(2, 3))\n"
+"""A file with a function that begins like the one above it; the text is wanted at line 6, column 5."""
+
 
 def default_weights() -> Path:
     """The default checkpoint's file. If it is missing, the test fails in CI and is skipped on other machines."""

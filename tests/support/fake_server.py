@@ -4,9 +4,9 @@ who says DGEMMA_TOKEN.
 Custom requests, for tests only: `test/text` reads a document back, `test/say` sets the model's text (a list is one
 for each seed), or its `script` (what it says after which texts, and otherwise nothing), and holds it at each step,
 `test/reached` answers when the model waits at a held step, `test/release` lets it go on, `test/counts` says how many
-fills began and how many steps were taken, `test/seen` what the model was shown last, `test/verify` whether it was to
-verify. The environment variable FAKE_LOAD makes loading `fail`, or `wait` at 25 % for `test/release`; FAKE_BETTER names
-a better checkpoint; with FAKE_AHEAD the server thinks ahead, as it really does; FAKE_PROMPT says
+fills began and how many steps were taken, `test/seen` what the model was shown last, `test/asked` the latest request
+but for its texts. The environment variable FAKE_LOAD makes loading `fail`, or `wait` at 25 % for `test/release`;
+FAKE_BETTER names a better checkpoint; with FAKE_AHEAD the server thinks ahead, as it really does; FAKE_PROMPT says
 how many tokens the model reads; with FAKE_PROJECT it makes use of the project's text; whatever is below the folder
 FAKE_STUCK never answers.
 """
@@ -19,6 +19,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from dgemma_lsp.documents import verdicts, workspace
@@ -47,7 +48,7 @@ class FakeInfiller:
         self.fails = False
         self.seen = Excerpt("", "")
         self.seen_project_text: tuple[str, ...] = ()
-        self.seen_verify: bool | None = None
+        self.asked = ""
         self.fills_begun = 0
         self.steps_taken = 0
         self._held = False
@@ -57,7 +58,7 @@ class FakeInfiller:
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         self.fills_begun += 1
-        self.seen, self.seen_verify = request.excerpt, request.verify
+        self.seen, self.asked = request.excerpt, repr(replace(request, excerpt=Excerpt("", ""), project_text=()))
         self.seen_project_text = request.project_text
         print("a library prints to standard output")
         os.write(1, b"and so does one written in C\n")
@@ -166,9 +167,9 @@ def main() -> NoReturn:
         seen = infiller.seen
         return {"prefix": seen.prefix, "suffix": seen.suffix, "project_text": infiller.seen_project_text}
 
-    @server.feature("test/verify")
-    def verify(params: Any) -> bool | None:
-        return infiller.seen_verify
+    @server.feature("test/asked")
+    def asked(params: Any) -> str:
+        return infiller.asked
 
     dgemma_server.log_to_stderr()
     if sys.argv[1:2] == ["--tcp"]:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
-from default_writer import default_infiller, default_weights
+from default_writer import ALIKE, default_infiller, default_weights
+from rich.console import Console
 from torch import Tensor
 from users_store import USERS_STORE
 from wire import Wire, inline
 
+from dgemma_lsp.command.fill import parsed_at, view_of
+from dgemma_lsp.documents.edits import Suggestion
+from dgemma_lsp.pipeline.suggest import suggest
+from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, Watched, before_cursor
+from dgemma_lsp.settings import Settings
 from dgemma_model.checkpoint import catalogue
 from dgemma_model.network.cache import Cache
 from dgemma_model.prompt.fim import ENDS
 from dgemma_model.request import Draft, Excerpt, FillRequest
+
+PICTURES = Path(__file__).parents[2] / ".cache" / "pictures"
+KEPT = (TokenState.DRAFTED, TokenState.WRITTEN)
 
 FILLS = [
     ("python", "def area(width, height):\n    return ", "\n", "width * height"),
@@ -52,6 +64,25 @@ def test_lines_in_several_languages(language: str, prefix: str, suffix: str, exp
 def test_a_fill_ends_before_the_rest_of_its_line(prefix: str, suffix: str, expected: str) -> None:
     draft = last(prefix, suffix, one_line=True)
     assert draft.complete and draft.text.strip("\"'") == expected.strip("\"'")
+
+
+def test_a_terminal_shows_how_a_suggestion_comes_about(tmp_path: Path) -> None:
+    (tmp_path / "shapes.py").write_text(ALIKE)
+    parsed = parsed_at(f"{tmp_path}/shapes.py:6:5")
+    before, seen = before_cursor(parsed.snapshot), list[Frame]()
+    watched = Watched(default_infiller(), Frames(seen.append, before).see)
+    *_, answer = suggest(parsed, watched, Settings(), invoked=True)
+    console = Console(record=True, force_terminal=True, width=92, file=StringIO())
+    console.print(view_of(seen, before), end="")
+    drawn = console.export_svg(title="dgemma-lsp fill shapes.py:6:5 --watch", clear=False, unique_id="watching")
+    PICTURES.mkdir(parents=True, exist_ok=True)  # of fonts that readers have
+    (PICTURES / "watching-terminal.svg").write_text(re.sub(r"@font-face {.*?}", "", drawn, flags=re.DOTALL), "utf-8")
+    said = console.export_text()
+    assert isinstance(answer, Suggestion) and answer.edit.new_text == "return 2 * (width + height)"
+    assert re.search(r"pass 1 · [\d.]+ ms · copies drafted [1-9]\d*, 1 accepted: return width", said)
+    assert re.search(r"pass 2 · [\d.]+ ms · ", said) and "line below drafted" in said
+    final = "".join(token.text for token, state in zip(seen[-1].tokens, seen[-1].states, strict=True) if state in KEPT)
+    assert final.startswith(answer.edit.new_text)
 
 
 def test_what_the_suffix_has_is_not_written_again() -> None:

@@ -23,9 +23,10 @@ export interface Outcome {
   readonly reason?: string | undefined;
 }
 
-export type TokenState = 'accepted' | 'revised' | 'renoised' | 'noise';
+/** The first four are of a fill that is written, the others of a canvas. */
+export type TokenState = 'drafted' | 'written' | 'refused' | 'chosen' | 'accepted' | 'revised' | 'renoised' | 'noise';
 
-/** One position of the canvas. */
+/** One token that is written, or refused, or one position of a canvas. */
 export interface CanvasToken {
   readonly text: string;
   /** The probability of the token shown, 0 to 1. */
@@ -33,15 +34,27 @@ export interface CanvasToken {
   readonly state: TokenState;
 }
 
-/** The notification `dgemma/canvas`: the canvas after one step of the fill that `dgemma/watch` asked for. */
+/** What one pass of the writer checked. */
+export interface Check {
+  /** Who drafted; absent where nobody did. */
+  readonly by?: string | null;
+  /** How many tokens were proposed, how many of them the writer would write, and how many it wrote in all. */
+  readonly drafted: number;
+  readonly accepted: number;
+  readonly written: number;
+}
+
+/** The notification `dgemma/canvas`: the fill that `dgemma/watch` asked for, after one pass. */
 export interface Canvas {
   /** The caller's number for the fill. */
   readonly watch: number;
   readonly step: number;
-  /** What this step took. */
+  /** What this pass took. */
   readonly ms: number;
   readonly done: boolean;
   readonly tokens: readonly CanvasToken[];
+  /** Absent where the fill is denoised, and where it is shown again. */
+  readonly check?: Check;
 }
 
 /** The answer to `dgemma/watch`. */

@@ -65,7 +65,7 @@ export class StatusItem implements vscode.Disposable {
       ...(better === undefined ? [] : [[`$(cloud-download) Get ${better}: ${offer}`, 'dgemma.getCheckpoint', better] as [string, string, string]]),
       this.paused ? ['$(play) Resume suggestions', 'dgemma.resume'] : ['$(debug-pause) Pause suggestions', 'dgemma.pause'],
       ['$(question) Why is nothing suggested?', 'dgemma.why'],
-      ['$(eye) Watch it denoise', 'dgemma.watch'],
+      ['$(eye) Watch it fill', 'dgemma.watch'],
       ['$(output) Open log', 'dgemma.log'],
       ['$(package) Choose checkpoint', 'dgemma.chooseCheckpoint'],
       ['$(settings-gear) Settings', 'dgemma.settings'],

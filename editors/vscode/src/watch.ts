@@ -1,4 +1,4 @@
-/** A view beside the editor that shows the canvas of a fill at the cursor, step by step. */
+/** A view beside the editor that shows how the suggestion at the cursor comes about, pass by pass. */
 import * as vscode from 'vscode';
 import { atCursor } from './commands';
 import { CANVAS, WATCH, type Canvas, type Watched } from './protocol';
@@ -45,7 +45,7 @@ class WatchView {
     const media = vscode.Uri.joinPath(extension, 'dist');
     const place = { viewColumn: vscode.ViewColumn.Beside, preserveFocus: true };
     const options = { enableScripts: true, localResourceRoots: [media], retainContextWhenHidden: true };
-    this.panel = vscode.window.createWebviewPanel('dgemma.watch', 'dgemma: denoising', place, options);
+    this.panel = vscode.window.createWebviewPanel('dgemma.watch', 'dgemma: filling', place, options);
     this.panel.webview.html = page(this.panel.webview, media);
     this.subscriptions = [
       this.panel.webview.onDidReceiveMessage(() => this.later(0)), // "again"
@@ -127,7 +127,7 @@ function page(webview: vscode.Webview, media: vscode.Uri): string {
   <meta charset="utf-8">
   <meta http-equiv="Content-Security-Policy" content="${policy}">
   <link rel="stylesheet" href="${style}">
-  <title>Denoising</title>
+  <title>Filling</title>
 </head>
 <body>
   <header><span id="place"></span><span id="counts"></span></header>
@@ -139,13 +139,16 @@ function page(webview: vscode.Webview, media: vscode.Uri): string {
       <button id="play" title="Play or pause">Pause</button>
       <input id="step" type="range" min="0" max="0" value="0" aria-label="Step">
     </div>
-    <p class="legend">
+    <p class="legend written-only">
+      <span class="drafted">drafted and accepted</span> <span class="refused">drafted and refused</span>
+      <span class="written">the writer's own</span> <span class="chosen">chosen instead</span>
+      the fainter, the less certain; ▪ is the end of the text
+    </p>
+    <p class="legend canvas-only">
       <span class="accepted">accepted</span> <span class="revised">accepted, then revised</span>
       <span class="renoised">accepted, then noise again</span> <span class="noise">noise</span>
       the fainter, the less certain; ▪ is the end of the text
     </p>
-    <p class="legend">This is a plain denoising of what would be filled at the cursor. The suggestions in the editor come from the same
-      network, read token by token with its drafts, and may differ.</p>
   </footer>
   <script src="${script}"></script>
 </body>

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dgemma_model.decoding.plan import FillPlan
 from dgemma_model.decoding.prompt_cache import CachedPrompt, OpenPrompt, TokenTree
-from dgemma_model.request import Candidate, Draft, DraftToken
+from dgemma_model.request import Candidate, Check, Draft, DraftToken
 
 
 @torch.inference_mode()
@@ -104,4 +104,5 @@ def ranked(opened: OpenPrompt, plan: FillPlan, draft: Draft, others: Sequence[st
         return draft
     score = float(read[best].mean())
     shown = (DraftToken(texts[best], math.exp(score), settled=True),)
-    return replace(draft, texts=(texts[best],), complete=True, score=score, tokens=(shown,))
+    check = None if draft.check is None else Check()
+    return replace(draft, texts=(texts[best],), complete=True, score=score, tokens=(shown,), check=check)

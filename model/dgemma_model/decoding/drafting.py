@@ -19,7 +19,7 @@ from dgemma_model.decoding.prompt_cache import OpenPrompt
 from dgemma_model.decoding.sampler import Sampling, denoise
 from dgemma_model.network.contract import DrafterNetwork
 from dgemma_model.project.copy_model import PromptCopies
-from dgemma_model.request import DraftToken
+from dgemma_model.request import DraftedBy, DraftToken
 
 GOOD_RATE = 1.4
 """Tokens that a pass is expected to write with what is at hand, by its cost, from which no further draft is made."""
@@ -61,6 +61,10 @@ class TextSoFar(Protocol):
 class Drafter(Protocol):
     """Proposes what may come next in a fill."""
 
+    @property
+    def name(self) -> DraftedBy:
+        """Who it is to those who watch."""
+
     def at_hand(self) -> Proposal:
         """The proposal that it has now, without a pass; without ids if it has none."""
 
@@ -75,6 +79,8 @@ class Drafter(Protocol):
 
 class CopyDrafter:
     """Proposes what followed the same tokens in the prompt or the project ("prompt lookup")."""
+
+    name: DraftedBy = "copies"
 
     def __init__(self, copies: PromptCopies) -> None:
         """`copies` follow what is written by themselves."""
@@ -105,6 +111,7 @@ class CanvasDrafter:
     opened: OpenPrompt
     sampling: Sampling
     draft_steps: int
+    name: DraftedBy = "canvas"
     _left: tuple[int, ...] = ()
     _likely: tuple[float, ...] = ()
     _pays: bool = True
@@ -161,6 +168,7 @@ class StateDrafts:
 
     network: DrafterNetwork
     opened: OpenPrompt
+    name: DraftedBy = "drafter"
     _drafted: Proposal | None = None
 
     def at_hand(self) -> Proposal:

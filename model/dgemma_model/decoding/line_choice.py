@@ -18,7 +18,7 @@ from dgemma_model.project.judge import Judge, ScoredText
 from dgemma_model.project.similar_lines import SimilarLine, similar_lines
 from dgemma_model.project.text_index import IndexedText
 from dgemma_model.project.texts_between import TextBetween, occurrences, texts_between
-from dgemma_model.request import Candidate, Draft, DraftToken, Excerpt
+from dgemma_model.request import Candidate, Check, Draft, DraftToken, Excerpt
 
 SIMILAR_LINES, TEXTS_BETWEEN = 4, 2
 """How many similar lines, and how many texts between the same words, are considered."""
@@ -126,8 +126,9 @@ def judged(draft: Draft, options: Sequence[ScoredText], judge: Judge, plan: Fill
         found = tuple(Candidate(each.text, each.log_probability) for each in ordered[: plan.candidates])
         draft = replace(draft, candidates=found)
     if best.text != draft.text:
-        shown = (DraftToken(best.text, math.exp(best.log_probability / best.tokens), settled=True),)
-        draft = replace(draft, texts=(best.text,), complete=True, tokens=(shown,))
+        confidence = math.exp(best.log_probability / best.tokens)
+        shown = (DraftToken(best.text, confidence, settled=True, drafted_by="judge"),)
+        draft = replace(draft, texts=(best.text,), complete=True, tokens=(shown,), check=Check())
     return replace(draft, score=judge.score(best))
 
 
@@ -166,7 +167,7 @@ class LineChoice:
         The prompt is cached all but perhaps its last token."""
         alone, step = list[str](), draft.step
         for passes, texts in self._alone():
-            alone, draft = texts, replace(draft, step=step + passes)
+            alone, draft = texts, replace(draft, step=step + passes, check=Check())
             yield draft
         options = self._options([draft.text, *others], alone)
         yield judged(draft, options, self._judge, self._plan, knows_project=self._knows_project)

@@ -56,20 +56,21 @@ def plan_for(
     """The plan for a request, which overrides the policy. `ends_holes` is that of the checkpoint's `PromptFormat`;
     `has_drafter` says that a network of its own drafts."""
     steps, holes = request.max_denoising_steps, request.excerpt.hole_count
-    together = policy.denoises and (policy.together if request.together is None else request.together)
-    verify = policy.verify if request.verify is None else request.verify
-    start = request.start if policy.denoises else None  # otherwise it is written anew
+    denoises = policy.denoises or request.denoise
+    together = denoises and (policy.together if request.together is None else request.together)
+    verify = not request.denoise and (policy.verify if request.verify is None else request.verify)
+    start = request.start if denoises else None  # otherwise it is written anew
     way: Way
     if not ends_holes:
         way = "by_width"
     elif holes > 1 and not together:
         way = "one_by_one"
-    elif holes == 1 and ((verify and start is None) or not policy.denoises):
+    elif holes == 1 and ((verify and start is None) or not denoises):
         way = "verified"
     else:
         way = "denoised"
     drafting: Drafting = policy.drafting if request.drafting is None else request.drafting
-    if not policy.denoises and not has_drafter and drafting in ("denoised", "both"):
+    if not denoises and not has_drafter and drafting in ("denoised", "both"):
         drafting = "copied"
     copy_weight = policy.copy_weight if request.copy_weight is None else request.copy_weight
     if steps is not None:
@@ -89,7 +90,7 @@ def plan_for(
         copy_weight=copy_weight,
         reads_project=copy_weight > 0 or (policy.reads_project and request.copy_weight is None),
         ends_by_rules=policy.ends_by_rules,
-        denoises=policy.denoises,
+        denoises=denoises,
         renoise=policy.renoise if request.renoise is None else request.renoise,
         sampler=sampler,
         seed=request.seed,

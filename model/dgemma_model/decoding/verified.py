@@ -28,7 +28,7 @@ from dgemma_model.decoding.prompt_cache import OpenPrompt, common_length
 from dgemma_model.decoding.stopping import is_looping
 from dgemma_model.network.threads import THREADS
 from dgemma_model.project.copy_model import CopyModel
-from dgemma_model.request import Draft, DraftToken
+from dgemma_model.request import Check, Draft, DraftedBy, DraftToken
 
 
 @torch.inference_mode()
@@ -99,22 +99,23 @@ def _written(
                 for drafter in drafters:
                     for tokens in drafter.passes(text):
                         passes += 1
-                        yield replace(text.draft(passes), tokens=(text.shown + tokens,))
+                        yield replace(text.draft(passes), tokens=(text.shown + tokens,), check=Check())
                 read, by, _ = _best(drafters, text, token_cost)
         read = read[: text.room]
         before = len(text.ids)
+        drafted_by: DraftedBy = "line below" if by is None else by.name
         if beside is not None and others:
             rows = [read, *map(beside.likely.row, others)]
             logits, tree = cached.append_tree(pending, rows)
             beside.likely.learn(others, logits, tree.paths[1:])
             others = []
-            best = _agreeing(logits, tree.paths, rows, beside.likely)
-            agreed = text.take(logits[tree.paths[best]], text.worth_reading(rows[best]))
-            by = by if best == 0 else None
+            if best := _agreeing(logits, tree.paths, rows, beside.likely):
+                read, by, drafted_by = text.worth_reading(rows[best]), None, "similar line"
+            logits = logits[tree.paths[best][: len(read) + 1]]
         else:
             logits = cached.append([*pending, *read], last=len(read) + 1)
-            agreed = text.take(logits, read)
         passes += 1
+        agreed = text.take(logits, read, drafted_by)
         for drafter in drafters:
             drafter.checked(len(text.ids) - before, agreed if drafter is by else None)
         kept = common_length(cached.ids[len(prompt.ids) :], text.ids[:-1])
@@ -194,6 +195,8 @@ class CausalText:
         """The tokens that must be read after the text before the probe is asked again whether it ends."""
         self.first: int | None = None
         """The first token that was not forced."""
+        self.check = Check()
+        """What the latest pass checked."""
         self._said = list[tuple[int, float]]()
         """Of each token that was not forced: where it ends, in bytes, and its log-probability."""
         self._ended = False
@@ -224,12 +227,20 @@ class CausalText:
             within = min(within, next(ends, within))
         return list(ids[:within])
 
-    def take(self, logits: Tensor, drafted: list[int]) -> int:
+    def take(self, logits: Tensor, drafted: list[int], by: DraftedBy) -> int:
         """Write the next token, and further ones as long as the draft agrees; returns how many tokens it agreed on.
         Nothing is written after a place where the probe ends the text, or where it must read first.
 
-        `logits` [len(drafted) + 1, V] are those after the last written token and after each drafted one.
+        `logits` [len(drafted) + 1, V] are those after the last written token and after each token that `by` drafted.
         """
+        shown = len(self.shown)
+        agreed, accepted = self._take(logits, drafted, by)
+        texts = tuple(self._tokenizer.decode([token]) for token in drafted)
+        self.check = Check(texts, by if drafted else None, accepted, len(self.shown) - shown)
+        return agreed
+
+    def _take(self, logits: Tensor, drafted: list[int], by: DraftedBy) -> tuple[int, int]:
+        """See `take`; also how many tokens of the draft were written, the last one included."""
         with THREADS.chosen(len(logits)):
             scores = logits.log_softmax(-1)
         said = scores[:, : self._tokenizer.vocab_size].cpu().numpy()  # numbers are read one by one
@@ -240,15 +251,16 @@ class CausalText:
             if self._probe is not None and self.written:
                 self._cut = self._probe.cut(self._text(), said[place:], drafted[place:])
                 if self._cut is not None:
-                    return place
+                    return place, place
             if not self.written and (self._avoided is not None or self._alternative):
                 self._forbid_beginnings(spoken)
                 likeliest[place] = int(spoken.argmax())
             token, log_probability = self._choose(spoken.item, likeliest[place], ending[place] if ending else -math.inf)
-            self._write(token, log_probability)
-            if self.is_finished or self.asked or place == len(drafted) or token != drafted[place]:
-                return place
-        return len(drafted)
+            is_drafted = place < len(drafted) and token == drafted[place]
+            self._write(token, log_probability, by if is_drafted else None)
+            if self.is_finished or self.asked or not is_drafted:
+                return place, place + is_drafted
+        return len(drafted), len(drafted)
 
     def _choose(self, spoken: Callable[[int], float], best: int, ending: float) -> tuple[int, float]:
         """The next token and its log-probability: the head's distribution, mixed with what copies suggest.
@@ -296,7 +308,7 @@ class CausalText:
     def _allowed(self) -> Sequence[int]:
         return ids_in_line(self._tokenizer, self.forced, is_indent_settled=self.is_indent_settled)
 
-    def _write(self, token: int, log_probability: float) -> None:
+    def _write(self, token: int, log_probability: float, by: DraftedBy | None) -> None:
         data = self._tokenizer.token_bytes[token]
         is_free = len(self.forced) < len(data) or not self.forced  # what was forced says nothing about the fill
         if is_free:
@@ -316,7 +328,7 @@ class CausalText:
         self._copy_model.append(token)
         if is_free:
             confidence = min(1.0, math.exp(log_probability))
-            self.shown += (DraftToken(beyond_forced.decode("utf-8", "replace"), confidence, True),)
+            self.shown += (DraftToken(beyond_forced.decode("utf-8", "replace"), confidence, True, by),)
         if is_free and self._end is not None:
             self._cut = self._end.cut(self._text())
         if is_free and self._probe is not None:
@@ -341,4 +353,5 @@ class CausalText:
             complete=self._ended or self._cut is not None or (self._one_line and self._has_newline),
             score=sum(said) / len(said) if said else -math.inf,
             tokens=(self.shown,),
+            check=self.check,
         )

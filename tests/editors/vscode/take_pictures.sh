@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 mkdir -p editors/vscode/images
-for name in quickfix preview status denoising; do
+for name in quickfix preview status watching; do
     cp ".cache/pictures/$name.png" "editors/vscode/images/$name.png"
 done
+# That of the terminal comes out of `make test`.
+cp .cache/pictures/watching-terminal.svg editors/vscode/images/watching-terminal.svg

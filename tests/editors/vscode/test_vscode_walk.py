@@ -7,6 +7,8 @@ import signal
 import time
 
 import pytest
+from default_writer import ALIKE, default_weights
+from users_store import USERS_STORE
 from vscode import REAL, Editor, Open
 
 pytestmark = pytest.mark.editors
@@ -131,31 +133,34 @@ def test_actions_of_the_real_server(window: Open) -> None:
     editor.wait(lambda: editor.text() != UNFINISHED or editor.notices(), "it is filled, or it is said why not")
 
 
-def test_the_canvas_is_shown(window: Open) -> None:
-    editor = window(REAL)
-    editor.open(UNFINISHED.replace("...", "", 1).replace("return ...", ""))
+def test_how_a_suggestion_comes_about_is_shown(window: Open) -> None:
+    default_weights()
+    editor = window(["env", f"DGEMMA_CHECKPOINTS={USERS_STORE}", *REAL], **{"dgemma.time_budget_ms": 30000})
+    editor.open(ALIKE)
     editor.wait_ready()
-    editor.select((1, 4))
+    editor.select((5, 4))
     editor.command("dgemma.watch")
-    counted = "document.querySelectorAll('#canvas .token.accepted').length"
-    editor.wait(lambda: editor.browser("evaluateInFrames", counted), "accepted tokens are shown")
-    ended = "document.querySelector('#end')?.innerText.includes('steps')"
+    counted = "document.querySelectorAll('#canvas .token.drafted, #canvas .token.written').length"
+    editor.wait(lambda: editor.browser("evaluateInFrames", counted), "what is written is shown")
+    ended = "document.querySelector('#end')?.innerText.match(/\\d+ tokens in \\d+ pass/)?.length"
     editor.wait(lambda: editor.browser("evaluateInFrames", ended), "it comes to an end")
-    steps = int(editor.browser("evaluateInFrames", "document.querySelector('#step').max"))
-    assert steps >= 1
-    # Back to the first step, where most of it is noise.
+    shown = "[...document.querySelectorAll('#canvas .token:not(.refused)')].map((token) => token.innerText).join('')"
+    written = editor.browser("evaluateInFrames", shown)
+
+    # Back to the first pass, which had a draft: the function above begins alike.
     slid = "(() => { const s = document.querySelector('#step'); if (!s) return null; s.value = 0;"
-    slid += "s.dispatchEvent(new Event('input')); return document.querySelectorAll('#canvas .token.noise').length })()"
-    noise = editor.wait(lambda: editor.browser("evaluateInFrames", slid), "the first step has noise")
-    editor.picture("denoising-first-step")
-    assert noise > 0
-    assert "ms" in editor.browser("evaluateInFrames", "document.querySelector('#counts')?.innerText")
+    slid += "s.dispatchEvent(new Event('input')); return document.querySelector('#counts').innerText })()"
+    counts = editor.wait(lambda: editor.browser("evaluateInFrames", slid), "the first pass is told of")
+    editor.picture("watching")
+    assert "pass 1" in counts and " ms " in counts and "copies drafted" in counts
+
+    # What was watched is what is suggested.
+    editor.command("workbench.action.focusFirstEditorGroup")
+    editor.select((5, 4))
+    assert suggested(editor).split("\n")[0] in written
 
     # It follows the cursor, and what is typed goes first.
-    editor.command("workbench.action.focusFirstEditorGroup")
     place = "document.querySelector('#place')?.innerText"
-    editor.select((6, 8))
-    editor.wait(lambda: editor.browser("evaluateInFrames", place) == "module.py:7:9", "it has followed")
-    editor.wait(lambda: editor.browser("evaluateInFrames", ended), "it comes to an end there")
-    editor.picture("denoising")
-    assert "item.name" not in editor.server_log(), "no text is logged"
+    editor.select((1, 24))
+    editor.wait(lambda: editor.browser("evaluateInFrames", place) == "module.py:2:25", "it has followed")
+    assert "return width" not in editor.server_log(), "no text is logged"

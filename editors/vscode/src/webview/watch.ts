@@ -1,4 +1,4 @@
-/** The page of the view: plays the steps, which take milliseconds, at a pace for eyes. */
+/** The page of the view: plays the passes, which take milliseconds, at a pace for eyes. */
 import type { Canvas, CanvasToken, Watched } from '../protocol';
 import type { ToView } from '../watch';
 
@@ -40,22 +40,48 @@ function drawn(token: CanvasToken): HTMLElement {
   return span;
 }
 
+/** What happened in a pass. */
+function headline({ check, step, ms }: Canvas): string {
+  const took = `${ms.toFixed(1)} ms`;
+  if (check === undefined) {
+    return `step ${step} · ${took}`;
+  }
+  const drafts = check.drafted === 0 ? 'no draft' : `${check.by} drafted ${check.drafted}, ${check.accepted} accepted`;
+  return `pass ${step} · ${took} · ${drafts} · ${check.written} written`;
+}
+
+/** Passes, tokens and time of the whole fill. */
+function summary(): string {
+  const passes = steps[steps.length - 1]?.step ?? 0;
+  const ms = steps.reduce((sum, step) => sum + step.ms, 0).toFixed(0);
+  if (!isWritten()) {
+    return `${passes} steps, ${ms} ms. `;
+  }
+  const tokens = steps.reduce((sum, { check }) => sum + (check?.written ?? 0), 0);
+  return `${tokens} tokens in ${passes} ${passes === 1 ? 'pass' : 'passes'}, ${(tokens / Math.max(1, passes)).toFixed(1)} a pass, ${ms} ms. `;
+}
+
+/** Whether the fill is written from left to right, and not denoised. */
+function isWritten(): boolean {
+  return steps.some(({ check }) => check !== undefined);
+}
+
 function draw(): void {
+  document.body.classList.toggle('written-fill', isWritten());
   const canvas = steps[at];
   const context = document.createElement('span');
   context.className = 'before';
   context.textContent = before;
   element('canvas').replaceChildren(context, ...(canvas?.tokens.map(drawn) ?? []));
   const last = at === steps.length - 1;
-  element('counts').textContent = canvas === undefined ? '' : `step ${canvas.step} · ${canvas.ms.toFixed(1)} ms`;
+  element('counts').textContent = canvas === undefined ? '' : headline(canvas);
   slider.max = String(Math.max(0, steps.length - 1));
   slider.value = String(Math.max(0, at));
   element('play').textContent = playing && !last ? 'Pause' : 'Play';
   if (end === undefined || !last) {
     element('end').textContent = end === undefined && steps.length === 0 ? 'waiting for the model ...' : '';
   } else {
-    const total = steps.reduce((sum, step) => sum + step.ms, 0);
-    const took = canvas === undefined ? '' : `${canvas.step} steps, ${total.toFixed(0)} ms. `; // the last canvas comes twice
+    const took = canvas === undefined ? '' : summary();
     element('end').textContent = took + (end.reason === undefined ? '' : `Nothing to insert: ${end.reason}.`);
   }
 }
