@@ -2,7 +2,8 @@
 
 A directory: `weights.safetensors` holds the int8 matrices of `qwen2_weights` and is mapped, `config.json`
 and `tokenizer.json` are in the published spelling, and `converted.json` says what they were made of and by which
-version of this module. What is mapped instead of reading these (`mapped`) is beside them. It is written beside its place and moved there when it is whole.
+version of this module. Beside them are the files of `mapped`. The directory is written beside its place and moved there
+when it is whole.
 """
 
 from __future__ import annotations
