@@ -107,6 +107,7 @@ async def memory(count: int, checkpoint: str | None, device: str | None = None) 
     What this process has mapped itself counts in parts, too: measure before torch is imported.
     """
     servers = [await Server.start(checkpoint, device) for _ in range(count)]
+    await asyncio.sleep(AHEAD_SECONDS)
     try:
         return [found for server in servers if (found := proportional_mb(server.process.pid)) is not None]
     finally:
