@@ -15,6 +15,7 @@ from dgemma_lsp.command.loading import UserError
 PING_SECONDS = 10.0
 SERVERS = (1, 3)
 """Servers whose memory is measured, over the same checkpoint."""
+IDLE_SECONDS = 20.0
 KEYSTROKES = {
     "100,000 lines of Python": ("python", 100_000, 200, bench_keystrokes.EMBEDDED_TOKENS),
     "the same, with other files as context": ("python", 100_000, 200, bench_keystrokes.LARGE_TOKENS),
@@ -31,6 +32,7 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
     Raises:
         UserError: the checkpoint or device cannot be used, or the shape does not fit.
     """
+    servers = {} if shape is not None or checkpoint is None else _servers(checkpoint, device)
     from dgemma_model.bench import fill_times, network_times, published_shape, timing, writer_times
     from dgemma_model.checkpoint import selection
     from dgemma_model.checkpoint.errors import CheckpointError
@@ -43,8 +45,7 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
             config = published_shape.small_config() if is_small else published_shape.published_config()
             report = published_shape.measure_shape(config, place, repeats) | {"in_small": is_small}
         elif checkpoint is not None and writer_times.is_causal(source := selection.find(checkpoint), place):
-            servers = {str(n): asyncio.run(bench_server.memory(n, checkpoint)) for n in SERVERS}  # nobody else maps it
-            report = writer_times.compare(source, place, repeats) | {"servers_mb": servers}
+            report = writer_times.compare(source, place, repeats)
         else:
             directory = None if checkpoint is None else selection.find(checkpoint)
             report = network_times.compare(directory, place, repeats)
@@ -57,12 +58,28 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
             }
     except (timing.BenchError, CheckpointError) as error:
         raise UserError(str(error)) from error
+    report |= servers
     if shape is not None:
         shown = shape_table(report)
     else:
         shown = writer_table(report) if "cold_prompt" in report else table(report)
     Console(width=120).print(shown)
     print(json.dumps(report))
+
+
+def _servers(checkpoint: str, device: str | None) -> dict[str, Any]:
+    """Memory and idle time of whole servers, while this process has no part in what they map."""
+    from dgemma_model.checkpoint import selection
+    from dgemma_model.checkpoint.errors import CheckpointError
+
+    try:
+        selection.find(checkpoint, device)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+    return {
+        "servers_mb": {str(n): asyncio.run(bench_server.memory(n, checkpoint, device)) for n in SERVERS},
+        "idle_ms": asyncio.run(bench_server.idle_ms(IDLE_SECONDS, checkpoint, device)),
+    }
 
 
 COLUMNS = {
@@ -103,9 +120,16 @@ def writer_table(report: dict[str, Any]) -> Table:
     if beside is not None:
         ours = beside["ours"]["median_ms"]
         caption += [f"transformers {name}: {beside[name]['median_ms'] / ours:.1f}x" for name in ("float32", "bfloat16")]
-    caption += [f"servers: {' + '.join(map(str, sizes))} MB" for sizes in report["servers_mb"].values()]
-    shown.caption = "; ".join(caption)
+    shown.caption = "; ".join(caption + servers_caption(report))
     return shown
+
+
+def servers_caption(report: dict[str, Any]) -> list[str]:
+    """What is said of whole servers."""
+    said = [f"servers: {' + '.join(map(str, sizes))} MB" for sizes in report.get("servers_mb", {}).values() if sizes]
+    if report.get("idle_ms") is not None:
+        said.append(f"idle for {IDLE_SECONDS:.0f} s: {report['idle_ms']:.0f} ms of the processor")
+    return said
 
 
 def table(report: dict[str, Any]) -> Table:
@@ -144,7 +168,7 @@ def table(report: dict[str, Any]) -> Table:
         row("a ping while the server fills", {"ours": report["ping_during_fills"]})
         for name, measured in report["keystroke"].items():
             row(f"the server's own work per keystroke: {name}", {"ours": measured["stages"]["all"]})
-    shown.caption = f"{report['peak_memory_mb']} MB at most"
+    shown.caption = "; ".join([f"{report['peak_memory_mb']} MB at most", *servers_caption(report)])
     return shown
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import statistics
 import sys
 import time
@@ -14,6 +15,8 @@ from dgemma_lsp.documents import disk
 
 _MOST_BYTES = 4_096
 """What the system tells of a process' memory is a tenth of that."""
+AHEAD_SECONDS = 4.0
+"""After an answer, a server may work for so long on what could follow it."""
 URI = "file:///bench.py"
 TEXT = "import os\n\n\ndef read(path):\n    \n"
 FILL = {
@@ -39,7 +42,7 @@ class Server:
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         server = cls(process)
-        server.send("initialize", {"processId": None, "rootUri": None, "capabilities": {}}, 0)
+        server.send("initialize", {"processId": os.getpid(), "rootUri": None, "capabilities": {}}, 0)
         await server.receive()
         server.send("initialized", {})
         document = {"uri": URI, "languageId": "python", "version": 1, "text": TEXT}
@@ -97,10 +100,14 @@ async def pings(seconds: float, checkpoint: str | None, device: str | None) -> d
     return {"median_ms": round(median, 3), "p95_ms": round(p95, 3), "pings": len(taken), "fills": fills}
 
 
-async def memory(count: int, checkpoint: str | None) -> list[int]:
+async def memory(count: int, checkpoint: str | None, device: str | None = None) -> list[int]:
     """Megabytes of each of `count` servers that run together: pages that several share count in parts (proportional
-    set size). Empty where the system does not tell."""
-    servers = [await Server.start(checkpoint) for _ in range(count)]
+    set size). Empty where the system does not tell.
+
+    What this process has mapped itself counts in parts, too: measure before torch is imported.
+    """
+    servers = [await Server.start(checkpoint, device) for _ in range(count)]
+    await asyncio.sleep(AHEAD_SECONDS)
     try:
         return [found for server in servers if (found := proportional_mb(server.process.pid)) is not None]
     finally:
@@ -108,8 +115,35 @@ async def memory(count: int, checkpoint: str | None) -> list[int]:
             await server.end()
 
 
+async def idle_ms(seconds: float, checkpoint: str | None, device: str | None = None) -> float | None:
+    """Milliseconds of the processor that a server takes in some seconds in which nobody asks it for anything, once it
+    has worked out what may follow its last answer. None where the system does not tell."""
+    server = await Server.start(checkpoint, device)
+    try:
+        await asyncio.sleep(AHEAD_SECONDS)
+        before = processor_ms(server.process.pid)
+        await asyncio.sleep(seconds)
+        after = processor_ms(server.process.pid)
+        return None if before is None or after is None else after - before
+    finally:
+        await server.end()
+
+
 def proportional_mb(process_id: int) -> int | None:
     """The proportional set size of a process; None where the system does not tell."""
-    told = disk.read(Path(f"/proc/{process_id}/smaps_rollup"), _MOST_BYTES)
-    lines = [] if isinstance(told, disk.Fault) else told.splitlines()
+    lines = _told(process_id, "smaps_rollup").splitlines()
     return next((int(line.split()[1]) >> 10 for line in lines if line.startswith(b"Pss:")), None)
+
+
+def processor_ms(process_id: int) -> float | None:
+    """How long a process has run on processors, in its own code and in the system's; None where the system does not
+    tell."""
+    fields = _told(process_id, "stat").rpartition(b")")[2].split()  # its name, in brackets, may have blanks
+    if len(fields) < 13:
+        return None
+    return 1000 * (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _told(process_id: int, what: str) -> bytes:
+    told = disk.read(Path(f"/proc/{process_id}/{what}"), _MOST_BYTES)
+    return b"" if isinstance(told, disk.Fault) else told

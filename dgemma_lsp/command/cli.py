@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -298,8 +297,5 @@ def fail(message: str) -> NoReturn:
 
 
 def main() -> None:
-    """Entry point."""
-    # Run by its path, Python would find a user's `json.py` in the working directory before its own.
-    if sys.path and sys.path[0] in ("", str(Path.cwd())) and not sys.flags.safe_path:
-        sys.path.pop(0)
+    """Do what the arguments of this process say; the entry point is `start.main`."""
     app()

@@ -328,6 +328,7 @@ def log_to_stderr() -> None:
 
 def _infiller_loader(checkpoint: str | None, device: str | None, quantize: Quantize | None = None) -> LoadInfiller:
     def load(using: Settings, listener: LoadListener) -> InfillerLike:
+        from dgemma_model.checkpoint.machine import give_back_memory
         from dgemma_model.checkpoint.selection import default_checkpoint, offer
         from dgemma_model.infill import Infiller  # imports torch
 
@@ -348,6 +349,7 @@ def _infiller_loader(checkpoint: str | None, device: str | None, quantize: Quant
         infiller = Infiller.load(wanted, place, quantize=quantize, progress=listener.read)
         # What torch brought stays. To look through it for garbage takes 150 ms, in which no key would be answered.
         gc.freeze()
+        give_back_memory()
         return infiller
 
     return load

@@ -15,8 +15,9 @@ import torch
 from qwen2_fixtures import write_gguf
 from torch import Tensor
 
-from dgemma_model.checkpoint import converted, packed_form
+from dgemma_model.checkpoint import converted
 from dgemma_model.checkpoint.converted import CONFIG, convert, load
+from dgemma_model.checkpoint.mapped import packed_form
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.packed import as_bytes, can_restore, from_bytes, packed
 from dgemma_model.network.passes import native

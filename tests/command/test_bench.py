@@ -11,7 +11,7 @@ from model_fixtures import tiny_checkpoint
 from typer.testing import CliRunner
 
 from dgemma_lsp.command import bench as command
-from dgemma_lsp.command import bench_keystrokes
+from dgemma_lsp.command import bench_keystrokes, bench_server
 from dgemma_lsp.command.cli import app
 from dgemma_model.bench import network_times as bench
 from dgemma_model.bench import published_shape, timing
@@ -26,6 +26,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(bench, "CANVASES", (4, 8))
     monkeypatch.setattr(bench, "FILLS", (8,))
     monkeypatch.setattr(command, "PING_SECONDS", 0.2)
+    monkeypatch.setattr(command, "SERVERS", (1,))
+    monkeypatch.setattr(command, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(bench_server, "AHEAD_SECONDS", 0.2)
     monkeypatch.setattr(command, "KEYSTROKES", {"some lines": ("python", 50, 12, 512)})
     return tiny_checkpoint()
 

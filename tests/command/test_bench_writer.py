@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from qwen2_fixtures import write_gguf
 from typer.testing import CliRunner
 
 from dgemma_lsp.command import bench as command
+from dgemma_lsp.command import bench_server
 from dgemma_lsp.command.cli import app
 from dgemma_model.bench import opponents, writer_times
 
@@ -20,6 +23,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(writer_times, "WRITTEN", (2,))
     monkeypatch.setattr(writer_times, "PASSES", (1, 4))
     monkeypatch.setattr(command, "SERVERS", (1, 2))
+    monkeypatch.setattr(command, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(bench_server, "AHEAD_SECONDS", 0.5)
     monkeypatch.setattr(opponents, "KINDS", {})
     write_gguf(tmp_path / "model.gguf", "qwen2")
     return tmp_path / "model.gguf"
@@ -36,6 +41,24 @@ def test_everything_is_measured_and_printed(model: Path) -> None:
     assert report["cold_prompt_transformers"].keys() == {"ours", "float32", "bfloat16"}
     assert report["copied_lines"]["tokens"] >= 1
     assert [len(sizes) for sizes in report["servers_mb"].values()] in ([1, 2], [0, 0])
+    assert report["idle_ms"] is None or report["idle_ms"] >= 0
+
+
+def test_a_checkpoint_that_is_not_here_is_said_before_servers_start() -> None:
+    done = CliRunner().invoke(app, ["bench", "--checkpoint", "no-such-checkpoint"])
+    assert done.exit_code == 2 and "no-such-checkpoint" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell")
+def test_the_time_on_processors_is_read() -> None:
+    spinning = [sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass\nprint()\ninput()"]
+    with subprocess.Popen(spinning, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert 290 <= (bench_server.processor_ms(process.pid) or 0.0) < 5_000
+        assert (bench_server.proportional_mb(process.pid) or 0) > 0
+        process.kill()
+    assert bench_server.processor_ms(process.pid) is None and bench_server.proportional_mb(process.pid) is None
 
 
 def test_no_opponent_reads_another_file(tmp_path: Path) -> None:

@@ -156,6 +156,13 @@ def test_ids_that_may_start_a_forced_text(forced: bytes) -> None:
     assert len(set(found)) == len(found) > 0
 
 
+@given(forced=st.sampled_from([b" ", b"\n    ", b"    ", b"\t", b"self"]) | st.binary(min_size=1, max_size=4))
+def test_ids_that_add_no_blanks_to_a_forced_text(forced: bytes) -> None:
+    ids = TOKENIZER.ids_starting(forced)
+    expected = [i for i in ids if not TOKENIZER.token_bytes[i][len(forced) :][:1].isspace()]
+    assert list(TOKENIZER.ids_without_blanks(forced)) == (expected or list(ids))
+
+
 # --------------------------------------------------------------- byte fallback
 
 GEMMA = gemma_tokenizer()

@@ -15,10 +15,10 @@ from dgemma_model.checkpoint.contract import Checkpoint, Progress
 from dgemma_model.checkpoint.drafters.stored import drafter_of
 from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.gguf.header import GgufError
+from dgemma_model.checkpoint.mapped.tokenizer_form import tokenizer_of
 from dgemma_model.network.contract import CodeNetwork
 from dgemma_model.prompt.fim import Fim, LeftOnly, has_markers
 from dgemma_model.prompt.format import PromptFormat
-from dgemma_model.prompt.tokenizer import Tokenizer
 
 
 class CausalCode:
@@ -44,12 +44,13 @@ class CausalCode:
             )
         if not (directory / converted.ORIGIN).is_file():
             directory = converted_form(directory, progress)
-        tokenizer = Tokenizer.read(directory / converted.TOKENIZER)
+        source = str(read_json(directory / converted.ORIGIN).get("sha256"))
+        tokenizer = tokenizer_of(directory / converted.TOKENIZER, source)
         try:
             network = converted.load(directory)
         except converted.ConvertedError as error:
             raise CheckpointError(str(error)) from error
-        drafter = drafter_of(directory, network, str(read_json(directory / converted.ORIGIN).get("sha256")))
+        drafter = drafter_of(directory, network, source)
         progress(1.0)
         written: PromptFormat = Fim(tokenizer) if has_markers(tokenizer) else LeftOnly(tokenizer)
         own = read_json(directory / "dgemma.json")

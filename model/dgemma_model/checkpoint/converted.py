@@ -2,7 +2,8 @@
 
 A directory: `weights.safetensors` holds the int8 matrices of `qwen2_weights` and is mapped, `config.json`
 and `tokenizer.json` are in the published spelling, and `converted.json` says what they were made of and by which
-version of this module. It is written beside its place and moved there when it is whole.
+version of this module. Beside them are the files of `mapped`. The directory is written beside its place and moved there
+when it is whole.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from torch import Tensor
 
 from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.gguf.file import GgufFile
-from dgemma_model.checkpoint.packed_form import packed_weights
+from dgemma_model.checkpoint.mapped.packed_form import packed_weights
+from dgemma_model.checkpoint.mapped.tokenizer_form import tokenizer_of
 from dgemma_model.checkpoint.published_causal import PublishedCausal
 from dgemma_model.checkpoint.weights import WRITTEN, is_finite, write_tensors
 from dgemma_model.network.config import ConfigError
@@ -30,6 +32,7 @@ from dgemma_model.network.int8 import Int8Weights, fastest_products
 from dgemma_model.network.qwen2_config import Qwen2Config
 from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.network.qwen2_weights import Layout, joined_layout, joined_weights
+from dgemma_model.prompt.tokenizer import TokenizerError
 
 VERSION = 1
 """Of the form; forms of other versions are converted anew."""
@@ -74,6 +77,8 @@ def convert(source: Path, directory: Path, progress: Progress = lambda share: No
             (new / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
         plain = Int8Weights(MappedWeights(new / WEIGHTS, layout), fastest_products(torch.device("cpu")))
         packed_weights(new, opened.config, layout, plain, digest)
+        with suppress(TokenizerError):  # said when it is loaded
+            tokenizer_of(new / TOKENIZER, digest)
 
 
 def is_current(directory: Path, source_sha256: str) -> bool:
@@ -89,7 +94,7 @@ def load(directory: Path, expected_sha256: str | None = None) -> ServedQwen2:
     """The network of a converted checkpoint; its tokenizer is in `directory / TOKENIZER`.
 
     Weights are mapped, and shared with other processes: matrices in the layout of this machine's products
-    (`packed_form`), where that is possible.
+    (`mapped.packed_form`), where that is possible.
 
     Raises:
         ConvertedError: the directory was made of another file than `expected_sha256` says or by another version of

@@ -1,7 +1,8 @@
-"""What this machine has: memory and GPUs, without importing torch."""
+"""What this machine has: memory and GPUs. No torch."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -43,6 +44,15 @@ def free_memory() -> int | None:
     except (OSError, ValueError, KeyError):  # no container, or "max": no limit
         pass
     return free
+
+
+def give_back_memory() -> None:
+    """Give memory that this process has freed back to the system, where the C library would keep it (glibc)."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, TypeError, AttributeError):  # no C library of that kind
+        return
+    trim(0)
 
 
 def _total_memory() -> int | None:

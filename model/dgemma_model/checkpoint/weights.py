@@ -129,7 +129,14 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-WRITTEN = {torch.int8: "I8", torch.uint8: "U8", torch.bfloat16: "BF16", torch.int32: "I32", torch.float32: "F32"}
+WRITTEN = {
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float32: "F32",
+}
 """As the format spells them."""
 PAGE = 4096
 """Bytes to which the data begin: tensors whose sizes are multiples of a cache line stay aligned to one."""

@@ -40,10 +40,7 @@ class Constraint:
 def ids_in_line(tokenizer: Tokenizer, forced: bytes, *, is_indent_settled: bool) -> Sequence[int]:
     """The ids that may come next while `forced` is not written yet: those that begin it or go beyond it. If it is a
     settled indentation, ids that add blanks to it are left out."""
-    ids = tokenizer.ids_starting(forced)
-    if not is_indent_settled:
-        return ids
-    return [i for i in ids if not tokenizer.token_bytes[i][len(forced) :][:1].isspace()] or ids
+    return tokenizer.ids_without_blanks(forced) if is_indent_settled else tokenizer.ids_starting(forced)
 
 
 def best_allowed(logits: Tensor, allowed: Sequence[int]) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 
 from dgemma_model.decoding.fill_end import FillEnd, indent_of, is_level
 from dgemma_model.prompt.format import FillVocabulary
+from dgemma_model.prompt.tokenizer import Tokenizer
 
 Place = Literal["line_end", "inside"]
 
@@ -45,7 +46,7 @@ class EndFigures:
         self._line_before = prefix[prefix.rfind("\n") + 1 :]
         self._is_blank_below = suffix.partition("\n")[2].startswith("\n")
         self._ends = list(vocabulary.ends)
-        self._heads = _heads(vocabulary.tokenizer.ids_by_bytes, suffix)
+        self._heads = _heads(vocabulary.tokenizer, suffix)
         self.next_ids = vocabulary.tokenizer.encode(self._end.next_line)[:NEXT_TOKENS] if not self._end.rest else []
         """The first tokens of the line below the hole; none if the hole ends inside a line."""
 
@@ -136,8 +137,8 @@ class EndProbe:
         return place.cut if figures @ self._weights[place.kind] > 0 else None
 
 
-def _heads(ids: dict[bytes, int], text: str) -> list[int]:
+def _heads(tokenizer: Tokenizer, text: str) -> list[int]:
     """The tokens that `text` may begin with, without a single space."""
     data = text.encode("utf-8", "replace")[:_LONGEST_HEAD]
     heads = (data[:size] for size in range(1, len(data) + 1))
-    return [ids[head] for head in heads if head in ids and head != b" "]
+    return [token for head in heads if head != b" " and (token := tokenizer.id_of(head)) is not None]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import tokenizers
 from tokenizers import Regex, pre_tokenizers
+
+from dgemma_model.prompt.byte_pairs import BytePairs, byte_letters
 
 END, SUFFIX, PREFIX, MASK, MIDDLE = "<eos>", "<|suffix|>", "<|prefix|>", "<mask>", "<|middle|>"
 PAD, BOS = "<pad>", "<bos>"
@@ -34,6 +36,8 @@ token healing relies on that. A line break always begins a piece, and `Tokenizer
 _LINE = re.compile(r"\n+[^\n]*|[^\n]+")
 LINES_KEPT = 1 << 16
 """Lines whose ids are remembered, the latest used."""
+PIECES_KEPT = 1 << 13
+"""Pieces whose ids a `TabledTokenizer` remembers, the latest used."""
 
 SPACE = "▁"
 """SentencePiece's sign for a space."""
@@ -67,6 +71,8 @@ class Tokenizer:
         self.ids_starting: Callable[[bytes], tuple[int, ...]] = lru_cache(maxsize=64)(self._ids_starting)
         """The ids that may come next while some bytes are still to be written: ids whose bytes start with these, and
         ids whose bytes begin them."""
+        self.ids_without_blanks: Callable[[bytes], tuple[int, ...]] = lru_cache(maxsize=64)(self._ids_without_blanks)
+        """Those of `ids_starting` that add no blanks to these bytes; all of them if all do."""
         self.has_byte_fallback = bool(getattr(tokenizer.model, "byte_fallback", False))
         """SentencePiece style; otherwise byte-level."""
         self._special_ids = {t.content: i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
@@ -116,9 +122,12 @@ class Tokenizer:
         except BaseException as error:  # the library raises bare Exception; its panics are not even that
             raise TokenizerError(f"{path.name} in {path.parent} cannot be read: {error}") from error
 
+    def id_of(self, data: bytes) -> int | None:
+        """The id of a token's bytes; special tokens have none."""
+        return self._ids_by_bytes.get(data)
+
     @cached_property
-    def ids_by_bytes(self) -> dict[bytes, int]:
-        """The id of each token's bytes, special tokens left out."""
+    def _ids_by_bytes(self) -> dict[bytes, int]:
         return {data: token for token, data in enumerate(self.token_bytes) if token not in self.special_ids}
 
     @property
@@ -178,13 +187,13 @@ class Tokenizer:
         return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", "replace")
 
     @cached_property
-    def token_bytes(self) -> list[bytes]:
+    def token_bytes(self) -> Sequence[bytes]:
         """The UTF-8 bytes of each id; a token may hold part of a character, and special tokens are empty."""
         tokens = (self._tokenizer.id_to_token(i) for i in range(self.vocab_size))
         plain = ("" if token is None or i in self.special_ids else token for i, token in enumerate(tokens))
         if self.has_byte_fallback:
             return [_fallback_bytes(token) for token in plain]
-        letters = _byte_letters()
+        letters = byte_letters()
         return [bytes(letters[letter] for letter in token) for token in plain]
 
     def _ids_starting(self, forced: bytes) -> tuple[int, ...]:
@@ -194,6 +203,11 @@ class Tokenizer:
         shorter = ((bisect_left(ordered, part), bisect_right(ordered, part)) for part in _beginnings(forced))
         known = itertools.chain.from_iterable(range(*span) for span in shorter)
         return tuple(ids[at] for at in (*longer, *known))
+
+    def _ids_without_blanks(self, forced: bytes) -> tuple[int, ...]:
+        token_bytes, size = self.token_bytes, len(forced)
+        ids = self.ids_starting(forced)
+        return tuple(token for token in ids if not token_bytes[token][size : size + 1].isspace()) or ids
 
     @cached_property
     def _by_bytes(self) -> tuple[list[bytes], list[int]]:
@@ -265,6 +279,55 @@ class Tokenizer:
         return int(token_id)
 
 
+class TabledTokenizer(Tokenizer):
+    """A byte-level tokenizer that looks its tokens and merges up in tables, which may be mapped from a file.
+
+    The library cuts texts into pieces, and `BytePairs` merges their bytes. Ids are the library's, which would take 60
+    MB and half a second for a vocabulary of 150,000 tokens.
+    """
+
+    def __init__(self, description: str, pairs: BytePairs) -> None:
+        """`description` is a `tokenizer.json` with the pre-tokenizer, but for the last step, which spells pieces in
+        bytes; and with no tokens but special ones.
+
+        Raises:
+            TokenizerError: it has no token that ends a text.
+        """
+        self._pairs = pairs
+        self._encode_piece = lru_cache(maxsize=PIECES_KEPT)(self._merge)
+        super().__init__(tokenizers.Tokenizer.from_str(description))
+
+    @property
+    def vocab_size(self) -> int:
+        """See `Tokenizer`."""
+        return len(self._pairs.tokens)
+
+    def id_of(self, data: bytes) -> int | None:
+        """See `Tokenizer`."""
+        return self._pairs.find(data)
+
+    def encode(self, text: str) -> list[int]:
+        """See `Tokenizer`."""
+        pieces = self._tokenizer.pre_tokenizer.pre_tokenize_str(_sanitised(text))
+        return [token for piece, _ in pieces for token in self._encode_piece(piece)]
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """`encode` for many texts."""
+        return [self.encode(text) for text in texts]
+
+    @cached_property
+    def token_bytes(self) -> Sequence[bytes]:
+        """See `Tokenizer`."""
+        return self._pairs.tokens
+
+    def _merge(self, piece: str) -> tuple[int, ...]:
+        return tuple(self._pairs.encode(piece.encode()))
+
+    def _ids_starting(self, forced: bytes) -> tuple[int, ...]:
+        known = map(self._pairs.find, _beginnings(forced))
+        return (*self._pairs.starting(forced), *(token for token in known if token is not None))
+
+
 def _beginnings(data: bytes) -> list[bytes]:
     """All proper, non-empty beginnings of `data`."""
     return [data[:size] for size in range(1, len(data))]
@@ -278,12 +341,3 @@ def _fallback_bytes(token: str) -> bytes:
     if BYTE_TOKEN.fullmatch(token):
         return bytes([int(token[3:5], 16)])
     return token.replace(SPACE, " ").encode()
-
-
-def _byte_letters() -> dict[str, int]:
-    """The printable stand-ins for bytes that byte-level BPE uses (Radford et al. 2019), as letter -> byte."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    letters = {chr(byte): byte for byte in plain}
-    for shift, byte in enumerate(byte for byte in range(256) if byte not in set(plain)):
-        letters[chr(256 + shift)] = byte
-    return letters

@@ -1,7 +1,8 @@
 """Parse the header of a `.gguf` file: its metadata, and where which tensor is.
 
 The reader of the package `gguf` makes an array object of every token, which takes seconds and half a gigabyte, and
-follows a damaged count for ever; this one checks every length against the file's. Layout: the GGUF specification
+follows a damaged count for ever; this one checks every length against the file's. The package, which brings YAML and
+more, is imported where tensors are read: a server that has a converted form never does. Layout: the GGUF specification
 (github.com/ggml-org/ggml, docs/gguf.md), versions 2 and 3, little-endian.
 """
 
@@ -13,12 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import dequantize
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from gguf.constants import GGMLQuantizationType
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -53,6 +55,8 @@ class StoredTensor:
         Raises:
             GgufError: the type cannot be read, or a value is not finite.
         """
+        from gguf.quants import dequantize
+
         stored = self.data[rows]
         out = np.empty((len(stored), self.shape[-1]), dtype=np.float32)
         step = max(1, BLOCK_ELEMENTS // self.shape[-1])
@@ -158,6 +162,8 @@ class _Parser:
         return name, shape, self._scalar("I"), self._scalar("Q")
 
     def _tensor(self, start: int, name: str, shape: tuple[int, ...], kind: int, offset: int) -> StoredTensor:
+        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
         try:
             stored_as = GGMLQuantizationType(kind)
         except ValueError as error:

@@ -1,0 +1,45 @@
+"""The entry point: serves an editor at once, and leaves everything else to the command line (`cli`).
+
+Editors start the server with no options, or with a checkpoint and a device. The libraries of the command line would
+take a quarter of a second to say so, and 8 MB for as long as the editor runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+OPTIONS = ("checkpoint", "device")
+"""Options that need no look at the command line's own; see `cli.serve`."""
+
+
+def main() -> None:
+    """Do what the arguments of this process say."""
+    # Run by its path, Python would find a user's `json.py` in the working directory before its own.
+    if sys.path and sys.path[0] in ("", str(Path.cwd())) and not sys.flags.safe_path:
+        sys.path.pop(0)
+    options = plain_options(sys.argv[1:])
+    if options is None:
+        from dgemma_lsp.command import cli
+
+        cli.main()
+    else:
+        from dgemma_lsp.server.server import serve_stdio
+
+        serve_stdio(checkpoint=options.get("checkpoint"), device=options.get("device"))
+
+
+def plain_options(arguments: Sequence[str]) -> dict[str, str] | None:
+    """The options of a server on standard input and output; None if there is anything else among the arguments."""
+    found: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        name, given, value = rest.pop(0).partition("=")
+        if not given and rest:
+            value = rest.pop(0)
+        option = name.removeprefix("--")
+        if not name.startswith("--") or option not in OPTIONS or not value or value.startswith("-"):
+            return None
+        found[option] = value
+    return found
