@@ -74,6 +74,11 @@ class ServedQwen2:
         return self.weights.tensors[f"{name}.weight"][ids], self.weights.tensors[f"{name}.scale"][ids]
 
     @property
+    def token_cost(self) -> float:
+        """See `Passes`."""
+        return self._passes.token_cost
+
+    @property
     def context_length(self) -> int:
         """See `CodeNetwork`."""
         return self.config.max_position_embeddings

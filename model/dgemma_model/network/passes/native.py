@@ -46,6 +46,11 @@ class Library:
     """Whether activations are rounded to bytes, or else to 16-bit integers."""
 
     @property
+    def token_cost(self) -> float:
+        """See `Passes`: where activations are bytes, reading the weights takes longer than multiplying by them."""
+        return 0.05 if self.takes_bytes else 0.2
+
+    @property
     def digit(self) -> torch.dtype:
         """Of such integers."""
         return torch.uint8 if self.takes_bytes else torch.int16
@@ -123,6 +128,8 @@ class NativePasses:
         found = library()
         assert found is not None, "see `can_run`"
         self._library, self._config = found, config
+        self.token_cost = found.token_cost
+        """See `Passes`."""
         self._held: list[object] = []
         layers = [self._layer(tensors, matrices, f"layers.{index}.") for index in range(config.num_hidden_layers)]
         head = self._matrix(tensors, matrices, "embed_tokens" if config.tie_word_embeddings else "lm_head")

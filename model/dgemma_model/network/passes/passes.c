@@ -424,6 +424,7 @@ static void multiply_block(Team *team, int64_t block) {
 /* To `team->result`, for which `manner` tells how; `following` is the next matrix that is multiplied by, or missing. */
 static void multiply(Team *team, const Matrix *matrix, float *result, int64_t stride, int manner,
                      const Matrix *following) {
+    if (!team->token_rows) return;
     team->matrix = matrix;
     team->following = following;
     team->result = result;
