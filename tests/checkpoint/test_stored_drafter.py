@@ -21,6 +21,7 @@ from dgemma_model.checkpoint.converted import ORIGIN
 from dgemma_model.checkpoint.drafters.stored import DRAFTER, write_drafter
 from dgemma_model.infill import Infiller
 from dgemma_model.network.cache import Cache
+from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.request import Excerpt, FillRequest
 
 IDS = torch.arange(3, 403, 2)
@@ -45,6 +46,8 @@ def loaded(directory: Path) -> Checkpoint:
 def test_a_drafter_beside_its_writer_is_used(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint = loaded(directory)
     assert checkpoint.drafter is not None and not caplog.records
+    assert isinstance(checkpoint.network, ServedQwen2)
+    assert checkpoint.policy.token_cost == checkpoint.network.token_cost > 0  # of the passes that this machine runs
     checkpoint.network.encode(torch.tensor([[5, 6, 7]]), cache := Cache())
     drafted, _ = checkpoint.drafter.draft(cache, 8)
     assert 1 <= len(drafted) <= 4 and set(drafted) <= set(IDS.tolist())

@@ -141,6 +141,12 @@ def test_what_is_written_does_not_depend_on_how_many_tokens_a_pass_has(variant: 
     assert torch.equal(served.logits(together), torch.cat([served.logits(row[None]) for row in together]))
 
 
+@pytest.mark.parametrize("way", NATIVE)
+def test_of_no_tokens_nothing_is_said(way: str) -> None:
+    _, served = pair(way=way)
+    assert served.logits(torch.empty(1, 0, served.config.hidden_size)).shape == (1, 0, KNOWN)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_branches_of_a_tree_see_only_what_leads_to_them(way: str) -> None:
     plain, served = pair(way=way)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from functools import cache
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from qwen2_fixtures import Parameters, plain_network, tiny_drafter
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.int8 import Int8Weights
 from dgemma_model.network.kernels import CAN_PACK
+from dgemma_model.network.passes import native
 from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.network.qwen2_weights import joined_weights
 from dgemma_model.network.state_drafter import DrafterConfig, StateDrafter
@@ -21,6 +24,8 @@ from dgemma_model.network.state_drafter_served import LEAST_CHANCE, ServedStateD
 
 KNOWN = 404
 IDS = torch.arange(4, KNOWN, 3)
+CLOSE = {"avx512_vnni": 0.15, "avx2": 0.04}
+"""Mean relative error of a token's probability, with activations of 8 and of 12 bits."""
 CANVAS = 4
 """Of those that it denoises, as many as are drafted."""
 
@@ -84,6 +89,44 @@ def test_it_is_served_as_it_is_trained(ids: list[int], token: int) -> None:
     drafted, likely = served().draft(read(ids), token)
     assert drafted == reference(read(ids), len(ids) - 1, token)[: len(drafted)]
     assert len(drafted) == CANVAS or math.prod(likely) < LEAST_CHANCE <= math.prod(likely[:-1])
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.skipif(
+                name not in native.runnable() or native.opened(name) is None, reason="not compiled, or not runnable"
+            ),
+        )
+        for name in ("avx512_vnni", "avx2")
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_compiled_it_drafts_nearly_the_same(way: str, threads: int) -> None:
+    plain, weights = plain_network("qwen2"), Int8Weights(served_weights(drafter(), IDS), torch.int8)
+    joined = dict(joined_weights(plain.config, Parameters(plain), KNOWN))
+    rows = torch.randint(KNOWN, (60, 20), generator=torch.Generator().manual_seed(0)).tolist()
+    same, errors, before = 0, list[float](), torch.get_num_threads()
+    with patch.object(native, "library", lambda: native.opened(way)):
+        compiled = ServedStateDrafter(
+            drafter().config, weights, ServedQwen2(plain.config, Int8Weights(joined, torch.int8))
+        )
+    try:
+        torch.set_num_threads(threads)
+        for ids in rows:
+            cache = Cache()
+            compiled.writer.encode(torch.tensor([ids[:-1]]), cache)
+            drafted, likely = compiled.draft(cache, ids[-1])
+            expected, shares = served().draft(read(ids[:-1]), ids[-1])
+            assert len(drafted) == CANVAS or math.prod(likely) < LEAST_CHANCE <= math.prod(likely[:-1])
+            same += drafted[0] == expected[0]
+            errors += [abs(likely[0] / shares[0] - 1)] if drafted[0] == expected[0] else []
+    finally:
+        torch.set_num_threads(before)
+    assert same > 45  # random scores are near each other
+    assert statistics.mean(errors) < CLOSE[way]
 
 
 @pytest.mark.skipif(not CAN_PACK, reason="products of integers are not packed here")

@@ -54,7 +54,8 @@ class CausalCode:
         progress(1.0)
         written: PromptFormat = Fim(tokenizer) if has_markers(tokenizer) else LeftOnly(tokenizer)
         own = read_json(directory / "dgemma.json")
-        policy = Policy.from_json(fitted_policy() | {"name": directory_name(directory)} | own)
+        its = {"name": directory_name(directory), "token_cost": network.token_cost}
+        policy = Policy.from_json(fitted_policy() | its | own)
         writer = network if drafter is None else drafter.writer
         return Checkpoint(directory, writer, written, policy, self, drafter=drafter)
 

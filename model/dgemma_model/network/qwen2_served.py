@@ -74,6 +74,11 @@ class ServedQwen2:
         return self.weights.tensors[f"{name}.weight"][ids], self.weights.tensors[f"{name}.scale"][ids]
 
     @property
+    def token_cost(self) -> float:
+        """See `Passes`."""
+        return self._passes.token_cost
+
+    @property
     def context_length(self) -> int:
         """See `CodeNetwork`."""
         return self.config.max_position_embeddings
@@ -142,7 +147,7 @@ class ServedQwen2:
     def _run(self, ids: Tensor, cache: Cache, positions: Tensor | None, allowed: Tensor | None) -> Tensor:
         """The layers over new tokens; keys and values go after the cached ones."""
         with THREADS.measured(ids.numel()):
-            angles = self._angles(cache.length, ids.shape[1], positions)
+            angles = self.angles(cache.length, ids.shape[1], positions)
             hidden, states = self._passes.run(self.embed(ids), cache, angles, allowed, self._kept_states)
         if states:
             self._keep([*states, hidden], cache)
@@ -155,8 +160,8 @@ class ServedQwen2:
             second = narrow[2 * pair + 1] if 2 * pair + 1 < len(narrow) else first
             cache.write(self.config.num_hidden_layers + pair, first, second)
 
-    def _angles(self, start: int, tokens: int, positions: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, [1 or B, T, C], from tables that grow by doubling."""
+    def angles(self, start: int, tokens: int, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Cosines and sines as `Passes` take them, [1 or B, T, C], from tables that grow by doubling."""
         if positions is not None:
             return self._rotary(positions)
         end = start + tokens

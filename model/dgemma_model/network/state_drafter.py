@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from dgemma_model.network.diffusion_gemma import RMSNorm, rotate
 
+FIRST = 2
+"""Where a canvas begins, after its anchor: the token between is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class DrafterConfig:
@@ -162,11 +165,8 @@ class StateDrafter(nn.Module):
 
 def canvas_angles(config: DrafterConfig, anchors: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Float32 cosines and sines of canvases' rotations, by the positions of their anchors: [...] -> [..., length, C]
-    each.
-
-    A canvas begins two tokens after its anchor: the token between is known.
-    """
-    positions = anchors[..., None] + torch.arange(2, length + 2, device=anchors.device)
+    each."""
+    positions = anchors[..., None] + torch.arange(FIRST, length + FIRST, device=anchors.device)
     steps = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=anchors.device) / config.head_dim
     angles = positions[..., None].float() * (1.0 / config.rope_theta**steps)
     angles = torch.cat((angles, angles), dim=-1)

@@ -13,6 +13,11 @@ from dgemma_model.network.cache import Cache
 class Passes(Protocol):
     """One implementation for each way to multiply. Shapes as in `CodeNetwork`; C is the size of a head."""
 
+    @property
+    def token_cost(self) -> float:
+        """What each token after the first two adds to a short pass, as a share of a pass over one
+        (log/compiled-passes.md)."""
+
     def run(
         self,
         x: Tensor,

@@ -11,7 +11,7 @@ import hashlib
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from ctypes import Structure, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.passes.blocks import BLOCK, GROUP, Blocks, blocks
+from dgemma_model.network.passes.structures import Layer, Matrix, Network, Pass
 from dgemma_model.network.qwen2_config import Qwen2Config
 
 LANES, WIDEST_HEAD = 16, 128
@@ -33,37 +34,6 @@ DOWN_DIGITS = 2
 """Bytes for what goes into the down projections: one rounds its outliers' neighbours away (log/products.md)."""
 
 
-class _Matrix(Structure):
-    _fields_ = [
-        *(("weights", c_void_p), ("sums", c_void_p), ("scale", c_void_p), ("bias", c_void_p)),
-        *(("rows", c_int64), ("columns", c_int64), ("digits", c_int64), ("largest", c_int64)),
-    ]
-
-
-class _Layer(Structure):
-    _fields_ = [
-        *(("input_norm", c_void_p), ("mlp_norm", c_void_p)),
-        *(("qkv", _Matrix), ("out", _Matrix), ("gate_up", _Matrix), ("down", _Matrix)),
-    ]
-
-
-class _Network(Structure):
-    _fields_ = [
-        *(("layers", c_int64), ("size", c_int64), ("inner", c_int64), ("heads", c_int64), ("kv_heads", c_int64)),
-        *(("head_dim", c_int64), ("eps", c_float), ("norm", c_void_p), ("layer", POINTER(_Layer)), ("head", _Matrix)),
-    ]
-
-
-class _Pass(Structure):
-    _fields_ = [
-        *(("network", POINTER(_Network)), ("x", c_void_p), ("cos", c_void_p), ("sin", c_void_p)),
-        *(("keys", c_void_p), ("values", c_void_p), ("allowed", c_void_p), ("allowed_stride", c_int64)),
-        *(("batch", c_int64), ("tokens", c_int64), ("before", c_int64), ("capacity", c_int64)),
-        *(("wide", c_void_p), ("attended", c_void_p), ("digits", c_void_p), ("peaks", c_void_p)),
-        *(("kept", c_void_p), ("kept_count", c_int64), ("states", c_void_p)),
-    ]
-
-
 @dataclass(frozen=True, slots=True)
 class Library:
     """`passes.c`, compiled for this processor."""
@@ -74,6 +44,21 @@ class Library:
     """`GOMP_parallel` of the OpenMP that torch uses; null where there is another."""
     takes_bytes: bool
     """Whether activations are rounded to bytes, or else to 16-bit integers."""
+
+    @property
+    def token_cost(self) -> float:
+        """See `Passes`: where activations are bytes, reading the weights takes longer than multiplying by them."""
+        return 0.05 if self.takes_bytes else 0.2
+
+    @property
+    def digit(self) -> torch.dtype:
+        """Of such integers."""
+        return torch.uint8 if self.takes_bytes else torch.int16
+
+    def call(self, name: str, described: Structure) -> None:
+        """Call a function on as many threads as torch takes."""
+        function: Callable[..., object] = getattr(self.functions, name)
+        function(ctypes.byref(described), self.parallel, c_int64(torch.get_num_threads()))
 
     def largest(self, columns: int) -> int:
         """The largest integer that activations are rounded to, so that no sum over `columns` overflows 32 bits."""
@@ -136,22 +121,26 @@ def can_run(config: Qwen2Config) -> bool:
 
 
 class NativePasses:
-    """The layers and the head of a network; see `qwen2_served.Passes`."""
+    """The layers and the head of a network; see `contract.Passes`."""
 
     def __init__(self, config: Qwen2Config, tensors: Mapping[str, Tensor], matrices: Mapping[str, Blocks]) -> None:
         """`tensors` are those of `qwen2_weights`, but for the matrices that are in `matrices` by name."""
         found = library()
         assert found is not None, "see `can_run`"
         self._library, self._config = found, config
+        self.token_cost = found.token_cost
+        """See `Passes`."""
         self._held: list[object] = []
         layers = [self._layer(tensors, matrices, f"layers.{index}.") for index in range(config.num_hidden_layers)]
         head = self._matrix(tensors, matrices, "embed_tokens" if config.tie_word_embeddings else "lm_head")
-        self._network = _Network(
+        self._network = Network(
             *(config.num_hidden_layers, config.hidden_size, config.intermediate_size),
             *(config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps),
-            *(self._pointer(tensors["norm.weight"]), (_Layer * len(layers))(*layers), head),
+            *(self._pointer(tensors["norm.weight"]), (Layer * len(layers))(*layers), head),
         )
+        self._attended = max(config.hidden_size, config.num_attention_heads * config.head_dim)
         self._widest = max(layers[0].qkv.rows, config.intermediate_size)
+        self._longest = max(self._attended, config.intermediate_size)
         self._scratch = (torch.empty(0), torch.empty(0), torch.empty(0), torch.empty(0))
 
     def run(
@@ -185,25 +174,35 @@ class NativePasses:
         allowed: Tensor | None,
         kept: Sequence[int],
     ) -> tuple[Tensor, list[Tensor]]:
-        batch, tokens, _ = x.shape
         x = x.clone(memory_format=torch.contiguous_format)
+        layers, states = (c_int64 * len(kept))(*kept), x.new_empty(len(kept), *x.shape)
+        described, _held = self._described(x, buffers, before, angles, allowed)
+        described.kept, described.kept_count, described.states = ctypes.addressof(layers), len(kept), states.data_ptr()
+        self._library.call("dgemma_run", described)
+        return x, list(states)
+
+    def _described(
+        self,
+        x: Tensor,
+        buffers: Sequence[tuple[Tensor, Tensor]],
+        before: int,
+        angles: tuple[Tensor, Tensor],
+        allowed: Tensor | None,
+    ) -> tuple[Pass, object]:
+        """A pass for C, and what must be held until it is over."""
+        batch, tokens, _ = x.shape
         cos, sin = (part.expand(batch, -1, -1).contiguous() for part in angles)
         keys, values = ((c_void_p * len(buffers))(*(pair[side].data_ptr() for pair in buffers)) for side in (0, 1))
         seen = None if allowed is None else allowed.contiguous()
         stride = 0 if seen is None or len(seen) == 1 else seen[0].numel()
         wide, attended, digits, peaks = self._scratch_for(batch * tokens)
-        layers, states = (c_int64 * len(kept))(*kept), x.new_empty(len(kept), *x.shape)
-        self._call(
-            self._library.functions.dgemma_run,
-            _Pass(
-                *(ctypes.pointer(self._network), x.data_ptr(), cos.data_ptr(), sin.data_ptr()),
-                *(ctypes.addressof(keys), ctypes.addressof(values), None if seen is None else seen.data_ptr(), stride),
-                *(batch, tokens, before, buffers[0][0].shape[2]),
-                *(wide.data_ptr(), attended.data_ptr(), digits.data_ptr(), peaks.data_ptr()),
-                *(ctypes.addressof(layers), len(kept), states.data_ptr()),
-            ),
+        described = Pass(
+            *(ctypes.pointer(self._network), x.data_ptr(), cos.data_ptr(), sin.data_ptr()),
+            *(ctypes.addressof(keys), ctypes.addressof(values), None if seen is None else seen.data_ptr(), stride),
+            *(batch, tokens, before, buffers[0][0].shape[2]),
+            *(wide.data_ptr(), attended.data_ptr(), digits.data_ptr(), peaks.data_ptr()),
         )
-        return x, list(states)
+        return described, (cos, sin, keys, values, seen)
 
     def scores(self, hidden: Tensor) -> Tensor:
         """See `Passes`."""
@@ -212,33 +211,26 @@ class NativePasses:
         if not rows:
             return scores
         _, _, digits, peaks = self._scratch_for(rows)
-        described = _Pass(network=ctypes.pointer(self._network), x=hidden.data_ptr(), batch=1, tokens=rows)
+        described = Pass(network=ctypes.pointer(self._network), x=hidden.data_ptr(), batch=1, tokens=rows)
         described.wide, described.digits, described.peaks = scores.data_ptr(), digits.data_ptr(), peaks.data_ptr()
-        self._call(self._library.functions.dgemma_score, described)
+        self._library.call("dgemma_score", described)
         return scores
-
-    def _call(self, function: Callable[..., object], described: _Pass) -> None:
-        function(ctypes.byref(described), self._library.parallel, c_int64(torch.get_num_threads()))
 
     def _scratch_for(self, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The `wide`, `attended`, `digits` and `peaks` of a pass, which are kept for the next one."""
         if rows > len(self._scratch[0]):
-            config = self._config
-            attended = max(config.hidden_size, config.num_attention_heads * config.head_dim)
-            digits = DOWN_DIGITS * max(attended, config.intermediate_size)
-            kind = torch.uint8 if self._library.takes_bytes else torch.int16
             self._scratch = (
                 torch.empty(rows, self._widest),
-                torch.empty(rows, attended),
-                torch.empty(rows, digits, dtype=kind),
+                torch.empty(rows, self._attended),
+                torch.empty(rows, DOWN_DIGITS * self._longest, dtype=self._library.digit),
                 torch.empty(rows),
             )
         return self._scratch
 
-    def _layer(self, tensors: Mapping[str, Tensor], matrices: Mapping[str, Blocks], prefix: str) -> _Layer:
+    def _layer(self, tensors: Mapping[str, Tensor], matrices: Mapping[str, Blocks], prefix: str) -> Layer:
         digits = DOWN_DIGITS if self._library.takes_bytes else 1
         norms = (tensors[f"{prefix}{name}.weight"] for name in ("input_layernorm", "post_attention_layernorm"))
-        return _Layer(
+        return Layer(
             *map(self._pointer, norms),
             *(self._matrix(tensors, matrices, prefix + name) for name in ("qkv", "out", "gate_up")),
             self._matrix(tensors, matrices, f"{prefix}down", digits),
@@ -246,11 +238,11 @@ class NativePasses:
 
     def _matrix(
         self, tensors: Mapping[str, Tensor], matrices: Mapping[str, Blocks], name: str, digits: int = 1
-    ) -> _Matrix:
+    ) -> Matrix:
         scale, bias = tensors[f"{name}.scale"], tensors.get(f"{name}.bias")
         found = matrices[name] if name in matrices else blocks(tensors[f"{name}.weight"])
         columns = found.weights.shape[1] * GROUP
-        return _Matrix(
+        return Matrix(
             *(self._pointer(found.weights), self._pointer(found.sums), self._pointer(scale)),
             None if bias is None else self._pointer(bias),
             *(len(scale), columns, digits, self._library.largest(columns)),

@@ -73,6 +73,26 @@ typedef struct {
     float *states; /* [kept_count, R, size]: these copies */
 } Pass;
 
+typedef struct { /* see state_drafter.py; all matrices but `before` are in bands */
+    const Network *network; /* its head has a row for each of the drafter's tokens */
+    int64_t states;
+    const float *state_norms, *places; /* [states, size] and [canvas, size] */
+    Matrix fuse, after; /* [size, (states + 1) * size] and [tokens, rank] */
+    const int8_t *before; /* [tokens + 1, rank] */
+    const float *before_scale;
+} Drafter;
+
+typedef struct {
+    const Drafter *drafter;
+    Pass pass; /* over one canvas; `wide` [canvas, the drafter's tokens] */
+    const float *states, *embedded; /* [states, size] and [size] */
+    int64_t previous; /* of the drafter's tokens: the one before the canvas */
+    float least; /* a draft ends where it is less likely to be right */
+    float *joined, *pairs; /* scratch [(states + 1) * size] and [the drafter's tokens] */
+    int64_t *chosen, count; /* out: `count` of the drafter's tokens */
+    float *likely; /* out: of each, the probability that it is right if all before it are */
+} Draft;
+
 /* ------------------------------------------------------------------------------------------------ threads */
 
 typedef struct Team Team;
@@ -89,6 +109,7 @@ struct Team {
     Work work;
     int64_t count, span; /* work is on numbers below `count`, `span` of them in a piece */
     const Pass *pass;
+    Draft *draft;
     const Matrix *matrix, *following; /* `following` is the next one that is multiplied by, or missing */
     int64_t layer, token_rows;
     float *result;
@@ -338,7 +359,8 @@ static void hand_over(const float *restrict value, int manner, int64_t rows, flo
 }
 
 static int is_gated(const Team *team, const Matrix *matrix) { /* half of a block are gates, half what they let through */
-    return matrix == &team->pass->network->layer[team->layer].gate_up;
+    const Network *network = team->pass->network;
+    return network->layers && matrix == &network->layer[team->layer].gate_up;
 }
 
 static Block block_of(const Team *team, const Matrix *matrix, int64_t block) {
@@ -402,6 +424,7 @@ static void multiply_block(Team *team, int64_t block) {
 /* To `team->result`, for which `manner` tells how; `following` is the next matrix that is multiplied by, or missing. */
 static void multiply(Team *team, const Matrix *matrix, float *result, int64_t stride, int manner,
                      const Matrix *following) {
+    if (!team->token_rows) return;
     team->matrix = matrix;
     team->following = following;
     team->result = result;
@@ -640,6 +663,63 @@ static void score_tokens(Team *team) {
     multiply(team, head, pass->wide, head->rows, WRITTEN, 0);
 }
 
+static void fuse_states(Team *team) { /* the canvas, from the writer's states and the embedding of its latest token */
+    const Drafter *drafter = team->draft->drafter;
+    const Pass *pass = team->pass;
+    const int64_t size = pass->network->size, states = drafter->states, columns = (states + 1) * size;
+    const Matrix *fuse = &drafter->fuse;
+    float *joined = team->draft->joined;
+    for (int64_t state = 0; state < states; state++) {
+        const float *x = team->draft->states + state * size, factor = norm_factor(x, size, pass->network->eps);
+        for (int64_t i = 0; i < size; i++) joined[state * size + i] = x[i] * factor * drafter->state_norms[state * size + i];
+    }
+    memcpy(joined + states * size, team->draft->embedded, sizeof(float) * (size_t)size);
+    round_row(joined, columns, fuse->digits, fuse->largest, pass->digits, pass->peaks);
+    team->token_rows = 1;
+    multiply(team, fuse, pass->wide, size, WRITTEN, &pass->network->layer[0].qkv);
+    const float *stream = team->draft->states + (states - 2) * size; /* before the last of the layers that it is kept of */
+    for (int64_t row = 0; row < pass->tokens; row++)
+        for (int64_t i = 0; i < size; i++)
+            pass->x[row * size + i] = stream[i] + pass->wide[i] + drafter->places[row * size + i];
+}
+
+static void choose(Team *team) { /* the best token of each position, given the one before it */
+    Draft *draft = team->draft;
+    const Drafter *drafter = draft->drafter;
+    const Pass *pass = team->pass;
+    const Matrix *after = &drafter->after;
+    const int64_t all = after->rows, rank = after->columns;
+    float chance = 1.0f, *said = draft->pairs;
+    int64_t token = draft->previous, row = 0;
+    team->token_rows = 1;
+    for (; row < pass->tokens && chance >= draft->least; row++) {
+        const float *scores = pass->wide + row * all;
+        float before[rank], most = MASKED, sum = 0;
+        for (int64_t i = 0; i < rank; i++) before[i] = drafter->before_scale[token] * drafter->before[token * rank + i];
+        round_row(before, rank, after->digits, after->largest, pass->digits, pass->peaks);
+        multiply(team, after, said, all, WRITTEN, after);
+#pragma omp simd reduction(max : most)
+        for (int64_t i = 0; i < all; i++) {
+            said[i] += scores[i];
+            most = said[i] > most ? said[i] : most;
+        }
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < all; i++) sum += exponential(said[i] - most);
+        for (token = 0; token + 1 < all && said[token] != most;) token++;
+        draft->chosen[row] = token;
+        draft->likely[row] = 1.0f / sum;
+        chance *= draft->likely[row];
+    }
+    draft->count = row;
+}
+
+static void write_draft(Team *team) {
+    fuse_states(team);
+    run_layers(team);
+    score_tokens(team);
+    choose(team);
+}
+
 typedef struct {
     Team *team;
     void (*run)(Team *);
@@ -658,8 +738,8 @@ static void join(void *argument) {
 /* `parallel` is OpenMP's `GOMP_parallel`, of the library that torch uses, so that its threads are used; or missing. */
 typedef void (*Parallel)(void (*)(void *), void *, unsigned threads, unsigned flags);
 
-static void run(const Pass *pass, void (*work)(Team *), Parallel parallel, int64_t threads) {
-    Team team = {.pass = pass, .threads = parallel ? threads : 1};
+static void run(const Pass *pass, Draft *draft, void (*work)(Team *), Parallel parallel, int64_t threads) {
+    Team team = {.pass = pass, .draft = draft, .threads = parallel ? threads : 1};
     Job job = {&team, work};
     if (team.threads == 1)
         work(&team);
@@ -668,10 +748,15 @@ static void run(const Pass *pass, void (*work)(Team *), Parallel parallel, int64
 }
 
 /* The layers and the last norm: `pass->x` from embeddings to hidden states; keys and values go to the cache. */
-void dgemma_run(const Pass *pass, Parallel parallel, int64_t threads) { run(pass, run_layers, parallel, threads); }
+void dgemma_run(const Pass *pass, Parallel parallel, int64_t threads) { run(pass, 0, run_layers, parallel, threads); }
 
-/* The head over hidden states `pass->x` [tokens, size]: `pass->wide` [tokens, head.rows]. */
-void dgemma_score(const Pass *pass, Parallel parallel, int64_t threads) { run(pass, score_tokens, parallel, threads); }
+/* The head over hidden states `pass->x` [tokens, size]: `pass->wide` [tokens, head.rows]. There may be no layers. */
+void dgemma_score(const Pass *pass, Parallel parallel, int64_t threads) { run(pass, 0, score_tokens, parallel, threads); }
+
+/* A draft of at most `pass.tokens` tokens after those that are cached: `chosen`, `likely` and their `count`. */
+void dgemma_draft(Draft *draft, Parallel parallel, int64_t threads) {
+    run(&draft->pass, draft, write_draft, parallel, threads);
+}
 
 const char dgemma_source[] = SOURCE; /* the hash of this file */
 const int64_t dgemma_digit_bytes = sizeof(Digit);

@@ -70,6 +70,8 @@ class ServedLayer:
 class TorchPasses:
     """See `Passes`."""
 
+    token_cost = 0.06
+
     def __init__(self, config: Qwen2Config, weights: Int8Weights) -> None:
         """`weights` as `joined_weights` gives them; matrices that are not packed yet are copied."""
         self._config, self._kept = config, kept_dtype(weights.products)
