@@ -17,7 +17,7 @@ class InfillerLike(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it runs, as torch writes it."""
+        """Where it runs, as torch writes it, or the address of the engine that is asked."""
 
     @property
     def languages(self) -> frozenset[str] | None:
@@ -34,6 +34,11 @@ class InfillerLike(Protocol):
     @property
     def uses_project_text(self) -> bool:
         """Whether it makes use of `FillRequest.project_text`."""
+
+    @property
+    def sends_text(self) -> bool:
+        """Whether what it is asked leaves this process: then values that look secret are hidden in the edited document,
+        too."""
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         """A draft after each denoising step; the last one is `done`."""
