@@ -31,6 +31,8 @@ THRESHOLD = -0.4
 """The mean log-probability of a token, in nats, under which nothing is shown unasked."""
 _SLOW_S = 1.0
 """An engine is called slow where somebody has stopped waiting after so long, with no word of an answer."""
+_FOUND_S = 60.0
+"""After so long an engine is asked again what it serves: it may have been started anew."""
 _MOST_CHARS_A_TOKEN = 64
 _AFTER_TEXT = re.compile(r"<\|[a-z_]+\|?>|<[a-z_]+\|>|^ {0,3}```", re.MULTILINE)
 """What ends a text wherever it is written: markers, and the fence of a chat's block of code."""
@@ -61,6 +63,7 @@ class EngineInfiller:
         self._heard = heard
         self._health: Health | None = None
         self._model: Model | None = None
+        self._found_at = 0.0
         self._says_scores = True
 
     @property
@@ -135,7 +138,7 @@ class EngineInfiller:
 
     def _fill_one(self, request: FillRequest) -> Iterator[Draft]:
         nothing = Draft(("",), 0, tokens=((),))
-        if self._model is None:
+        if self._model is None or self._clock() - self._found_at > _FOUND_S:
             for _ in self._found():
                 yield nothing
         request = replace(request, excerpt=_without_secrets(request.excerpt))
@@ -149,8 +152,9 @@ class EngineInfiller:
     def _found(self) -> Waiting[None]:
         """Find out what the engine serves."""
         self._model = None
-        self._model = model = yield from discover(self._connection, self.address)
-        self._well(f"{self.name} at {self.address.url}, asked by {model.interface}")
+        self._model = yield from discover(self._connection, self.address)
+        self._found_at = self._clock()
+        self._say(self._well)
 
     def _written(self, request: FillRequest) -> Iterator[Draft]:
         """What the engine writes into the hole."""
@@ -165,7 +169,8 @@ class EngineInfiller:
                     text.add(piece(self._model.interface, event))
                 if events and not draft.step and text.step:
                     self._says_scores = bool(text.log_probabilities) or not text.tokens
-                    self._well(f"{self.name} at {self.address.url}, asked by {self._model.interface}")
+                    self._outage.ended()
+                    self._say(self._well)
                 draft = text.draft() if events else draft
                 if text.is_over:
                     break
@@ -184,9 +189,10 @@ class EngineInfiller:
             answer.close()
         yield replace(draft, done=True)
 
-    def _well(self, message: str) -> None:
-        self._outage.ended()
-        self._say(Health(True, message))
+    @property
+    def _well(self) -> Health:
+        interface = self._model.interface if self._model else ""
+        return Health(True, f"{self.name} at {self.address.url}, asked by {interface}")
 
     def _failed(self, error: EngineError) -> None:
         self._model = None

@@ -145,14 +145,28 @@ def test_an_engine_that_goes_away_and_comes_back_with_another_model() -> None:
     assert "qwen2.5-coder-1.5b at " in heard[-1].message
 
 
-def test_an_engine_that_was_restarted_between_two_fills_is_asked_what_it_has() -> None:
-    """The connection that was kept open leads nowhere: no failure, but another model may be there."""
+def test_what_an_engine_serves_is_asked_again_after_a_minute() -> None:
+    now = 0.0
     with SmallEngine() as first:
-        infiller = EngineInfiller(Address.parse(first.url))
+        infiller = EngineInfiller(Address.parse(first.url), clock=lambda: now)
         list(infiller.fill(LINE))
+    now = 61.0
     with SmallEngine(first.port, model="qwen2.5-coder-1.5b") as second:
         list(infiller.fill(LINE))
         assert infiller.name == "qwen2.5-coder-1.5b" == second.questions()[0].json["model"]
+
+
+def test_a_connection_that_the_engine_gives_up_as_it_is_used_again_costs_nothing(engine: SmallEngine) -> None:
+    infiller = EngineInfiller(Address.parse(engine.url))
+    list(infiller.fill(LINE))
+
+    def once(handler: Handler) -> None:
+        engine.answer = None
+        handler.break_off()
+
+    engine.answer = once
+    *_, draft = infiller.fill(LINE)
+    assert draft.text == "value"
 
 
 def test_no_storm_begins() -> None:

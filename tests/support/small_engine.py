@@ -5,6 +5,7 @@ It speaks HTTP/1.1 over a socket of this machine. What it is asked is kept, byte
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import ssl
@@ -121,10 +122,8 @@ class SmallEngine:
         self._server.shutdown()
         self._server.server_close()
         for connection in self._server.open:
-            try:
+            with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 QUESTIONS = ("/infill", "/v1/completions", "/v1/chat/completions")
@@ -152,6 +151,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one connection's requests."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     owner: SmallEngine
 
     def log_message(self, *_: object) -> None:
