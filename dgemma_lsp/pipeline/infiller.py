@@ -25,7 +25,8 @@ class InfillerLike(Protocol):
 
     @property
     def threshold(self) -> float:
-        """The `Draft.score`, in nats, under which nothing is shown unasked with the usual eagerness."""
+        """The `Draft.score`, in nats, under which nothing is shown unasked with the usual eagerness. A fill may be what
+        shows whether there are scores at all."""
 
     @property
     def prompt_tokens(self) -> int:
