@@ -157,9 +157,7 @@ def fill(
     writer = Writer(checkpoint, device, quantize, engine, engine_token_file)
     try:
         if batch is not None:
-            fill_command.fill_batch(
-                batch, writer, one_line=one_line, denoise=denoise, steps=steps, budget_ms=budget_ms
-            )
+            fill_command.fill_batch(batch, writer, one_line=one_line, denoise=denoise, steps=steps, budget_ms=budget_ms)
         elif place is not None:
             fill_command.fill_once(
                 place, writer, watch=watch, as_json=as_json, denoise=denoise, steps=steps, budget_ms=budget_ms
