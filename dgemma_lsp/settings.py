@@ -26,6 +26,7 @@ class Settings:
     nearby_files: bool = True
     debounce_ms: int = 60
     time_budget_ms: int = 1000
+    engine: str | None = None
     checkpoint: str | None = None
     device: str | None = None
     log_level: str = "info"
@@ -217,6 +218,13 @@ OPTIONS: dict[str, Option] = {
         " four times as long"
     ),
     "time_budget_ms": _duration("how long the model may work on one suggestion; the best draft so far is shown"),
+    "engine": Option(
+        _optional_name,
+        "an address such as http://127.0.0.1:8080, or null",
+        _NAME_OR_NULL,
+        "the address of an engine that fills in place of a checkpoint: llama.cpp's server, vLLM, or another with their"
+        " HTTP interface. Text around the cursor is sent there. `null`: the model runs inside the server",
+    ),
     "checkpoint": Option(
         _optional_name,
         "a name, a directory, a .gguf file, or null",

@@ -115,7 +115,7 @@ static double total_{number}(const struct shop_{number} *shop, double rate) {{
 class _Writer:
     """Three drafts of one line, at no cost."""
 
-    name, device, threshold, uses_project_text = "writer", "none", -1.0, True
+    name, device, threshold, uses_project_text, sends_text = "writer", "none", -1.0, True, False
     languages: frozenset[str] | None = None
 
     def __init__(self, drafts: tuple[str, str, str], prompt_tokens: int) -> None:

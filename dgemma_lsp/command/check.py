@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dgemma_lsp.command.loading import UserError, load_infiller
-from dgemma_model.checkpoint.config import Quantize
+from dgemma_lsp.command.loading import UserError, Writer
 from dgemma_model.request import Excerpt, FillRequest
 from dgemma_model.source import languages, syntax
 
@@ -24,7 +23,7 @@ HASHED_BYTES = 2**30
 """Larger checkpoints are not read through only to name them."""
 
 
-def check(checkpoint: str | None, device: str | None, quantize: Quantize | None) -> bool:
+def check(writer: Writer) -> bool:
     """Print a table of what works on this machine; whether all of it does."""
     rows: list[tuple[str, Callable[[], str]]] = [
         ("Python", platform.python_version),
@@ -34,8 +33,8 @@ def check(checkpoint: str | None, device: str | None, quantize: Quantize | None)
         ("passes", _passes),
         ("memory", _memory),
         ("grammars", _grammars),
-        ("checkpoint", lambda: _checkpoint_line(checkpoint, device)),
-        ("a fill", lambda: _trial_fill(checkpoint, device, quantize)),
+        ("writer", lambda: _writer_line(writer)),
+        ("a fill", lambda: _trial_fill(writer)),
     ]
     table = Table("", "", "", show_header=False)
     all_well = True
@@ -85,13 +84,15 @@ def _grammars() -> str:
     return ", ".join(sorted(row.name for row in rows))
 
 
-def _checkpoint_line(checkpoint: str | None, device: str | None) -> str:
-    """Which one it is, why, and what would be better."""
+def _writer_line(writer: Writer) -> str:
+    """What fills, why, and what would be better."""
     from dgemma_model.checkpoint.selection import default_checkpoint, find
 
-    if checkpoint:
-        return f"{checkpoint}, named on the command line: {_weights_line(find(checkpoint))}"
-    default = default_checkpoint(device)
+    if (engine := writer.chosen_engine()) is not None:
+        return f"an engine, {engine.why}; text goes to {engine.address.described}"
+    if writer.checkpoint:
+        return f"{writer.checkpoint}, named on the command line: {_weights_line(find(writer.checkpoint))}"
+    default = default_checkpoint(writer.device)
     advice = f"\n{default.advice}" if default.advice else ""
     return f"{default.name}, because {default.why}: {_weights_line(default.path)}{advice}"
 
@@ -117,9 +118,10 @@ def weights_digest(weights: Sequence[Path]) -> str | None:
     return digest.hexdigest()
 
 
-def _trial_fill(checkpoint: str | None, device: str | None, quantize: Quantize | None) -> str:
-    infiller = load_infiller(checkpoint, device, quantize)
+def _trial_fill(writer: Writer) -> str:
+    infiller = writer.load()
     excerpt = Excerpt("def area(width, height):\n    return ", "\n")
     started = time.perf_counter()
     *_, draft = infiller.fill(FillRequest(excerpt, one_line=True))
-    return f"return {draft.text!r} in {1000 * (time.perf_counter() - started):.0f} ms on {infiller.device}"
+    took_ms = 1000 * (time.perf_counter() - started)
+    return f"return {draft.text!r} in {took_ms:.0f} ms by {infiller.name} on {infiller.device}"

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from dgemma_lsp.command.loading import UserError
+from dgemma_lsp.command.loading import UserError, Writer
 from dgemma_model.checkpoint import catalogue
 from dgemma_model.checkpoint.config import Quantize
 
@@ -37,6 +37,21 @@ QuantizeOption = Annotated[
         help="In how many bits the experts of DiffusionGemma are held; by default in as many as fit the memory.",
     ),
 ]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="An engine to ask in place of a checkpoint: llama.cpp's server, vLLM, or another with their interface. "
+        "Text around the cursor is sent there. By default DGEMMA_ENGINE.",
+    ),
+]
+EngineTokenOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="What the engine wants to be told; otherwise DGEMMA_ENGINE_TOKEN, or the file DGEMMA_ENGINE_TOKEN_FILE.",
+    ),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,20 +74,33 @@ def serve(
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
     quantize: QuantizeOption = None,
+    engine: EngineOption = None,
+    engine_token_file: EngineTokenOption = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
     """Fill code in place. Without a command: serve an editor over stdio."""
     if context.invoked_subcommand is not None:
-        if any(option is not None for option in (checkpoint, device, quantize, tcp, token_file)) or insecure_listen:
+        options = (checkpoint, device, quantize, engine, engine_token_file, tcp, token_file)
+        if any(option is not None for option in options) or insecure_listen:
             fail(f"options go after the command: dgemma-lsp {context.invoked_subcommand} --checkpoint ...")
         return
+    try:
+        Writer(checkpoint, engine=engine).chosen_engine()
+    except UserError as error:
+        fail(str(error))
     from dgemma_lsp.server import server
     from dgemma_lsp.server.admission import AdmissionError
 
     if tcp is None:
-        server.serve_stdio(checkpoint=checkpoint, device=device, quantize=quantize)
+        server.serve_stdio(
+            checkpoint=checkpoint,
+            device=device,
+            quantize=quantize,
+            engine=engine,
+            engine_token_file=engine_token_file,
+        )
     host, _, port = tcp.rpartition(":")
     if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         fail(f"--tcp wants HOST:PORT, for example 127.0.0.1:7777, not {tcp!r}")
@@ -83,6 +111,8 @@ def serve(
             checkpoint=checkpoint,
             device=device,
             quantize=quantize,
+            engine=engine,
+            engine_token_file=engine_token_file,
             token_file=token_file,
             insecure=insecure_listen,
         )
@@ -113,6 +143,8 @@ def fill(
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
     quantize: QuantizeOption = None,
+    engine: EngineOption = None,
+    engine_token_file: EngineTokenOption = None,
 ) -> None:
     """Fill one hole in a file and show it in place, or fill a file of tasks."""
     from dgemma_lsp.command import fill as fill_command
@@ -121,40 +153,30 @@ def fill(
         fail("pass either FILE:LINE:COLUMN or --batch TASKS.jsonl")
     if one_line is not None and batch is None:
         fail("--one-line and --no-one-line are about --batch: at FILE:LINE:COLUMN the syntax decides")
+    writer = Writer(checkpoint, device, quantize, engine, engine_token_file)
     try:
         if batch is not None:
-            fill_command.fill_batch(
-                batch,
-                checkpoint,
-                device,
-                quantize,
-                one_line=one_line,
-                denoise=denoise,
-                steps=steps,
-                budget_ms=budget_ms,
-            )
+            fill_command.fill_batch(batch, writer, one_line=one_line, denoise=denoise, steps=steps, budget_ms=budget_ms)
         elif place is not None:
             fill_command.fill_once(
-                place,
-                checkpoint,
-                device,
-                quantize,
-                watch=watch,
-                as_json=as_json,
-                denoise=denoise,
-                steps=steps,
-                budget_ms=budget_ms,
+                place, writer, watch=watch, as_json=as_json, denoise=denoise, steps=steps, budget_ms=budget_ms
             )
     except UserError as error:
         fail(str(error))
 
 
 @app.command()
-def check(checkpoint: CheckpointOption = None, device: DeviceOption = None, quantize: QuantizeOption = None) -> None:
+def check(
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+    quantize: QuantizeOption = None,
+    engine: EngineOption = None,
+    engine_token_file: EngineTokenOption = None,
+) -> None:
     """Say what works on this machine, and what to do where something does not."""
     from dgemma_lsp.command.check import check as check_machine
 
-    if not check_machine(checkpoint, device, quantize):
+    if not check_machine(Writer(checkpoint, device, quantize, engine, engine_token_file)):
         raise typer.Exit(1)
 
 

@@ -47,6 +47,7 @@ class OneWayInfiller:
             infiller.prompt_tokens,
             infiller.uses_project_text,
         )
+        self.sends_text = infiller.sends_text
         self._infiller, self._overrides = infiller, overrides
         self._answered: tuple[FillRequest, Draft] | None = None
 

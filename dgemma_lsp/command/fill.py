@@ -19,7 +19,7 @@ from rich.progress import Progress
 from rich.style import Style
 from rich.text import Text
 
-from dgemma_lsp.command.loading import UserError, load_infiller
+from dgemma_lsp.command.loading import UserError, Writer
 from dgemma_lsp.command.opened import TASK_TOKENS, opened
 from dgemma_lsp.documents import disk
 from dgemma_lsp.documents.documents import ParsedSnapshot
@@ -30,13 +30,15 @@ from dgemma_lsp.pipeline.request_for import request_for
 from dgemma_lsp.pipeline.suggest import suggest
 from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, Watched, before_cursor
 from dgemma_lsp.settings import Settings
-from dgemma_model.checkpoint.config import Quantize
 from dgemma_model.checkpoint.selection import default_checkpoint
 from dgemma_model.request import Check, InfillError
 from dgemma_model.source import languages, syntax
 
 if TYPE_CHECKING:
+    from dgemma_lsp.engine.infiller import EngineInfiller
     from dgemma_model.infill import Infiller
+
+    AnyInfiller = Infiller | EngineInfiller
 
 CONTEXT_LINES = 4
 
@@ -48,9 +50,7 @@ _MOST_BATCH_BYTES = 1 << 30
 
 def fill_once(
     place: str,
-    checkpoint: str | None,
-    device: str | None,
-    quantize: Quantize | None,
+    writer: Writer,
     *,
     watch: bool,
     as_json: bool,
@@ -61,11 +61,11 @@ def fill_once(
     """Fill at FILE:LINE:COLUMN and print the result in place, or as one JSON document.
 
     Raises:
-        UserError: no such file or position, the checkpoint cannot be used, or the model failed.
+        UserError: no such file or position, neither checkpoint nor engine can be used, or the model failed.
     """
     parsed = parsed_at(place)
     snapshot = parsed.snapshot
-    infiller = load_infiller(checkpoint, device, quantize)
+    infiller = writer.load()
     console = Console(stderr=as_json, highlight=False)
     started = time.perf_counter()
     try:
@@ -82,10 +82,12 @@ def fill_once(
     elif isinstance(answer, Suggestion):
         console.print(in_place(snapshot.text, answer), soft_wrap=True)
         timing = f"{answer.steps} passes, {elapsed_ms:.0f} ms, {infiller.name} on {infiller.device}"
-        console.print(f"[dim]{timing}, score {answer.score:.2f}[/dim]")
+        score = f", score {answer.score:.2f}" if math.isfinite(answer.score) else ""
+        console.print(f"[dim]{timing}{score}[/dim]")
     else:
         console.print(f"nothing to suggest: {answer.value}")
-    if checkpoint is None and not as_json and (advice := default_checkpoint(device).advice):
+    is_default = writer.checkpoint is None and writer.chosen_engine() is None
+    if is_default and not as_json and (advice := default_checkpoint(writer.device).advice):
         console.print(f"[dim]{escape(advice)}[/dim]")
 
 
@@ -238,7 +240,7 @@ def _token_style(state: TokenState, confidence: float) -> Style:
 
 
 def _as_json(
-    answer: Suggestion | NoSuggestion, snapshot: Snapshot, infiller: Infiller, elapsed_ms: float
+    answer: Suggestion | NoSuggestion, snapshot: Snapshot, infiller: AnyInfiller, elapsed_ms: float
 ) -> dict[str, object]:
     document: dict[str, object] = {
         "checkpoint": infiller.name,
@@ -260,9 +262,7 @@ def _as_json(
 
 def fill_batch(
     tasks: Path,
-    checkpoint: str | None,
-    device: str | None,
-    quantize: Quantize | None,
+    writer: Writer,
     *,
     one_line: bool | None,
     denoise: bool,
@@ -277,10 +277,10 @@ def fill_batch(
     with `error`.
 
     Raises:
-        UserError: the file cannot be read, or the checkpoint cannot be used.
+        UserError: the file cannot be read, or neither checkpoint nor engine can be used.
     """
     lines = _content(tasks, _MOST_BATCH_BYTES).splitlines()
-    infiller = load_infiller(checkpoint, device, quantize)
+    infiller = writer.load()
     with Progress(console=Console(stderr=True)) as progress:
         for number, line in enumerate(progress.track(lines, description="filling"), start=1):
             if line.strip():
@@ -298,7 +298,7 @@ def _json(line: bytes) -> object:
 def _fill_task(
     line: bytes,
     number: int,
-    infiller: Infiller,
+    infiller: AnyInfiller,
     one_line: bool | None,
     denoise: bool,
     steps: int | None,

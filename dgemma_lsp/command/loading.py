@@ -1,13 +1,19 @@
-"""Loading a checkpoint for a command, and errors that its user can put right."""
+"""Loading a checkpoint for a command, or asking an engine, and errors that its user can put right."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dgemma_lsp.engine.access_token import token_for
+from dgemma_lsp.engine.address import AddressError
+from dgemma_lsp.engine.choice import ChosenEngine, chosen_engine
 from dgemma_model.checkpoint.config import Quantize
 
 if TYPE_CHECKING:
+    from dgemma_lsp.engine.infiller import EngineInfiller
     from dgemma_model.infill import Infiller
 
 
@@ -35,3 +41,45 @@ def load_infiller(
         raise UserError(str(error)) from error
     finally:
         needs.removeHandler(printed)
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """What a command fills with, as its user named it."""
+
+    checkpoint: str | None = None
+    device: str | None = None
+    quantize: Quantize | None = None
+    engine: str | None = None
+    engine_token_file: Path | None = None
+
+    def chosen_engine(self) -> ChosenEngine | None:
+        """The engine; None where a checkpoint fills.
+
+        Raises:
+            UserError: what is named is no engine's address, or there is a checkpoint beside it.
+        """
+        if self.engine is not None and self.checkpoint is not None:
+            raise UserError("pass either --engine or --checkpoint: an engine has a model of its own")
+        try:
+            return chosen_engine(self.engine, checkpoint=self.checkpoint)
+        except AddressError as error:
+            raise UserError(str(error)) from error
+
+    def load(self) -> Infiller | EngineInfiller:
+        """Load the checkpoint, or ask the engine what it serves.
+
+        Raises:
+            UserError: it cannot be used.
+        """
+        if (chosen := self.chosen_engine()) is None:
+            return load_infiller(self.checkpoint, self.device, self.quantize)
+        from dgemma_lsp.engine.infiller import EngineInfiller
+
+        try:
+            infiller = EngineInfiller(chosen.address, token_for(chosen.address, self.engine_token_file))
+        except AddressError as error:
+            raise UserError(str(error)) from error
+        if not (health := infiller.look()).well:
+            raise UserError(health.message)
+        return infiller

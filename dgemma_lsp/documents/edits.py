@@ -129,6 +129,13 @@ class NoSuggestion(Enum):
     LOW_CONFIDENCE = "the model was not sure enough"
     NOTHING_HERE = "there is nothing here that this could be done to"
     NOTHING_BETTER = "the model had nothing better than the present text"
+    ENGINE_DOWN = "the engine cannot be reached"
+    ENGINE_SLOW = "the engine did not answer in time"
+    ENGINE_BUSY = "the engine is busy or still loading"
+    ENGINE_GARBAGE = "the engine's answer cannot be used"
+    ENGINE_BROKE_OFF = "the engine closed the connection in the middle of an answer"
+    ENGINE_MODEL = "the engine has another model, or one that it cannot be asked to fill with"
+    ENGINE_TOKEN = "the engine wants a token, or another one"
     FAILED = "the fill failed; the log has the reason"
 
 

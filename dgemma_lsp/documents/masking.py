@@ -6,6 +6,8 @@ because the first search of a long document takes time.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -14,6 +16,7 @@ from dgemma_lsp.documents.edits import Snapshot, Surroundings
 from dgemma_lsp.documents.secrets import Span
 from dgemma_lsp.documents.text import Text
 
+_QUOTES = "\"'`"
 _MOST_CHARS = 1_000_000
 """A longer document is not shown beside another one at all."""
 _BEFORE_CHARS = 240
@@ -29,6 +32,22 @@ def without_secrets(surroundings: Surroundings) -> Surroundings:
 def masked(text: str) -> str:
     """A text without the parts of it that look secret; the same text is searched only once."""
     return str(_masked_text(tuple(Text(text).pieces()))[0])
+
+
+def with_secrets_hidden(source: Text, holes: Sequence[Span]) -> Text:
+    """A document of the same length in which what looks secret is written over, line by line: for a model that is asked
+    elsewhere. A literal that is being typed before a hole counts as if it were closed there."""
+    _, found = _masked_text(tuple(source.pieces()))
+    parts = [*found]
+    for start, _ in holes:
+        first = max(start - _BEFORE_CHARS, 0)
+        before = source[first:start]
+        for quote in _QUOTES:
+            begun = secrets.spans(f"{before}{quote}\n")
+            parts += [(first + begin, min(first + end, start)) for begin, end in begun if first + begin < start]
+    for start, end in parts:
+        source = source.replaced(start, end, re.sub(r"[^\r\n]", "x", source[start:end]))
+    return source
 
 
 def adds_secret(text: str, own: Text) -> bool:

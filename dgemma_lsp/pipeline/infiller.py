@@ -17,7 +17,7 @@ class InfillerLike(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it runs, as torch writes it."""
+        """Where it runs, as torch writes it, or the address of the engine that is asked."""
 
     @property
     def languages(self) -> frozenset[str] | None:
@@ -25,7 +25,8 @@ class InfillerLike(Protocol):
 
     @property
     def threshold(self) -> float:
-        """The `Draft.score`, in nats, under which nothing is shown unasked with the usual eagerness."""
+        """The `Draft.score`, in nats, under which nothing is shown unasked with the usual eagerness. A fill may be what
+        shows whether there are scores at all."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -34,6 +35,11 @@ class InfillerLike(Protocol):
     @property
     def uses_project_text(self) -> bool:
         """Whether it makes use of `FillRequest.project_text`."""
+
+    @property
+    def sends_text(self) -> bool:
+        """Whether what it is asked leaves this process: then values that look secret are hidden in the edited document,
+        too."""
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         """A draft after each denoising step; the last one is `done`."""

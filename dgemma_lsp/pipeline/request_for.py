@@ -11,9 +11,11 @@ stops reading: there the model cuts the last draft itself (`decoding.time_budget
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dgemma_lsp.documents.documents import ParsedSnapshot
 from dgemma_lsp.documents.edits import NO_SURROUNDINGS, Surroundings
+from dgemma_lsp.documents.masking import with_secrets_hidden
 from dgemma_lsp.pipeline.context import Span, view
 from dgemma_lsp.pipeline.fill_kind import ends_with_line
 from dgemma_lsp.pipeline.infiller import InfillerLike
@@ -63,6 +65,10 @@ def request_for(
             one_line = ends_with_line(parsed.tree, parsed.snapshot.source, parsed.snapshot.offset)
     if max_tokens is None:
         max_tokens = max((_TOKENS[content] for content in contents), default=CURSOR_TOKENS)
+    if infiller.sends_text:
+        snapshot = parsed.snapshot
+        places = holes or [(snapshot.offset, snapshot.offset)]
+        parsed = parsed._replace(snapshot=replace(snapshot, source=with_secrets_hidden(snapshot.source, places)))
     seen = view(parsed, holes, ExcerptBudget.within(infiller.prompt_tokens), surroundings)
     return FillRequest(
         seen.excerpt,

@@ -52,7 +52,6 @@ def suggest(
     if not invoked and is_too_complex(parsed):
         yield NoSuggestion.TOO_COMPLEX
         return
-    threshold = eagerness.threshold(infiller.threshold, settings.eagerness)
     watch = _Stopwatch()
     kind = fill_kind(
         tree,
@@ -90,7 +89,7 @@ def suggest(
         watch.lap("check_ms")
         if isinstance(edit, NoSuggestion):
             answer = edit
-        elif draft.score < threshold and not invoked:
+        elif draft.score < eagerness.threshold(infiller.threshold, settings.eagerness) and not invoked:
             answer = NoSuggestion.LOW_CONFIDENCE
         else:
             answer = Suggestion(snapshot, edit, draft.score, draft.step, trace=dict(watch.ms))

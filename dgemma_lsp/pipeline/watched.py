@@ -55,6 +55,11 @@ class Watched:
         return self.infiller.uses_project_text
 
     @property
+    def sends_text(self) -> bool:
+        """See `InfillerLike`."""
+        return self.infiller.sends_text
+
+    @property
     def threshold(self) -> float:
         """See `InfillerLike`."""
         return self.infiller.threshold
@@ -62,8 +67,11 @@ class Watched:
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         """See `InfillerLike`."""
         wished = replace(request, max_denoising_steps=self.steps, budget_ms=self.budget_ms, denoise=self.denoise)
+        shown = None
         for draft in self.infiller.fill(wished):
-            self.show(draft)
+            if draft is not shown:  # an engine repeats the latest while nothing arrives
+                self.show(draft)
+            shown = draft
             yield draft
 
 

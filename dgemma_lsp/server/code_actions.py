@@ -16,6 +16,7 @@ from pygls.exceptions import JsonRpcContentModified, JsonRpcException, JsonRpcIn
 from dgemma_lsp.documents.documents import Position
 from dgemma_lsp.documents.edits import NoSuggestion, Rewrite, Snapshot
 from dgemma_lsp.documents.masking import adds_secret, without_secrets
+from dgemma_lsp.engine.errors import EngineError
 from dgemma_lsp.pipeline import actions
 from dgemma_lsp.pipeline.actions import ActionKind, Problem
 from dgemma_lsp.pipeline.infiller import InfillerLike
@@ -168,6 +169,8 @@ async def _rewritten(server: DgemmaServer, kind: ActionKind, snapshot: Snapshot,
             )
         if isinstance(answer, Rewrite) and not _is_current(server, snapshot):
             answer = NoSuggestion.STALE
+    except EngineError as error:
+        answer = error.reason
     except Exception:
         logger.exception("request %s failed", server.protocol.msg_id)
         answer = NoSuggestion.FAILED

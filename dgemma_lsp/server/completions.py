@@ -11,6 +11,7 @@ from pygls.exceptions import JsonRpcInvalidParams
 
 from dgemma_lsp.documents.documents import Position
 from dgemma_lsp.documents.edits import Edit, NoSuggestion, Snapshot
+from dgemma_lsp.engine.errors import EngineError
 from dgemma_lsp.pipeline.watched import Frame
 from dgemma_lsp.server import from_client, to_client
 from dgemma_lsp.server.session import DgemmaServer
@@ -55,6 +56,8 @@ async def watch(server: DgemmaServer, params: object) -> dict[str, str]:
         else:
             show = partial(_show_canvas, server, number)
             answer = await server.watch(snapshot, show)
+    except EngineError as error:
+        answer = error.reason
     except Exception:
         logger.exception("request %s failed", server.protocol.msg_id)
         answer = NoSuggestion.FAILED
@@ -103,6 +106,8 @@ async def _answer(
         else:
             menu = _selected(server, snapshot, selected)
             answer = await server.answer(snapshot, invoked=invoked, typed=typed, selected=menu)
+    except EngineError as error:
+        answer = error.reason
     except Exception:
         logger.exception("request %s failed", server.protocol.msg_id)
         answer = NoSuggestion.FAILED

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from dgemma_lsp.engine.health import Health
 from dgemma_lsp.pipeline.infiller import InfillerLike
 from dgemma_lsp.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The checkpoint that fills, for a user who wants to know."""
+    """What fills, for a user who wants to know."""
 
     checkpoint: str
     why: str
@@ -22,6 +23,10 @@ class Choice:
     """What that one is: size, languages, quality, licence."""
     advice: str | None = None
     """What to do, in a sentence for whoever has a terminal."""
+    engine: str | None = None
+    """The address of the engine that is asked in place of a checkpoint."""
+    text_goes_to: str | None = None
+    """The same in words; None where text stays in the server."""
 
 
 class LoadListener(Protocol):
@@ -32,6 +37,9 @@ class LoadListener(Protocol):
 
     def read(self, share: float) -> None:
         """This share of it has been read, from 0 to 1."""
+
+    def heard(self, health: Health) -> None:
+        """So is the engine now. Called while it fills, too."""
 
 
 LoadInfiller = Callable[[Settings, LoadListener], InfillerLike]

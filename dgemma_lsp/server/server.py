@@ -16,6 +16,9 @@ from dgemma_lsp import settings
 from dgemma_lsp.documents.documents import Documents
 from dgemma_lsp.documents.verdicts import Verdicts
 from dgemma_lsp.documents.workspace import Workspace
+from dgemma_lsp.engine.access_token import token_for
+from dgemma_lsp.engine.choice import ChosenEngine, chosen_engine
+from dgemma_lsp.engine.health import Health
 from dgemma_lsp.pipeline.actions import ActionKind
 from dgemma_lsp.pipeline.infiller import InfillerLike
 from dgemma_lsp.server import admission, code_actions, completions, from_client, to_client, transport
@@ -38,7 +41,7 @@ def initialize(server: DgemmaServer, params: types.InitializeParams) -> None:
     server.client = from_client.client(params.capabilities)
     server.documents = Documents(from_client.encoding(server.workspace.position_encoding))
     _take_folders(server)
-    server.configure(params.initialization_options, server.configured)
+    server.configure(params.initialization_options, server.configured, from_user=True)
     server.configured = server.settings
     if not server.client.inline_completion:
         menu = types.CompletionOptions(trigger_characters=from_client.MENU_TRIGGERS)
@@ -76,7 +79,8 @@ async def initialized(server: DgemmaServer, params: types.InitializedParams) -> 
         server.shows_others = (
             infiller.uses_project_text or ExcerptBudget.within(infiller.prompt_tokens).further_chars > 0
         )
-        server.become("ready", f"{infiller.name} on {infiller.device}")
+        health = server.engine_health or Health(True, f"{infiller.name} on {infiller.device}")
+        server.become("ready" if health.well else "failed", health.message)
         logger.info("model=%s device=%s load_ms=%.0f", infiller.name, infiller.device, 1000 * seconds)
         _advise(server)
     if showing is not None:
@@ -132,6 +136,10 @@ class _LoadProgress:
         if (percentage := int(100 * share)) > self._read:
             self._read = percentage
             self._loop.call_soon_threadsafe(self._advance, percentage)
+
+    def heard(self, health: Health) -> None:
+        """Take how the engine is."""
+        self._loop.call_soon_threadsafe(self._server.engine_is, health)
 
     def _advance(self, percentage: int) -> None:
         self._server.become("loading", _LOADING, percentage)
@@ -199,8 +207,9 @@ def _use_settings(server: DgemmaServer, before: Settings) -> None:
     """What changes with the settings besides themselves."""
     server.memory.forget()
     server.show_complaints()
-    if (before.checkpoint, before.device) != (server.settings.checkpoint, server.settings.device):
-        server.show(types.MessageType.Info, "another checkpoint or device is used after a restart")
+    now = server.settings
+    if (before.engine, before.checkpoint, before.device) != (now.engine, now.checkpoint, now.device):
+        server.show(types.MessageType.Info, "another engine, checkpoint or device is used after a restart")
 
 
 def did_change_folders(server: DgemmaServer, params: types.DidChangeWorkspaceFoldersParams) -> None:
@@ -285,14 +294,19 @@ def create_server(load_infiller: LoadInfiller, defaults: Settings | None = None)
 
 
 def serve_stdio(
-    *, checkpoint: str | None = None, device: str | None = None, quantize: Quantize | None = None
+    *,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    quantize: Quantize | None = None,
+    engine: str | None = None,
+    engine_token_file: Path | None = None,
 ) -> NoReturn:
     """Serve one client on standard input and output, and end the process.
 
-    `checkpoint` and `device` go before the client's settings.
+    `checkpoint`, `device` and `engine` go before the client's settings.
     """
     log_to_stderr()
-    transport.serve_stdio(create_server(_infiller_loader(checkpoint, device, quantize)))
+    transport.serve_stdio(create_server(_infiller_loader(checkpoint, device, quantize, engine, engine_token_file)))
 
 
 def serve_tcp(
@@ -302,6 +316,8 @@ def serve_tcp(
     checkpoint: str | None = None,
     device: str | None = None,
     quantize: Quantize | None = None,
+    engine: str | None = None,
+    engine_token_file: Path | None = None,
     token_file: Path | None = None,
     insecure: bool = False,
 ) -> NoReturn:
@@ -315,7 +331,8 @@ def serve_tcp(
     """
     log_to_stderr()
     hosts, token = admission.addresses(host, port, insecure=insecure), admission.chosen_token(token_file)
-    transport.serve_tcp(create_server(_infiller_loader(checkpoint, device, quantize)), hosts, port, token)
+    loader = _infiller_loader(checkpoint, device, quantize, engine, engine_token_file)
+    transport.serve_tcp(create_server(loader), hosts, port, token)
 
 
 def log_to_stderr() -> None:
@@ -326,8 +343,16 @@ def log_to_stderr() -> None:
     logging.getLogger("pygls").setLevel(logging.CRITICAL + 1)
 
 
-def _infiller_loader(checkpoint: str | None, device: str | None, quantize: Quantize | None = None) -> LoadInfiller:
+def _infiller_loader(
+    checkpoint: str | None,
+    device: str | None,
+    quantize: Quantize | None = None,
+    engine: str | None = None,
+    engine_token_file: Path | None = None,
+) -> LoadInfiller:
     def load(using: Settings, listener: LoadListener) -> InfillerLike:
+        if (chosen := chosen_engine(engine, using.engine, checkpoint=checkpoint)) is not None:
+            return _engine(chosen, engine_token_file, listener)
         from dgemma_model.checkpoint.machine import give_back_memory
         from dgemma_model.checkpoint.selection import default_checkpoint, offer
         from dgemma_model.infill import Infiller  # imports torch
@@ -353,3 +378,14 @@ def _infiller_loader(checkpoint: str | None, device: str | None, quantize: Quant
         return infiller
 
     return load
+
+
+def _engine(chosen: ChosenEngine, token_file: Path | None, listener: LoadListener) -> InfillerLike:
+    """An engine in place of a checkpoint. It need not be there yet."""
+    from dgemma_lsp.engine.infiller import EngineInfiller  # imports a client for HTTP
+
+    address, why = chosen
+    listener.chose(Choice(address.url, why, engine=address.url, text_goes_to=address.described))
+    infiller = EngineInfiller(address, token_for(address, token_file), listener.heard)
+    infiller.look()
+    return infiller

@@ -23,12 +23,15 @@ from dgemma_lsp.documents.masking import adds_secret, without_secrets
 from dgemma_lsp.documents.notebooks import Notebooks
 from dgemma_lsp.documents.verdicts import Verdicts
 from dgemma_lsp.documents.workspace import Workspace
+from dgemma_lsp.engine.address import is_on_loopback
+from dgemma_lsp.engine.errors import EngineError
+from dgemma_lsp.engine.health import Health
 from dgemma_lsp.pipeline.cleanup import is_undoing
 from dgemma_lsp.pipeline.infiller import InfillerLike
 from dgemma_lsp.pipeline.next_edit import Renames
 from dgemma_lsp.pipeline.suggest import candidates, suggest, why_disabled
 from dgemma_lsp.pipeline.watched import Frame, Frames, Watched, before_cursor
-from dgemma_lsp.server import from_client, to_client, transport
+from dgemma_lsp.server import from_client, log_line, to_client, transport
 from dgemma_lsp.server.loading import Choice, LoadInfiller
 from dgemma_lsp.server.memory import Memory, Rhythm, Silences, Statistics
 from dgemma_lsp.server.worker import Answer, Lane, Steps, Worker
@@ -48,6 +51,8 @@ _WATCH_S = 10.0
 _INVOKED, _WATCHED = "invoked", "watched"
 """Of these questions about a document only the newest is wanted."""
 
+_FOREIGN_ENGINE = '"engine" on another machine is taken only from initializationOptions, --engine or DGEMMA_ENGINE'
+
 STOP_S = 1.0
 """How long the end of the process may wait for a denoising step."""
 
@@ -61,6 +66,7 @@ class DgemmaServer(transport.StrictServer):
         self.loading = False
         self.state: dict[str, object] = {"state": "starting", "message": "the model is not loaded yet"}
         self.choice: Choice | None = None
+        self.engine_health: Health | None = None  # of an engine, once it has been asked
         self.settings = self.configured = defaults
         self.languages: frozenset[str] | None = None
         """What the checkpoint knows, once it is loaded."""
@@ -90,9 +96,14 @@ class DgemmaServer(transport.StrictServer):
         """End the worker; False where its thread does not end in time."""
         return self.worker.stop(STOP_S)
 
-    def configure(self, options: object, defaults: Settings) -> None:
-        """Use what the client sent; what cannot be used is kept as a complaint."""
+    def configure(self, options: object, defaults: Settings, *, from_user: bool = False) -> None:
+        """Use what the client sent; what cannot be used is kept as a complaint. Unless it is `from_user`, it may be a
+        workspace's, and names no engine on another machine."""
         self.settings, self.complaints = settings.parse(options, defaults)
+        engine = self.settings.engine
+        if not from_user and engine not in (None, defaults.engine) and not is_on_loopback(engine):
+            self.settings = replace(self.settings, engine=defaults.engine)
+            self.complaints.append(_FOREIGN_ENGINE)
         level = self.settings.log_level.upper()
         logging.getLogger("dgemma_lsp").setLevel(level)
         # pygls logs whole messages, and with them source text, at any level.
@@ -112,6 +123,13 @@ class DgemmaServer(transport.StrictServer):
         self.state = {"state": state, "message": message} | how_far | known
         if self.client.shows_status:
             self.protocol.notify(from_client.STATUS, self.state)
+
+    def engine_is(self, health: Health) -> None:
+        """Take how the engine is, and tell clients that show it."""
+        self.engine_health = health
+        logger.log(logging.INFO if health.well else logging.WARNING, "engine: %s", health.message)
+        if self.state["state"] in ("ready", "failed"):
+            self.become("ready" if health.well else "failed", health.message)
 
     def show(self, kind: types.MessageType, message: str) -> None:
         """Show a message in the editor, and log it."""
@@ -284,6 +302,8 @@ class DgemmaServer(transport.StrictServer):
                 answer = await self.worker.run(
                     steps, lane=Lane.BACKGROUND, document=asked.uri, delay_s=delay_s, budget_s=budget_s
                 )
+            except EngineError:
+                pass  # its health has been told
             except Exception:
                 logger.exception("looking ahead failed")
             else:
@@ -295,24 +315,17 @@ class DgemmaServer(transport.StrictServer):
 
     def conclude(self, uri: str, answer: Answer, started: float) -> None:
         """Remember a request's outcome and write its line to the log."""
-        fields: dict[str, object] = {}
         if isinstance(answer, Suggestion):
             self.silences.forget(uri)
-            fields |= {"outcome": "shown" if answer.steps else "typed_through", "version": answer.snapshot.version}
-            fields |= {"chars": len(answer.edit.new_text), "steps": answer.steps}
-            fields |= {stage: f"{ms:.1f}" for stage, ms in answer.trace.items()}
-        else:
-            if answer is not NoSuggestion.SUPERSEDED:  # the last request is another, and may be answered already
-                self.silences.note(uri, answer, self.documents.uris)
-            fields["outcome"] = answer.name.lower()
-        self._log(uri, fields, started)
+        elif answer is not NoSuggestion.SUPERSEDED:  # the last request is another, and may be answered already
+            self.silences.note(uri, answer, self.documents.uris)
+        self._log(uri, log_line.of_answer(answer), started)
         if self.client.shows_status and answer not in (NoSuggestion.SUPERSEDED, NoSuggestion.CANCELLED):
             self.protocol.notify(from_client.OUTCOME, to_client.outcome(uri, answer))
 
     def conclude_watch(self, uri: str, answer: Answer, started: float) -> None:
         """The same for a fill that was watched; it is no answer to what the user typed."""
-        fields: dict[str, object] = {"watch": answer.name.lower() if isinstance(answer, NoSuggestion) else "filled"}
-        self._log(uri, fields | {"steps": answer.steps if isinstance(answer, Suggestion) else 0}, started)
+        self._log(uri, log_line.of_watch(answer), started)
 
     def conclude_rewrite(self, what: str, snapshot: Snapshot, answer: Rewrite | NoSuggestion, started: float) -> None:
         """The same for an action or a command."""
@@ -320,19 +333,10 @@ class DgemmaServer(transport.StrictServer):
             self.silences.forget(snapshot.uri)
         else:
             self.silences.note(snapshot.uri, answer, self.documents.uris)
-        fields: dict[str, object] = {
-            "action": what,
-            "outcome": "edited" if isinstance(answer, Rewrite) else answer.name.lower(),
-            "version": snapshot.version,
-            "edits": len(answer.edits) if isinstance(answer, Rewrite) else 0,
-            "steps": answer.steps if isinstance(answer, Rewrite) else 0,
-        }
-        self._log(snapshot.uri, fields, started)
+        self._log(snapshot.uri, log_line.of_rewrite(what, snapshot, answer), started)
 
-    def _log(self, uri: str, fields: dict[str, object], started: float) -> None:
-        request = {"request": self.protocol.msg_id, "file": ascii(uri.rpartition("/")[2][:80])}
-        duration = {"total_ms": f"{1000 * (time.perf_counter() - started):.1f}"}
-        logger.info(" ".join(f"{name}={value}" for name, value in (request | fields | duration).items()))
+    def _log(self, uri: str, fields: log_line.Fields, started: float) -> None:
+        logger.info("%s", log_line.line(self.protocol.msg_id, uri, fields, started))
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` that no request waits for."""

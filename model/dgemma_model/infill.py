@@ -57,6 +57,9 @@ NEW_CHARS = 16_000
 class Infiller:
     """A loaded checkpoint that fills holes. Not for several threads at once: one thread owns it."""
 
+    sends_text = False
+    """Nothing that it is asked leaves this process."""
+
     def __init__(
         self,
         checkpoint: Checkpoint,

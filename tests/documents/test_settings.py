@@ -36,14 +36,16 @@ def test_everything_can_be_set_bare_or_by_name() -> None:
         "nearby_files": False,
         "debounce_ms": 0,
         "time_budget_ms": 1000.0,
+        "engine": "http://127.0.0.1:8080",
         "checkpoint": "/models/small",
         "device": "cpu",
         "log_level": "DEBUG",
     }
     assert list(options) == list(OPTIONS)
     known, unknown = frozenset({"python", "go"}), frozenset({"markdown", "python"})
+    engine, checkpoint = "http://127.0.0.1:8080", "/models/small"
     expected = Settings(
-        False, "manual", "high", known, unknown, True, True, True, False, 0, 1000, "/models/small", "cpu", "debug"
+        False, "manual", "high", known, unknown, True, True, True, False, 0, 1000, engine, checkpoint, "cpu", "debug"
     )
     assert parse(options) == (expected, [])
     assert parse({"dgemma": options, "other": {"server": "settings"}}) == (expected, [])

@@ -22,7 +22,7 @@ ROOMS = [  # top to bottom; rooms of one row do not know each other
     {"dgemma_lsp.__main__"},
     {"dgemma_lsp.command"},
     {"dgemma_lsp.server"},
-    {"dgemma_lsp.pipeline"},
+    {"dgemma_lsp.pipeline", "dgemma_lsp.engine"},
     {"dgemma_lsp.documents", "dgemma_lsp.settings"},
     {"dgemma_model.train"},
     {"dgemma_model.evaluation"},
@@ -41,11 +41,13 @@ EDITOR_KNOWS = {"dgemma_model.source", "dgemma_model.request"}
 """What every editor room may import of the model: no tensors."""
 LOADERS = {"dgemma_lsp.server.server", "dgemma_lsp.command"}
 """Who may also load a model, when it is wanted."""
+ENDS = {"dgemma_model.decoding.fill_end", "dgemma_model.decoding.time_budget"}
+"""How a fill ends, wherever it is written: for `engine`, which has no tensors."""
 LOADED = {"dgemma_model.infill", "dgemma_model.checkpoint", "dgemma_model.bench"}
 JUDGES = {"dgemma_model.evaluation"}
 """Who judges fills, without tensors: for `eval` alone."""
 TENSORS = {f"dgemma_model.{name}" for name in ("network", "checkpoint", "decoding", "train", "infill", "bench")}
-NO_TENSORS = {"dgemma_model.decoding.time_budget", "dgemma_model.network.qwen2_config"} | {
+NO_TENSORS = {*ENDS, "dgemma_model.network.qwen2_config"} | {
     f"dgemma_model.checkpoint.{name}"
     for name in (
         *("catalogue", "config", "errors", "machine", "selection", "store"),
@@ -65,6 +67,7 @@ HOMES = {
     "triton": {"dgemma_model.network.quantised.grouped_product"},
     "transformers": {"dgemma_model.train", "dgemma_model.bench"},
     "huggingface_hub": {"dgemma_model.checkpoint.pulling.hub"},
+    "httpx2": {"dgemma_lsp.engine.connection"},
     "platformdirs": {"dgemma_model.checkpoint.store"},
     "filelock": {"dgemma_model.checkpoint.store"},
     "jinja2": {"dgemma_model.prompt.render_template"},
@@ -131,6 +134,8 @@ def complaints(module: str, source: str) -> list[str]:
         if RANK[room_of(name)] <= RANK[room_of(module)]:
             wrong.append(f"{module} imports {name}, which is in no room below it")
         allowed = EDITOR_KNOWS | (LOADED if is_among(module, LOADERS) else set())
+        if module.startswith("dgemma_lsp.engine.") and name.rpartition(".")[0] in ENDS | {"dgemma_model.decoding"}:
+            continue
         allowed |= JUDGES if module.startswith("dgemma_lsp.command.eval") else set()
         if module.startswith("dgemma_lsp.") and name.startswith("dgemma_model.") and not is_among(name, allowed):
             wrong.append(f"{module} imports {name}: editors know no tensors")

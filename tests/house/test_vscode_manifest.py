@@ -33,6 +33,15 @@ def test_it_has_the_servers_settings() -> None:
     assert kept == schema()["properties"], "run: node scripts/settings.mjs in editors/vscode"
 
 
+def test_no_workspace_says_where_text_goes_or_which_weights_are_loaded_untrusted() -> None:
+    """A setting of scope `machine` is none of a workspace's, trusted or not."""
+    properties = MANIFEST["contributes"]["configuration"]["properties"]
+    assert properties["dgemma.engine"]["scope"] == "machine"
+    restricted = MANIFEST["capabilities"]["untrustedWorkspaces"]["restrictedConfigurations"]
+    for name in ("dgemma.server.path", "dgemma.engine", "dgemma.checkpoint", "dgemma.device"):
+        assert properties[name]["scope"] in ("machine", "machine-overridable") and name in restricted
+
+
 def test_it_offers_every_action() -> None:
     offered = {command["command"] for command in MANIFEST["contributes"]["commands"]}
     assert {to_client.command_name(kind) for kind in ActionKind} <= offered

@@ -40,6 +40,7 @@ class FakeInfiller:
     threshold = -1.0
     prompt_tokens = int(os.environ.get("FAKE_PROMPT", "512"))
     uses_project_text = bool(os.environ.get("FAKE_PROJECT"))
+    sends_text = False
 
     def __init__(self) -> None:
         self.text: str | list[str] = "value"

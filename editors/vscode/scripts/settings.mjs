@@ -6,7 +6,9 @@ const schema = JSON.parse(readFileSync(new URL('../../settings.schema.json', imp
 const manifest = JSON.parse(readFileSync(file, 'utf8'));
 
 /** What says which program or weights are run is for the user, not for a workspace that he only looks at. */
-const restricted = ['server.path', 'checkpoint', 'device'];
+const restricted = ['server.path', 'engine', 'checkpoint', 'device'];
+/** What decides where text goes is for the user alone, whatever workspace he trusts. */
+const ofTheMachine = ['engine'];
 
 const own = {
   'dgemma.server.path': {
@@ -23,7 +25,7 @@ const servers = Object.entries(schema.properties).map(([name, { description, ...
   `dgemma.${name}`,
   {
     ...rest,
-    scope: restricted.includes(name) ? 'machine-overridable' : 'window',
+    scope: ofTheMachine.includes(name) ? 'machine' : restricted.includes(name) ? 'machine-overridable' : 'window',
     order: index + 1,
     markdownDescription: description,
   },

@@ -12,7 +12,7 @@ import { StatusItem } from './status';
 import { registerWatch } from './watch';
 
 /** What a running server cannot take over. */
-const NEED_RESTART = ['dgemma.server', 'dgemma.checkpoint', 'dgemma.device', 'dgemma.languages', 'dgemma.disabled_languages'];
+const NEED_RESTART = ['dgemma.server', 'dgemma.engine', 'dgemma.checkpoint', 'dgemma.device', 'dgemma.languages', 'dgemma.disabled_languages'];
 const WALKTHROUGH = 'dgemma.dgemma#start';
 
 /** For tests: what happens inside. */

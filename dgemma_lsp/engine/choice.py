@@ -1,0 +1,37 @@
+"""Which engine is used, and who named it."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from dgemma_lsp.engine.address import Address
+
+VARIABLE = "DGEMMA_ENGINE"
+
+
+class ChosenEngine(NamedTuple):
+    """An engine that a user named."""
+
+    address: Address
+    why: str
+    """Where it was named."""
+
+
+def chosen_engine(
+    option: str | None, setting: str | None = None, *, checkpoint: str | None = None
+) -> ChosenEngine | None:
+    """The engine that the command line's `option` names, or a setting, or the environment; None where none is named, or
+    the command line names a `checkpoint` instead.
+
+    Raises:
+        AddressError: what is named is no engine's address.
+    """
+    if option is None and checkpoint is not None:
+        return None
+    named = (
+        (option, "named on the command line"),
+        (setting, "named in the settings"),
+        (os.environ.get(VARIABLE), f"named by {VARIABLE}"),
+    )
+    return next((ChosenEngine(Address.parse(text), why) for text, why in named if text), None)
