@@ -68,7 +68,7 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
 
 
 def _servers(checkpoint: str, device: str | None) -> dict[str, Any]:
-    """Memory and idle time of whole servers, while this process has no part in what they map."""
+    """Memory of whole servers, and what an idle one takes of the processor."""
     from dgemma_model.checkpoint import selection
     from dgemma_model.checkpoint.errors import CheckpointError
 

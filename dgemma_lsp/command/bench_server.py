@@ -101,15 +101,14 @@ async def pings(seconds: float, checkpoint: str | None, device: str | None) -> d
 
 
 async def memory(count: int, checkpoint: str | None, device: str | None = None) -> list[int]:
-    """Megabytes of each of `count` servers that run together: pages that several share count in parts (proportional
-    set size). Empty where the system does not tell.
-
-    What this process has mapped itself counts in parts, too: measure before torch is imported.
-    """
+    """Megabytes of each of `count` servers that run together, once they are idle: what is its own, and its part of the
+    files that all of them have mapped. This is their proportional set size where no other process has mapped these
+    files. Empty where the system does not tell."""
     servers = [await Server.start(checkpoint, device) for _ in range(count)]
-    await asyncio.sleep(AHEAD_SECONDS)
     try:
-        return [found for server in servers if (found := proportional_mb(server.process.pid)) is not None]
+        await asyncio.sleep(AHEAD_SECONDS)
+        held = [found for server in servers if (found := own_and_mapped_mb(server.process.pid)) is not None]
+        return [round(own + mapped / count) for own, mapped in held]
     finally:
         for server in servers:
             await server.end()
@@ -129,10 +128,15 @@ async def idle_ms(seconds: float, checkpoint: str | None, device: str | None = N
         await server.end()
 
 
-def proportional_mb(process_id: int) -> int | None:
-    """The proportional set size of a process; None where the system does not tell."""
+def own_and_mapped_mb(process_id: int) -> tuple[float, float] | None:
+    """Megabytes that a process holds: of its own, and of files as they are on disk. None where the system does not
+    tell."""
     lines = _told(process_id, "smaps_rollup").splitlines()
-    return next((int(line.split()[1]) >> 10 for line in lines if line.startswith(b"Pss:")), None)
+    kilobytes = {line.split(b":")[0]: int(line.split()[1]) for line in lines if line.endswith(b" kB")}
+    if b"Rss" not in kilobytes or b"Anonymous" not in kilobytes:
+        return None
+    own = kilobytes[b"Anonymous"]  # pages of files that it has changed are among them
+    return own / 1024, (kilobytes[b"Rss"] - own) / 1024
 
 
 def processor_ms(process_id: int) -> float | None:

@@ -50,15 +50,36 @@ def test_a_checkpoint_that_is_not_here_is_said_before_servers_start() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell")
-def test_the_time_on_processors_is_read() -> None:
+def test_time_and_memory_of_a_process_are_read() -> None:
     spinning = [sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass\nprint()\ninput()"]
     with subprocess.Popen(spinning, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         assert 290 <= (bench_server.processor_ms(process.pid) or 0.0) < 5_000
-        assert (bench_server.proportional_mb(process.pid) or 0) > 0
+        own, mapped = bench_server.own_and_mapped_mb(process.pid) or (0.0, 0.0)
+        assert 1 < own < 200 and 1 < mapped < 200
         process.kill()
-    assert bench_server.processor_ms(process.pid) is None and bench_server.proportional_mb(process.pid) is None
+    assert bench_server.processor_ms(process.pid) is None and bench_server.own_and_mapped_mb(process.pid) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the system does not tell")
+def test_what_processes_map_from_a_file_is_not_their_own(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(bytes(40 << 20))
+    program = (
+        "import mmap, sys\n"
+        "file = open(sys.argv[1], 'rb')\n"
+        "mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n"
+        "sum(mapped[::4096])\n"
+        "own = b'x' * (20 << 20)\n"
+        "print()\ninput()\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "weights")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        own, mapped = bench_server.own_and_mapped_mb(process.pid) or (0.0, 0.0)
+        process.kill()
+    assert own > 20 and mapped > 40 and own < 40
 
 
 def test_no_opponent_reads_another_file(tmp_path: Path) -> None:
