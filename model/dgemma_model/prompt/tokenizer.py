@@ -283,7 +283,7 @@ class TabledTokenizer(Tokenizer):
     """A byte-level tokenizer that looks its tokens and merges up in tables, which may be mapped from a file.
 
     The library cuts texts into pieces, and `BytePairs` merges their bytes. Ids are the library's, which would take 60
-    MB and half a second for a vocabulary of 150,000 tokens.
+    MB and most of a second for a vocabulary of 150,000 tokens.
     """
 
     def __init__(self, description: str, pairs: BytePairs) -> None:
