@@ -141,12 +141,6 @@ def test_what_is_written_does_not_depend_on_how_many_tokens_a_pass_has(variant: 
     assert torch.equal(served.logits(together), torch.cat([served.logits(row[None]) for row in together]))
 
 
-@pytest.mark.parametrize("way", NATIVE)
-def test_of_no_tokens_nothing_is_said(way: str) -> None:
-    _, served = pair(way=way)
-    assert served.logits(torch.empty(1, 0, served.config.hidden_size)).shape == (1, 0, KNOWN)
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_branches_of_a_tree_see_only_what_leads_to_them(way: str) -> None:
     plain, served = pair(way=way)
@@ -226,8 +220,9 @@ def test_embeddings_are_those_of_the_plain_network() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_scores_of_nothing_are_nothing(way: str) -> None:
-    """A piece of a long prompt is read without them."""
+def test_a_pass_over_nothing_is_nothing(way: str) -> None:
+    """A piece of a long prompt is read without scores."""
     _, served = pair(way=way)
     hidden = served.encode(ids(1, 5), Cache())[0]
     assert served.logits(hidden[5:]).shape == (0, KNOWN)
+    assert served.encode(ids(1, 0), Cache()).shape == (1, 0, served.config.hidden_size)
