@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from planted_secrets import planted
 from small_engine import Handler, SmallEngine, completion_events
 from typer.testing import CliRunner
-from wire import Wire, inline, insertion
+from wire import TIMEOUT_S, Wire, inline, insertion
 
 from dgemma_lsp.command.cli import app
 
@@ -71,9 +72,10 @@ def test_it_goes_on_without_the_engine_and_with_it_again(engine: SmallEngine) ->
         wire.change(URI, 2, insertion(0, 0, "y"))  # the editor goes on
         with SmallEngine(engine.port) as back:
             back.events = completion_events([" 17"])
-            for number in range(200):
-                if found := asked(wire, f"{'x' * number} ="):
-                    break
+            deadline = time.monotonic() + TIMEOUT_S
+            while not (found := asked(wire, f"x{len(back.asked)} =")):
+                assert time.monotonic() < deadline, "it is not asked again"
+                time.sleep(0.05)  # as a user goes on typing
             assert found[0]["insertText"] == " 17"
         told = [message["params"]["state"] for message in wire._waiting if message.get("method") == STATUS]
         assert told[-2:] == ["failed", "ready"]

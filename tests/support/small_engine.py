@@ -220,6 +220,13 @@ class Handler(BaseHTTPRequestHandler):
             self.owner.closed_by_client.set()
         self.close_connection = True
 
+    def begin_and_wait(self) -> None:
+        """Send the events, but not the end of the answer, and wait until the client closes the connection."""
+        self.begin_stream()
+        for event in self.owner.events:
+            self.send(event.encode())
+        self.wait_until_closed()
+
     def break_off(self) -> None:
         """Close the connection, whatever was promised."""
         self.close_connection = True

@@ -12,7 +12,7 @@ from editor import FAKE, PLUGIN, REAL, SCRIPTED, Editor, neovims
 pytestmark = pytest.mark.editors
 
 
-SUBCOMMANDS = ["cancel", "checkpoint", "install", "log", "pause", "remove", "restart", "resume", "status", "why"]
+SUBCOMMANDS = ["cancel", "checkpoint", "engine", "install", "log", "pause", "remove", "restart", "resume", "status", "why"]
 
 
 def test_there_is_a_neovim_to_test_with() -> None:

@@ -43,7 +43,9 @@ end
 ---@return string[]
 function M.checkpoint_lines(client)
   local said, lines = server.status(client) or {}, {}
-  if said.checkpoint then
+  if said.engine then
+    table.insert(lines, ('engine: %s, %s; text goes to %s'):format(said.message, said.why, said.text_goes_to))
+  elseif said.checkpoint then
     table.insert(lines, ('checkpoint: %s, because %s'):format(said.checkpoint, said.why))
   end
   if said.better then
@@ -53,6 +55,20 @@ function M.checkpoint_lines(client)
 end
 
 local subcommands = {}
+
+--- Where text goes.
+function subcommands.engine()
+  local client = server.client(vim.api.nvim_get_current_buf())
+  if not client then
+    return tell({ 'dgemma: ' .. (status.text() or 'the server is not for this kind of file') })
+  end
+  local said = server.status(client) or {}
+  if said.engine then
+    tell({ 'dgemma: text goes to ' .. said.text_goes_to, 'engine: ' .. said.message, 'it was ' .. said.why })
+  else
+    tell({ 'dgemma: text goes nowhere: the model runs inside the server; see :help dgemma-engine' })
+  end
+end
 
 function subcommands.install()
   require('dgemma.install').run()

@@ -29,9 +29,11 @@ local function check_server(command)
   end
   vim.health.ok('server: ' .. path)
   local checking = M.check_command(command)
-  local checkpoint = require('dgemma.config').options.settings.checkpoint
-  if type(checkpoint) == 'string' then
-    vim.list_extend(checking, { '--checkpoint', checkpoint })
+  local settings = require('dgemma.config').options.settings
+  if type(settings.engine) == 'string' then
+    vim.list_extend(checking, { '--engine', settings.engine })
+  elseif type(settings.checkpoint) == 'string' then
+    vim.list_extend(checking, { '--checkpoint', settings.checkpoint })
   end
   local shown = table.concat(checking, ' ')
   local started, found = pcall(function()

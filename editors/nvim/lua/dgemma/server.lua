@@ -148,7 +148,10 @@ end
 
 --- How the server is. That another checkpoint would fill better is told once.
 ---@param status table
-local function on_status(_, status)
+local function on_status(_, status, context)
+  if status.engine then
+    require('dgemma.status').engine_is(context.client_id, status.state ~= 'failed', status.message)
+  end
   if status.state == 'ready' and status.better and status.better ~= told_better then
     told_better = status.better
     local offered = ('%s fills now; %s would fill better (%s): :Dgemma install'):format(status.checkpoint, status.better, status.offer)

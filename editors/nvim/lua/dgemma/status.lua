@@ -15,6 +15,15 @@ local LOADING, READY = 'dgemma/loading', 'ready'
 --- A command of the server that tells of its loading; others, in tests, may not.
 local OWN_COMMAND = 'dgemma.fillHole'
 
+--- Of a client whose server asks an engine: what is wrong with that, if anything.
+---@param client_id integer
+---@param is_well boolean
+---@param message string
+function M.engine_is(client_id, is_well, message)
+  without_model[client_id] = not is_well and 'no engine: ' .. message or nil
+  M.changed()
+end
+
 --- Have status lines drawn again.
 function M.changed()
   vim.schedule(function()
@@ -33,7 +42,9 @@ local function on_progress(client_id, progress)
     of_client[token] = nil
     if token == LOADING then
       has_loaded[client_id] = true
-      without_model[client_id] = value.message ~= READY and value.message or nil
+      if value.message ~= READY then
+        without_model[client_id] = value.message
+      end
     end
   else
     local share = value.percentage and (' %d%%'):format(value.percentage) or ''
