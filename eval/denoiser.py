@@ -45,7 +45,7 @@ STEPS = 8
 """Denoising steps of a canvas."""
 REPAIRS = 4
 """Repairs by different noise, among which the writer chooses."""
-SLOW = 4
+SLOW = 10
 """One in so many cases is also filled by the default checkpoint's canvas."""
 BUDGETS_MS = (10, 25, 50, 100, 200, 500)
 DEADLINE_KINDS = ("line", "rest_of_line", "expression", "statement", "block")
