@@ -3,11 +3,14 @@
     python eval/drafts.py run drafts.jsonl [--drafter FILE] [--sample 60] [--kinds line,block,tests_line]
     python eval/drafts.py table drafts.jsonl
     python eval/drafts.py retold drafts.jsonl
+    python eval/drafts.py same drafts.jsonl
 
 Each hole is filled as the server fills it, with its prompt cached, on one thread, in all ways in turn. Texts must be
 the same in all of them. Times are processor time, so that other work on the machine counts little. `writing` is all
 that comes before the choice among texts, which drafts leave as it is. Intervals are of 95 %, bootstrapped over holes.
 `retold` reckons what the embedded model would save as the drafter: its first denoised draft, in the writer's tokens.
+`same` counts fills whose text another way changed, and those of them that are near-ties: where the texts part, the
+scores of the two tokens are closer than what int8 rounds away.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from dgemma_model.checkpoint.config import read_json
 from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.checkpoint.converted import ORIGIN
 from dgemma_model.checkpoint.drafters.stored import read_drafter
+from dgemma_model.decoding.causal import next_token_logits
 from dgemma_model.evaluation.held_out import Case
 from dgemma_model.evaluation.surroundings import in_its_file, nearby_of
 from dgemma_model.infill import Infiller
@@ -50,6 +54,8 @@ KINDS = ("line", "rest_of_line", "expression", "statement", "block", "tests_line
 DRAFTED = 7
 """Tokens of a draft that a pass checks."""
 RESAMPLED = 2000
+ROUNDED = 0.081
+"""The error of int8 scores, by the spread of the scores (log/products.md)."""
 
 
 def writer(drafter: Path | None = None) -> Checkpoint:
@@ -140,6 +146,33 @@ def retold(rows: Sequence[dict[str, Any]], cases: Sequence[Case], checkpoint: Ch
     return table
 
 
+def same(rows: Sequence[dict[str, Any]], cases: Sequence[Case], infiller: Infiller) -> Iterator[str]:
+    """Of each way with drafts: fills, those with another text than token by token, and how many of these are
+    near-ties; and each of these texts."""
+    of_ids = {case.id: case for case in cases}
+    for way in (way for way in rows[0]["ways"] if way != "none"):
+        others = [row for row in rows if row["ways"][way]["text"] != row["ways"]["none"]["text"]]
+        gaps = [
+            gap(of_ids[row["id"]], row["ways"]["none"]["text"], row["ways"][way]["text"], infiller) for row in others
+        ]
+        near = sum(found < ROUNDED for found in gaps)
+        yield f"{way}: {len(rows)} fills, {len(others)} with another text, {near} of them near-ties"
+        for row, found in zip(others, gaps, strict=True):
+            yield f"{row['id']}: {row['ways']['none']['text']!r} {row['ways'][way]['text']!r} {found:.3f} of the spread"
+
+
+def gap(case: Case, first: str, second: str, infiller: Infiller) -> float:
+    """How far apart the scores of the two tokens are at which two fills part, by the spread of all scores there."""
+    tokenizer = infiller._tokenizer
+    with infiller._prompted(request_of(case, infiller).excerpt) as opened, torch.inference_mode():
+        healed = opened.prompt.forced.decode("utf-8", "replace")
+        ids = [[*tokenizer.encode(healed + text), tokenizer.end_id] for text in (first, second)]
+        common = next(at for at, (a, b) in enumerate(zip(*ids, strict=False)) if a != b)
+        logits, paths = next_token_logits(opened.cached, opened.prompt.ids, [ids[0][:common]])
+        scores = logits[paths[0][-1]]
+        return float((scores[ids[0][common]] - scores[ids[1][common]]).abs() / scores.std())
+
+
 def ratio(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
     """The sum of the first numbers by that of the second ones, and its interval."""
     rng = random.Random(0)
@@ -179,7 +212,7 @@ def tables(rows: Sequence[dict[str, Any]]) -> Iterator[Table]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("run", "table", "retold"))
+    parser.add_argument("command", choices=("run", "table", "retold", "same"))
     parser.add_argument("rows", type=Path)
     parser.add_argument("--drafter", type=Path)
     parser.add_argument("--set", default="fresh")
@@ -195,6 +228,10 @@ def main() -> None:
     if arguments.command == "retold":
         cases = read_cases(None, arguments.set)
         Console().print(retold(rows, cases, writer()))
+        return
+    if arguments.command == "same":
+        for line in same(rows, read_cases(None, arguments.set), Infiller(writer(), CPU, fastest_products(CPU))):
+            print(line)
         return
     for table in tables(rows):
         Console(width=150).print(table)

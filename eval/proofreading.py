@@ -1,12 +1,16 @@
 """Whether the network can proofread: bugs are planted into functions of the held-out sources, every word is judged.
 
-    python eval/proofreading.py [--functions 300] [--seed 0] [--checkpoint DIRECTORY]
+    python eval/proofreading.py [--functions 300] [--seed 0] [--checkpoint DIRECTORY] [--set fresh]
 
-One bug is planted into each function of eval/holes.jsonl that parses on its own: a name swapped for another one of the
-function, a number off by one, a comparison made strict or not, another operator, `self.` left out. Then five scores
-are taken of each word, number and operator of the function, in nats:
+One bug is planted into each function of a held-out set that parses on its own: a name swapped for another one of the
+function, a number off by one, a comparison made strict or not, another operator, `self.` left out. Then scores are
+taken of each word, number and operator of the function, in nats:
 
-- `causal`: how much likelier than it the encoder finds another token there, reading from left to right;
+- `causal`: how much likelier than it the network finds another token there, reading from left to right;
+- `rewritten`: how much likelier all of the function becomes with another word there that stands around.
+
+Of checkpoints that denoise, also:
+
 - `noiseless`: the same in one pass of the denoiser over the text as it is, which sees both sides;
 - `both`: the smaller of the two;
 - `masked`: as `noiseless`, with the word hidden from the denoiser, one pass for each word;
@@ -25,22 +29,23 @@ import io
 import itertools
 import json
 import keyword
+import math
 import random
 import re
 import textwrap
 import tokenize
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from dgemma_model.decoding.causal import next_token_logits
+from dgemma_model.decoding.prompt_cache import OpenPrompt
 from dgemma_model.decoding.review import disagreement
+from dgemma_model.evaluation.held_out import CLASSIC, SETS, read_holes
 from dgemma_model.infill import Infiller
 from dgemma_model.request import Excerpt
 
-HOLES = Path(__file__).with_name("holes.jsonl")
 WANTED_PRECISION = 0.8
 FEWEST = 5
 """A threshold above which there are fewer tokens says nothing."""
@@ -49,7 +54,11 @@ OTHER = {
     **{"==": "!=", "!=": "==", "<": "<=", "<=": "<", ">": ">=", ">=": ">"},
     **{"and": "or", "or": "and", "in": "not in", "is": "is not"},
 }
-SCORES = ("causal", "noiseless", "both", "masked", "causal and masked")
+SCORES = ("causal", "rewritten")
+CANVAS_SCORES = ("noiseless", "both", "masked", "causal and masked")
+"""Of checkpoints that denoise."""
+MOST_REWRITTEN, LIKELIEST = 6, 16
+"""So many of the most surprising words of a piece are replaced, each by a word that is among so many likeliest."""
 
 
 class Function(NamedTuple):
@@ -77,12 +86,13 @@ class Bug(NamedTuple):
     instead: str
 
 
-def functions() -> Iterator[Function]:
+def functions(held_out: str) -> Iterator[Function]:
     """The functions of the held-out sources, each once, of 4 to 40 lines and plain characters."""
     seen: set[str] = set()
-    for row in HOLES.read_text("utf-8").splitlines():
-        hole = json.loads(row)
-        source = hole["prefix"] + hole["middle"] + hole["suffix"]
+    for hole in read_holes(SETS[held_out].holes):
+        if hole.language != "python":
+            continue
+        source = hole.prefix + hole.middle + hole.suffix
         lines = source.splitlines(keepends=True)
         starts = [0, *itertools.accumulate(map(len, lines))]
         for first, line in enumerate(lines):
@@ -163,7 +173,8 @@ def planted(function: Function, chance: random.Random) -> tuple[Function, Bug, t
 
 def judged(infiller: Infiller, function: Function) -> dict[str, dict[int, float]]:
     """Of each word, by its start: each score, in nats."""
-    scores: dict[str, dict[int, float]] = {score: {} for score in SCORES}
+    scores: dict[str, dict[int, float]] = {score: {} for score in scores_of(infiller)}
+    known = frozenset(re.findall(r"\w+", function.before[-1280:] + function.text + function.after[:320])) | OTHER.keys()
     tokenizer, width = infiller._tokenizer, max(infiller._policy.canvas_lengths)
     done = 0
     for piece in pieces(infiller, function.text, width):
@@ -176,32 +187,70 @@ def judged(infiller: Infiller, function: Function) -> dict[str, dict[int, float]
             ends = [0]
             for token in ids:
                 ends.append(ends[-1] + len(tokenizer.token_bytes[token]))
-            (logits,) = next_token_logits(cached, prompt.ids, [ids])
+            logits, _ = next_token_logits(cached, prompt.ids, [ids])
             own = torch.tensor(ids)[:, None]
             causal = (logits[:-1].max(-1).values - logits[:-1].gather(-1, own)[:, 0]).tolist()
-            canvas = torch.tensor([ids + [tokenizer.end_id] * (width - len(ids))])
-            noiseless = disagreement(infiller._checkpoint, cached, canvas)[0][0].tolist()
             places: list[tuple[int, list[int]]] = []
             for word in words_within(function.text, done, done + len(piece)):
                 first, last = word.start - done + len(given), word.end - done + len(given)
                 tokens = [at for at in range(len(ids)) if ends[at] < last and ends[at + 1] > first]
                 if tokens:
                     places.append((word.start, tokens))
-            if places:
+                    scores["causal"][word.start] = max(causal[at] for at in tokens)
+            scores["rewritten"] |= rewritten(opened, ids, logits, places, causal, known)
+            if places and infiller._policy.denoises:
+                canvas = torch.tensor([ids + [tokenizer.end_id] * (width - len(ids))])
+                noiseless = disagreement(infiller._checkpoint, cached, canvas)[0][0].tolist()
                 hidden = canvas.repeat(len(places), 1)
                 for row, (_, tokens) in enumerate(places):
                     hidden[row, tokens] = tokenizer.mask_id
                 seen = infiller._checkpoint.network.decode(hidden, cached.cache.repeated(len(places), len(prompt.ids)))
-            for row, (start, tokens) in enumerate(places):
+            for row, (start, tokens) in enumerate(places if infiller._policy.denoises else ()):
                 guessed = infiller._checkpoint.network.logits(seen[row, tokens])
                 said = guessed.gather(-1, own[tokens])[:, 0]
-                scores["causal"][start] = max(causal[at] for at in tokens)
                 scores["noiseless"][start] = max(noiseless[at] for at in tokens)
                 scores["both"][start] = min(scores["causal"][start], scores["noiseless"][start])
                 scores["masked"][start] = float((guessed.max(-1).values - said).max())
                 scores["causal and masked"][start] = min(scores["causal"][start], scores["masked"][start])
         done += len(piece)
     return scores
+
+
+def rewritten(
+    opened: OpenPrompt,
+    ids: list[int],
+    logits: torch.Tensor,
+    places: Sequence[tuple[int, list[int]]],
+    causal: Sequence[float],
+    known: frozenset[str],
+) -> dict[int, float]:
+    """Of each word, by its start: how much likelier, in nats, the whole piece `ids` becomes where the word is replaced
+    by the likeliest other one that stands around. What follows speaks for a word, too. -inf where none is likelier.
+
+    `logits` are those after the prompt and after each of `ids`; `places` say which tokens each word has.
+    """
+    scores = {start: -math.inf for start, _ in places}
+    tokenizer = opened.vocabulary.tokenizer
+    surprising = sorted(places, key=lambda place: -max(causal[at] for at in place[1]))[:MOST_REWRITTEN]
+    rows, starts = [ids], list[int]()
+    for start, tokens in surprising:
+        first = next(at for at in tokens if causal[at] == max(causal[token] for token in tokens))
+        likeliest = logits[first].topk(LIKELIEST).indices.tolist()
+        other = (i for i in likeliest if i != ids[first] and tokenizer.decode([i]).strip() in known)
+        if causal[first] > 0 and (token := next(other, None)) is not None:
+            rows.append([*ids[:first], token, *ids[tokens[-1] + 1 :]])
+            starts.append(start)
+    read, paths = next_token_logits(opened.cached, opened.prompt.ids, rows)
+    said = [
+        float((read[path[:-1]].gather(-1, torch.tensor(row)[:, None])[:, 0] - read[path[:-1]].logsumexp(-1)).sum())
+        for row, path in zip(rows, paths, strict=True)
+    ]
+    return scores | {start: now - said[0] for start, now in zip(starts, said[1:], strict=True)}
+
+
+def scores_of(infiller: Infiller) -> tuple[str, ...]:
+    """The scores that a checkpoint has."""
+    return SCORES + (CANVAS_SCORES if infiller._policy.denoises else ())
 
 
 def words_within(text: str, start: int, end: int) -> Iterator[Word]:
@@ -245,12 +294,13 @@ def main() -> None:
     parser.add_argument("--functions", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", help="a checkpoint's directory; by default the embedded one")
+    parser.add_argument("--set", default=CLASSIC, choices=SETS)
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
-    everything = list(functions())
+    everything = list(functions(arguments.set))
     chosen = chance.sample(everything, min(arguments.functions, len(everything)))
     infiller = Infiller.load(arguments.checkpoint, "cpu")
-    found: dict[str, list[tuple[float, bool, str]]] = {score: [] for score in SCORES}
+    found: dict[str, list[tuple[float, bool, str]]] = {score: [] for score in scores_of(infiller)}
     count = 0
     for function in chosen:
         made = planted(function, chance)

@@ -55,6 +55,7 @@ OTHER_WAYS: dict[str, Overrides] = {
     "token-by-token-copying": {"verify": True, "together": False, "drafting": "none"},
     "one-by-one": {"together": False},
     "together": {"together": True},
+    "denoised": {"denoise": True, "together": True, "max_denoising_steps": 8},
     "renoised": {"verify": False, "max_denoising_steps": 8, "renoise": True},
     "drafts-copied": {"verify": True, "drafting": "copied"},
     "drafts-denoised": {"verify": True, "drafting": "denoised"},

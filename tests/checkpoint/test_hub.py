@@ -115,7 +115,9 @@ def test_another_family_is_refused_before_its_weights_are_downloaded(world: Tiny
     (foreign / "config.json").write_text('{"model_type": "bert"}')
     (foreign / "model.safetensors").write_bytes(b"weights")
     with fake_hub("someone/bert", foreign) as running:
-        assert "'bert' model; only diffusion_gemma, qwen2, llama run here" in refused(world, "someone/bert", running)
+        assert "'bert' model; only diffusion_gemma, qwen2, llama, a2d-qwen2 run here" in refused(
+            world, "someone/bert", running
+        )
     assert [name for name, _ in running.ranges] == ["config.json"]
 
 

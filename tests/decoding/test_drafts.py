@@ -19,6 +19,7 @@ from qwen2_fixtures import tiny_drafter, write_gguf
 from dgemma_model.checkpoint import load
 from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.checkpoint.converted import convert
+from dgemma_model.decoding.causal import next_token_logits
 from dgemma_model.decoding.drafting import worthwhile
 from dgemma_model.decoding.prompt_cache import CachedPrompt
 from dgemma_model.infill import Infiller
@@ -134,6 +135,30 @@ def test_a_drafter_fed_with_states_changes_no_fill(excerpt: Excerpt, limit: int,
     fed = with_drafter(random_drafter(), random_drafter().writer)
     for _ in range(2):  # the second fill finds its prompt cached
         assert same(last(fed, excerpt, drafting="both", **knobs), alone)
+
+
+@cache
+def rounded_writer() -> Checkpoint:
+    """The same as it is served, with products in 8 bits."""
+    return replace(writer(), network=load.load(writer().directory, CPU, torch.float32).network)
+
+
+@settings(max_examples=40, deadline=None)
+@given(excerpt=excerpts, seed=st.integers(0, 999), share_wrong=st.sampled_from([0.0, 0.1, 0.5]))
+def test_in_8_bits_a_drafter_changes_a_fill_at_near_ties_only(excerpt: Excerpt, seed: int, share_wrong: float) -> None:
+    alone = last(Infiller(rounded_writer(), CPU), excerpt, drafting="none", max_tokens=24)
+    tokenizer = writer().tokenizer
+    hostile = Hostile(tokenizer.encode(excerpt.prefix + alone.text), random.Random(seed), share_wrong)
+    infiller = Infiller(replace(rounded_writer(), drafter=hostile), CPU)
+    drafted = last(infiller, excerpt, drafting="both", max_tokens=24)
+    if drafted.text != alone.text:
+        with infiller._prompted(excerpt) as opened:
+            healed = opened.prompt.forced.decode()
+            ids = [[*tokenizer.encode(healed + draft.text), tokenizer.end_id] for draft in (alone, drafted)]
+            common = next(at for at, (a, b) in enumerate(zip(*ids, strict=False)) if a != b)
+            logits, paths = next_token_logits(opened.cached, opened.prompt.ids, [ids[0][:common]])
+        scores = logits[paths[0][-1]]
+        assert abs(scores[ids[0][common]] - scores[ids[1][common]]) < 0.08 * scores.std()
 
 
 class Listens:

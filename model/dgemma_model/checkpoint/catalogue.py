@@ -55,7 +55,7 @@ class Entry:
     speed: str | None = None
 
 
-MODEL_TYPES = ("diffusion_gemma", "qwen2", "llama")
+MODEL_TYPES = ("diffusion_gemma", "qwen2", "llama", "a2d-qwen2")
 """The `model_type` of what can be loaded."""
 EMBEDDED = "embedded"
 DEFAULT = "qwen2.5-coder-0.5b"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dgemma_model.checkpoint.block_diffusion import BlockDiffusion
 from dgemma_model.checkpoint.causal_code import CausalCode
 from dgemma_model.checkpoint.contract import Family
 from dgemma_model.checkpoint.diffusion_gemma import DiffusionGemma
 from dgemma_model.checkpoint.gemma3.family import Gemma3
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (DiffusionGemma(), Gemma3(), CausalCode("qwen2"), CausalCode("llama"))
+    family.model_type: family
+    for family in (DiffusionGemma(), Gemma3(), CausalCode("qwen2"), CausalCode("llama"), BlockDiffusion())
 }
 
 

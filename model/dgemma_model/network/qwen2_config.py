@@ -8,7 +8,9 @@ from typing import Any
 
 from dgemma_model.network.config import LARGEST_SIZE, ConfigError
 
-MODEL_TYPES = ("qwen2", "llama")
+BLOCK_DIFFUSION = "a2d-qwen2"
+"""Qwen2 networks that were trained on to denoise blocks, in the spelling of their publishers (dllm)."""
+MODEL_TYPES = ("qwen2", "llama", BLOCK_DIFFUSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Qwen2Config:
         if config.get("mlp_bias") or config.get("hidden_act", "silu") != "silu":
             raise ConfigError("config.json asks for a feed-forward block other than SwiGLU without bias")
         try:
-            network = cls._from_entries(config, has_qkv_bias=model_type == "qwen2")
+            network = cls._from_entries(config, has_qkv_bias=model_type != "llama")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ConfigError(f"config.json: missing or unusable entry: {error}") from error
         for problem in network._problems():

@@ -49,6 +49,14 @@ class ServedQwen2:
         )
         self._tables: tuple[Tensor, Tensor] | None = None
         self._kept_states: tuple[int, ...] = ()
+        self._block: int | None = None
+
+    def reading_blocks(self, size: int) -> ServedQwen2:
+        """The same network, which reads prompts in blocks of `size` tokens, counted from the first: each token sees its
+        whole block, as far as it is read in the same pass, and all before it (arXiv 2503.09573)."""
+        network = copy.copy(self)
+        network._block = size
+        return network
 
     def keeping_states(self, layers: Sequence[int]) -> ServedQwen2:
         """The same network, whose passes also leave states in the cache: see `cached_states`.
@@ -104,6 +112,9 @@ class ServedQwen2:
         allowed = None
         if seen is not None:
             allowed = seen[None]
+        elif self._block is not None and valid is None:
+            places = torch.arange(start + tokens)
+            allowed = (places // self._block <= places[start:, None] // self._block)[None]
         elif valid is not None:
             allowed = causal_mask(start, tokens, valid, ids.device)[:, 0]
         hidden = self._run(ids, cache, positions, allowed)

@@ -9,7 +9,7 @@ import time
 import pytest
 from default_writer import ALIKE, default_weights
 from users_store import USERS_STORE
-from vscode import REAL, Editor, Open
+from vscode import FAKE, REAL, Editor, Open
 
 pytestmark = pytest.mark.editors
 
@@ -164,3 +164,18 @@ def test_how_a_suggestion_comes_about_is_shown(window: Open) -> None:
     editor.select((1, 24))
     editor.wait(lambda: editor.browser("evaluateInFrames", place) == "module.py:2:25", "it has followed")
     assert "return width" not in editor.server_log(), "no text is logged"
+
+
+def test_of_a_checkpoint_that_denoises_the_canvas_is_shown(window: Open) -> None:
+    editor = window(FAKE)
+    editor.open("name = ")
+    editor.wait_ready()
+    editor.select((0, 7))
+    editor.command("dgemma.watch")
+    ended = "document.querySelector('#end')?.innerText.includes('3 steps')"
+    editor.wait(lambda: editor.browser("evaluateInFrames", ended), "it comes to an end")
+    slid = "(() => { const s = document.querySelector('#step'); if (!s) return null; s.value = 0;"
+    slid += "s.dispatchEvent(new Event('input')); return document.querySelectorAll('#canvas .token.noise').length })()"
+    assert editor.browser("evaluateInFrames", slid) == 1, "the first step has noise"
+    keys = "[...document.querySelectorAll('.legend')].map((key) => getComputedStyle(key).display).join()"
+    assert editor.browser("evaluateInFrames", keys) == "none,block", "the key to a canvas is shown"
