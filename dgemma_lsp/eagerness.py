@@ -18,13 +18,13 @@ class Level:
     """Per cent of what is shown that was written there."""
 
 
-PLACES, LANGUAGES = 276, 13
+PLACES, LANGUAGES = 520, 13
 """Where the levels were measured, with the default checkpoint."""
 
 LEVELS = {
-    "low": Level(0.4, offered=19, right=81),
-    "normal": Level(1.0, offered=35, right=68),
-    "high": Level(1.6, offered=62, right=54),
+    "low": Level(0.4, offered=17, right=83),
+    "normal": Level(1.0, offered=34, right=66),
+    "high": Level(1.6, offered=61, right=51),
 }
 """`eval/eagerness.py` writes the shares."""
 

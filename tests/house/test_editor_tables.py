@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 from dgemma_model.checkpoint import catalogue
@@ -31,3 +32,16 @@ def test_the_plugin_offers_what_the_catalogue_has() -> None:
 def test_the_plugin_is_for_every_language() -> None:
     listed = (EDITORS / "nvim" / "lua" / "dgemma" / "filetypes.lua").read_text("utf-8")
     assert re.findall(r"'([\w-]+)'", listed) == list(languages.IDENTIFIERS)
+
+
+def test_the_extension_for_zed_names_every_language_and_this_version() -> None:
+    zed = EDITORS / "zed"
+    manifest = tomllib.loads((zed / "extension.toml").read_text("utf-8"))
+    crate = tomllib.loads((zed / "Cargo.toml").read_text("utf-8"))["package"]
+    project = tomllib.loads((EDITORS.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    assert manifest["version"] == crate["version"] == project["version"]
+    ((name, server),) = manifest["language_servers"].items()
+    assert f'"{name}"' in (zed / "src" / "lib.rs").read_text("utf-8") and name in project["scripts"]
+    assert list(server["language_ids"]) == server["languages"]
+    rows = [languages.row_of(identifier) for identifier in server["language_ids"].values()]
+    assert set(languages.ROWS) == set(rows)

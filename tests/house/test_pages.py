@@ -24,7 +24,7 @@ PAGES = sorted(
     path
     for place in ("*.md", "docs/*.md", "log/*.md", "eval/*.md", "model/**/*.md", "editors/**/*.md")
     for path in ROOT.glob(place)
-    if "node_modules" not in path.parts
+    if not {"node_modules", "dist"} & set(path.parts)
 )
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
@@ -32,6 +32,8 @@ FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^ {4}\S.*$", re.MULTILINE)
 CODE = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+SOURCE = re.compile(r'<(?:img|source)\b[^>]*\bsrc(?:set)?="([^"]+)"')
+"""What pictures in HTML show."""
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
@@ -48,7 +50,8 @@ def anchors(text: str) -> set[str]:
 def broken_links(text: str, page: Path) -> list[str]:
     """The links of a page with this text that lead nowhere in the repository; links to other hosts are not followed."""
     broken = []
-    for target in LINK.findall(CODE.sub("", FENCE.sub("", text))):
+    prose = CODE.sub("", FENCE.sub("", text))
+    for target in (*LINK.findall(prose), *SOURCE.findall(prose)):
         if re.match(r"[a-z]+:", target):
             continue
         name, _, anchor = target.partition("#")

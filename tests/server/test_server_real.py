@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from default_writer import default_weights
+from users_store import USERS_STORE
 from wire import Wire, inline, insertion
 
 from dgemma_lsp.server.loading import Choice
 from dgemma_lsp.server.server import _infiller_loader
 from dgemma_lsp.settings import Settings
+from dgemma_model.checkpoint.catalogue import DEFAULT
 
 ROOT = Path(__file__).parents[2]
 INLINE = "textDocument/inlineCompletion"
@@ -141,3 +146,36 @@ def test_an_interrupt_during_a_fill_ends_the_process_without_an_abort(wait_s: fl
         wire.process.send_signal(signal.SIGINT)
         assert wire.exit_code() == 130, wire.final_log()
         assert "terminate called" not in wire.final_log()
+
+
+def filled(wire: Wire, uri: str, text: str, language: str) -> str:
+    """What the server offers at the end of a document, asked for."""
+    wire.open(uri, text, language)
+    line, character = text.count("\n"), len(text.rpartition("\n")[2])
+    items = wire.request(INLINE, inline(uri, line, character, kind=1))
+    return str(items[0]["insertText"]) if items else ""
+
+
+def test_a_checkpoint_that_is_removed_while_it_runs(tmp_path: Path) -> None:
+    """What runs goes on with the weights that it holds; the next start uses what is left, and says what was better."""
+    default_weights()
+    store = tmp_path / "store"
+    shutil.copytree(USERS_STORE, store, copy_function=os.link)
+    server = [sys.executable, "-P", "-m", "dgemma_lsp"]
+    environment = os.environ | {"DGEMMA_CHECKPOINTS": str(store)}
+    total = "function total(prices: number[]): number {\n  let sum = 0;\n  for (const price of prices) {\n    sum += "
+    with Wire(*server, env=environment) as wire:
+        wire.initialize(initializationOptions={"time_budget_ms": 20_000})
+        wire.wait_until_loaded()
+        assert filled(wire, "file:///before.ts", total, "typescript").startswith("price")
+        removed = subprocess.run([*server, "remove", DEFAULT, "--yes"], env=environment, capture_output=True, text=True)
+        assert removed.returncode == 0, removed.stderr
+        assert not (store / DEFAULT).exists()
+        other = total.replace("price", "weight")
+        assert filled(wire, "file:///after.ts", other, "typescript").startswith("weight")
+        assert wire.request("dgemma/status", {})["checkpoint"] == DEFAULT
+    with Wire(*server, env=environment) as wire:
+        wire.initialize()
+        wire.wait_until_loaded()
+        found = wire.request("dgemma/status", {})
+        assert (found["checkpoint"], found["better"]) == ("embedded", DEFAULT)

@@ -1,6 +1,6 @@
 // Bundle the extension and its webview into dist/, with the licences of what is bundled.
 import { build } from 'esbuild';
-import { copyFile, readdir, readFile, writeFile } from 'node:fs/promises';
+import { copyFile, cp, readdir, readFile, writeFile } from 'node:fs/promises';
 
 const common = { bundle: true, minify: true, metafile: true, logLevel: 'warning' };
 const extension = await build({
@@ -14,6 +14,7 @@ const extension = await build({
 });
 await build({ ...common, entryPoints: ['src/webview/watch.ts'], outfile: 'dist/watch.js', platform: 'browser', target: 'es2022' });
 await copyFile('src/webview/watch.css', 'dist/watch.css');
+await cp('../../docs', 'dist/docs', { recursive: true });
 
 const inputs = Object.keys(extension.metafile.inputs).map((path) => /^node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path)?.[0]);
 const notices = [];

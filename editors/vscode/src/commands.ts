@@ -94,11 +94,13 @@ async function explainSilence(server: Server, status: StatusItem): Promise<void>
     tell('there was something to show at the last request');
   } else {
     const rule = silence.rule === undefined ? '' : ` (${silence.rule})`;
-    const choose = 'Choose checkpoint';
-    const buttons = silence.name === 'LANGUAGE' ? [choose] : [];
+    const [choose, read] = ['Choose checkpoint', 'What to do'];
+    const buttons = silence.name === 'LANGUAGE' ? [choose, read] : [read];
     const chosen = await vscode.window.showInformationMessage(`dgemma: nothing was shown because ${silence.reason}${rule}`, ...buttons);
     if (chosen === choose) {
       await vscode.commands.executeCommand('dgemma.chooseCheckpoint');
+    } else if (chosen === read) {
+      await vscode.commands.executeCommand('dgemma.docs', 'silence');
     }
   }
 }

@@ -6,6 +6,7 @@ import { Checkpoints } from './checkpoints';
 import { registerCommands } from './commands';
 import { EDITS } from './edits';
 import { checkServer, Installer } from './install';
+import { showPage } from './pages';
 import { Server } from './server';
 import { isWanted, setting } from './settings';
 import { StatusItem } from './status';
@@ -68,6 +69,7 @@ export function activate(context: vscode.ExtensionContext): Api {
     command('log', () => log.show(true)),
     command('menu', () => running.status.menu()),
     command('settings', () => vscode.commands.executeCommand('workbench.action.openSettings', '@ext:dgemma.dgemma')),
+    command('docs', (page?: string) => showPage(context.extensionUri, page)),
     command('getStarted', () => vscode.commands.executeCommand('workbench.action.openWalkthrough', WALKTHROUGH, false)),
     server.onDidChange(() => void checkpoints.tellOfBetter(context.globalState)),
     vscode.workspace.onDidOpenTextDocument(startWhereWanted), // and when its language is changed

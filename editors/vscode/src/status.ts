@@ -69,6 +69,7 @@ export class StatusItem implements vscode.Disposable {
       ['$(output) Open log', 'dgemma.log'],
       ['$(package) Choose checkpoint', 'dgemma.chooseCheckpoint'],
       ['$(settings-gear) Settings', 'dgemma.settings'],
+      ['$(book) Questions and answers', 'dgemma.docs'],
       ['$(trash) Remove from the disk', 'dgemma.remove'],
       ['$(debug-restart) Restart server', 'dgemma.restart'],
       ...(this.server.command === undefined ? [['$(cloud-download) Install server', 'dgemma.installServer'] as [string, string]] : []),

@@ -1,7 +1,8 @@
 """The pictures of editors/nvim/README.md, out of a real Neovim: `python tests/editors/nvim/take_pictures.py`.
 
-They are drawn as SVG from what Neovim sends to its screens. The server is the real one with its embedded checkpoint:
-where that suggests something else at these places, this says so, and other places have to be found.
+They are drawn as SVG, light and dark, from what Neovim sends to its screens. The server is the real one with the
+default checkpoint (`dgemma-lsp pull`): where that suggests something else at these places, this says so, and other
+places have to be found.
 """
 
 from __future__ import annotations
@@ -10,26 +11,33 @@ import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
 from editor import REAL, ROOT, Editor, neovims
+from users_store import USERS_STORE
 
 IMAGES = ROOT / "editors" / "nvim" / "images"
-WIDTH, HEIGHT = 76, 17
+WIDTH, HEIGHT = 76, 22
 CELL, ROW, MARGIN = 8.4, 18, 8
 """Sizes in pixels, for the font below."""
 STYLE = "font: 14px 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 KEY_MS, LOOK_MS = 70, 1600
 
-SHOP = """class Inventory:
-    def __init__(self, items):
-        self.items = items
+BASKET = """interface Item {
+  name: string;
+  price: number;
+}
 
-    def total(self):
-        return sum(item.total() for item in self.items)
+class Basket {
+  private items: Item[] = [];
+
+  add(item: Item): void {
+    this.items.push(item);
+  }
+}
 """
 RENAMED = '''def area(width, height):
     """Of a rectangle."""
@@ -113,15 +121,16 @@ class Screen:
 class Camera:
     """Takes frames of an editor's screen."""
 
-    def __init__(self, editor: Editor) -> None:
+    def __init__(self, editor: Editor, background: str = "dark") -> None:
         self.editor, self.screen = editor, Screen()
         self.frames: list[tuple[str, int]] = []
         editor.nvim.command("filetype plugin off | filetype indent off")
         editor.nvim.ui_detach()
         editor.nvim.ui_attach(WIDTH, HEIGHT, rgb=True, ext_linegrid=True)
         editor.nvim.command(
-            "set noautoindent laststatus=2 noshowcmd noruler shortmess+=F nowrap termguicolors background=dark"
+            "set laststatus=2 noshowcmd noruler shortmess+=F nowrap termguicolors smartindent shiftwidth=2 expandtab"
         )
+        editor.nvim.command(f"set background={background}")
         editor.nvim.command("set statusline=%t%=%{v:lua.require'dgemma'.statusline()}")
 
     def look(self, ms: int) -> None:
@@ -184,26 +193,30 @@ def open_ready(editor: Editor, text: str, name: str) -> None:
     editor.wait(lambda: editor.lua("return require('dgemma').statusline()") == "dgemma: ready", "it is ready")
 
 
-def suggestions(camera: Camera) -> None:
-    """Typing, ghost text, acceptance of a word and of all of it."""
+def suggestions(camera: Camera, theme: str) -> None:
+    """Typing, ghost text, acceptance of all of it and word by word."""
     editor = camera.editor
-    open_ready(editor, SHOP, "shop.py")
-    camera.keys("Go")
+    open_ready(editor, BASKET, "basket.ts")
+    camera.keys("Gk")
     camera.look(600)
-    camera.type("\n    def add(self, item):\n        self.items.")
-    editor.wait_ghost("append(item)")
+    for header, suggestion, words in (
+        ("total(): number {", "return this.items.reduce((total, item) => total + item.price, 0);", 0),
+        ("find(name: string): Item | undefined {", "return this.items.find(item => item.name === name);", 3),
+    ):
+        camera.keys("o<CR>")
+        camera.type(header)
+        camera.keys("<CR>}<Esc>O")
+        editor.wait_ghost(suggestion)
+        camera.look(LOOK_MS)
+        for _ in range(words):
+            camera.press("<M-Right>", 600)
+        camera.press("<Tab>", 1200)
+        camera.keys("<Esc>j")
     camera.look(LOOK_MS)
-    camera.press("<Tab>", 900)
-    camera.type("\n\n    def names(self):\n        return sorted(item.name ")
-    editor.wait_ghost("for item in self.items)")
-    camera.look(LOOK_MS)
-    for _ in range(2):
-        camera.press("<M-Right>", 700)
-    camera.press("<Tab>", 1500)
-    camera.save(IMAGES / "typing.svg")
+    camera.save(IMAGES / f"typing-{theme}.svg")
 
 
-def next_edits(camera: Camera) -> None:
+def next_edits(camera: Camera, theme: str) -> None:
     """A rename that is followed."""
     editor = camera.editor
     open_ready(editor, RENAMED, "area.py")
@@ -218,15 +231,17 @@ def next_edits(camera: Camera) -> None:
         camera.press("<M-CR>", 900)
         camera.press("<M-CR>", 500)
     camera.look(LOOK_MS)
-    camera.save(IMAGES / "next-edit.svg")
+    camera.save(IMAGES / f"next-edit-{theme}.svg")
 
 
 def main() -> None:
-    """Both, in the newest Neovim at hand."""
-    for film in (suggestions, next_edits):
+    """Both, light and dark, in the newest Neovim at hand."""
+    for theme, film in product(("dark", "light"), (suggestions, next_edits)):
         editor = Editor(neovims()[-1], Path(tempfile.mkdtemp(prefix="pictures")))
-        editor.set_up(REAL, settings={"next_edit": True, "debounce_ms": 0, "time_budget_ms": 5000})
-        film(Camera(editor))
+        editor.nvim.command("filetype on | filetype indent off")
+        server = ["env", f"DGEMMA_CHECKPOINTS={USERS_STORE}", *REAL]
+        editor.set_up(server, settings={"next_edit": True, "debounce_ms": 0, "time_budget_ms": 10000})
+        film(Camera(editor, theme), theme)
         editor.close()
 
 

@@ -8,11 +8,31 @@ from pathlib import Path
 
 import pytest
 from editor import FAKE, PLUGIN, REAL, SCRIPTED, Editor, neovims
+from test_nvim_checkpoints import SELECT
 
 pytestmark = pytest.mark.editors
 
 
-SUBCOMMANDS = ["cancel", "checkpoint", "engine", "install", "log", "pause", "remove", "restart", "resume", "status", "why"]
+QUESTIONS = [
+    "Which checkpoint for my machine?",
+    "What is read, and where does it go?",
+    "Why is nothing shown?",
+    "How do I remove everything?",
+]
+SUBCOMMANDS = [
+    "cancel",
+    "checkpoint",
+    "docs",
+    "engine",
+    "install",
+    "log",
+    "pause",
+    "remove",
+    "restart",
+    "resume",
+    "status",
+    "why",
+]
 
 
 def test_there_is_a_neovim_to_test_with() -> None:
@@ -25,6 +45,13 @@ def test_status(editor: Editor) -> None:
     assert "quiet: suggestions are paused; :Dgemma resume" in editor.nvim.command_output("Dgemma status")
     editor.nvim.command("enew")
     assert editor.nvim.command_output("Dgemma status") == "dgemma: not for this buffer"
+
+
+def test_a_page_is_opened(editor: Editor) -> None:
+    editor.lua(SELECT, ["Why is nothing shown?"])
+    editor.nvim.command("Dgemma docs")
+    assert editor.lines()[0] == "# Why is nothing shown?"
+    assert editor.lua("return asked")[0][1] == QUESTIONS
 
 
 def test_pause_and_resume(editor: Editor) -> None:

@@ -37,15 +37,19 @@ def editor(bare: Editor) -> Editor:
     """Set up with the default checkpoint, and time enough for a machine that does other things, too."""
     default_weights()
     bare.nvim.command("filetype on")
-    bare.set_up(SERVER, settings={"time_budget_ms": 6000})
+    bare.set_up(SERVER, settings={"time_budget_ms": 30000})
     return bare
 
 
 def asked(editor: Editor) -> str:
     """What is drawn because it was asked for."""
     editor.lua("vim.wait(500)")  # the cursor has moved, and Neovim asks by itself
-    editor.keys("<M-\\>")
-    editor.wait(lambda: editor.lua("return require('dgemma').visible()"), "something is drawn")
+
+    def drawn() -> bool:
+        editor.keys("<M-\\>")
+        return bool(editor.lua("return vim.wait(10000, require('dgemma').visible, 10)"))
+
+    editor.wait(drawn, "something is drawn", LOADING_S)
     return "".join(mark[2] for mark in editor.ghost())
 
 

@@ -46,7 +46,19 @@ const methods = {
   },
   click: (selector) => page.click(selector, { timeout: 20000 }),
   hover: (selector) => page.hover(selector, { timeout: 20000 }),
-  screenshot: (path, clip) => page.screenshot({ path, clip: clip ?? undefined }).then(() => null),
+  // Chromium sometimes waits for a frame that never comes; asked again, it draws one.
+  async screenshot(path, clip) {
+    for (let tries = 3; tries > 0; tries -= 1) {
+      try {
+        await page.screenshot({ path, clip: clip ?? undefined, timeout: 10000 });
+        return;
+      } catch (error) {
+        if (tries === 1) {
+          throw error;
+        }
+      }
+    }
+  },
 };
 
 for await (const line of createInterface({ input: process.stdin })) {

@@ -92,6 +92,11 @@ def test_the_menu_pause_and_why(editor: Editor) -> None:
     editor.picture("quiet")
     editor.start_command("dgemma.why")
     assert editor.wait_notice("nothing was shown because the cursor is in a comment$")
+    editor.click_button("What to do")
+    heading = "document.querySelector('h1')?.innerText"
+    editor.wait(
+        lambda: editor.browser("evaluateInFrames", heading) == "Why is nothing shown?", "the page about it is open"
+    )
 
 
 def test_crashes_are_backed_off(editor: Editor) -> None:

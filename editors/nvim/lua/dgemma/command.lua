@@ -139,6 +139,30 @@ function subcommands.why()
   end, bufnr)
 end
 
+local PAGES = {
+  { 'checkpoints', 'Which checkpoint for my machine?' },
+  { 'privacy', 'What is read, and where does it go?' },
+  { 'silence', 'Why is nothing shown?' },
+  { 'removing', 'How do I remove everything?' },
+}
+
+--- Open a page that answers a question. They are in the clone of the repository that the plugin is in.
+function subcommands.docs()
+  local clone = require('dgemma.install').clone()
+  if not clone then
+    return vim.cmd.help('dgemma')
+  end
+  local function label(page)
+    return page[2]
+  end
+  vim.ui.select(PAGES, { prompt = 'dgemma', format_item = label }, function(page)
+    if page then
+      vim.cmd.split({ args = { ('%s/docs/%s.md'):format(clone, page[1]) }, mods = { split = 'botright' } })
+      vim.bo.readonly, vim.bo.modifiable = true, false
+    end
+  end)
+end
+
 function subcommands.log()
   local lines = server_log()
   vim.cmd('botright new')

@@ -17,7 +17,7 @@ local ASKING_MS = 20000
 
 --- The clone of the repository that the plugin is in; nil if it is in none.
 ---@return string?
-local function clone()
+function M.clone()
   local here = vim.uv.fs_realpath(debug.getinfo(1, 'S').source:sub(2))
   local root = vim.fs.dirname(here):gsub('/editors/nvim/lua/dgemma$', '')
   return vim.uv.fs_stat(root .. '/constraints.txt') and vim.uv.fs_stat(root .. '/pyproject.toml') and root or nil
@@ -143,7 +143,7 @@ end
 
 --- Ask, then install.
 local function install_server()
-  local source = clone()
+  local source = M.clone()
   if config.cmd_is_given then
     return server.say(("'%s' was not found; correct the option cmd, or leave it out"):format(config.options.cmd[1]), LEVELS.ERROR)
   elseif not source then
