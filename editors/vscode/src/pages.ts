@@ -5,6 +5,7 @@ const PAGES: Readonly<Record<string, string>> = {
   checkpoints: 'Which checkpoint for my machine?',
   privacy: 'What is read, and where does it go?',
   silence: 'Why is nothing shown?',
+  team: 'How does a team share one model?',
   removing: 'How do I remove everything?',
 };
 

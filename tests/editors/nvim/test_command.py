@@ -17,6 +17,7 @@ QUESTIONS = [
     "Which checkpoint for my machine?",
     "What is read, and where does it go?",
     "Why is nothing shown?",
+    "How does a team share one model?",
     "How do I remove everything?",
 ]
 SUBCOMMANDS = [

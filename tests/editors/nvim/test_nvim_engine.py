@@ -1,4 +1,4 @@
-"""Neovim, the server, and a real engine over HTTP: to the first suggestion, and on when the engine is killed and back."""
+"""Neovim, the server, and a real engine over HTTP: the first suggestion, and going on when the engine is killed."""
 
 from __future__ import annotations
 

@@ -143,6 +143,7 @@ local PAGES = {
   { 'checkpoints', 'Which checkpoint for my machine?' },
   { 'privacy', 'What is read, and where does it go?' },
   { 'silence', 'Why is nothing shown?' },
+  { 'team', 'How does a team share one model?' },
   { 'removing', 'How do I remove everything?' },
 }
 
