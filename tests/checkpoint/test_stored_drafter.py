@@ -18,7 +18,6 @@ from dgemma_model.checkpoint import load
 from dgemma_model.checkpoint.causal_code import converted_form
 from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.checkpoint.converted import ORIGIN
-from dgemma_model.checkpoint.drafters import stored
 from dgemma_model.checkpoint.drafters.stored import DRAFTER, write_drafter
 from dgemma_model.infill import Infiller
 from dgemma_model.network.cache import Cache
@@ -54,19 +53,6 @@ def test_a_drafter_beside_its_writer_is_used(directory: Path, caplog: pytest.Log
     assert 1 <= len(drafted) <= 4 and set(drafted) <= set(IDS.tolist())
     (directory / DRAFTER).unlink()
     assert loaded(directory).drafter is None and not caplog.records  # none is no fault
-
-
-def test_the_drafter_that_comes_with_the_package_is_used_with_its_writer_only(
-    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(stored, "SHIPPED", tmp_path / "shipped")
-    stored.SHIPPED.mkdir()
-    (directory / DRAFTER).rename(stored.SHIPPED / "tiny.safetensors")
-    assert loaded(directory).drafter is not None
-    write_drafter(stored.SHIPPED / "tiny.safetensors", tiny_drafter(len(IDS)), IDS, "of another file")
-    assert loaded(directory).drafter is None and not caplog.records
-    (stored.SHIPPED / "tiny.safetensors").write_bytes(b"nothing")
-    assert loaded(directory).drafter is None and "damaged" in caplog.text
 
 
 Change = Callable[[dict[str, Tensor], dict[str, str]], Any]

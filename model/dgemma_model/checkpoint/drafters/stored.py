@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 DRAFTER = "drafter.safetensors"
 """The file's name, beside the weights of the writer that it belongs to."""
-SHIPPED = Path(str(files("dgemma_model") / "drafters"))
-"""Where those are that come with this package, each named after its writer."""
 CONFIG, WRITER = "config", "writer_sha256"
 """The notes in its header: the shape, in JSON, and the hash of the file that the writer was converted from."""
 
@@ -45,31 +42,16 @@ def write_drafter(path: Path, drafter: StateDrafter, ids: Tensor, writer_sha256:
 
 
 def drafter_of(directory: Path, writer: ServedQwen2, writer_sha256: str) -> ServedStateDrafter | None:
-    """The drafter in the directory of a writer's converted form, or else the one that comes with this package; None
-    where there is none, or none that can be used, which is logged."""
+    """The drafter in the directory of a writer's converted form; None where there is none, or none that can be used,
+    which is logged."""
     path = directory / DRAFTER
+    if not path.is_file():
+        return None
     try:
-        found = path if path.is_file() else shipped(writer_sha256)
-        return None if found is None else read_drafter(found, writer, writer_sha256)
+        return read_drafter(path, writer, writer_sha256)
     except CheckpointError as error:
         logger.warning("%s; fills take more passes without it", error)
         return None
-
-
-def shipped(writer_sha256: str) -> Path | None:
-    """The file of the drafter that comes with this package for a writer, if there is one.
-
-    Raises:
-        CheckpointError: such a file is damaged.
-    """
-    for path in SHIPPED.glob("*.safetensors"):
-        try:
-            with safe_open(path, framework="pt") as file:
-                if (file.metadata() or {}).get(WRITER) == writer_sha256:
-                    return path
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"the drafter {path} is damaged ({error})") from error
-    return None
 
 
 def read_drafter(path: Path, writer: ServedQwen2, writer_sha256: str) -> ServedStateDrafter:
