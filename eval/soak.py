@@ -25,11 +25,14 @@ from typing import Any
 TESTS = Path(__file__).parent.parent / "tests" / "support"
 sys.path.insert(0, str(TESTS))
 
+import wire as wires  # noqa: E402
 from reference_text import RandomEdit, random_edits  # noqa: E402
 from wire import Wire, inline  # noqa: E402
 
 ENCODING = "utf-16"
 ALLOWED_GROWTH = 1.10
+PATIENCE_S = 600
+"""How long the answer of real weights to one of many requests may take on a busy machine."""
 
 
 def resident_kb(process_id: int) -> int:
@@ -107,6 +110,7 @@ def started_server(checkpoint: str | None) -> Wire:
     """The server around that checkpoint, or around a model that says what it is told."""
     if checkpoint is None:
         return Wire(env={"FAKE_AHEAD": "1"})
+    wires.TIMEOUT_S = PATIENCE_S
     return Wire(sys.executable, "-P", "-m", "dgemma_lsp", "--checkpoint", checkpoint)
 
 
