@@ -142,12 +142,21 @@ def test_other_kinds_are_left_to_the_library(change: Callable[[dict[str, Any]], 
     assert [file.name for file in tmp_path.iterdir()] == [TOKENIZER]
 
 
-@pytest.mark.parametrize("content", ["", "{}", None])
+@pytest.mark.parametrize("content", ["", "{}", '{"model": [], "pre_tokenizer": {"type": 3}}', None])
 def test_an_unusable_file_is_named(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / TOKENIZER).write_text(content)
     with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
         tokenizer_of(tmp_path / TOKENIZER, "a")
+
+
+def test_so_is_one_that_the_library_refuses(tmp_path: Path) -> None:
+    path = write_json(tmp_path / TOKENIZER)
+    content = json.loads(path.read_text("utf-8"))
+    content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "("
+    path.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        tokenizer_of(path, "a")
 
 
 def test_a_checkpoint_fills_the_same_with_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import tokenizers
 from tokenizers import Regex, pre_tokenizers
@@ -42,6 +43,9 @@ PIECES_KEPT = 1 << 13
 SPACE = "▁"
 """SentencePiece's sign for a space."""
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+Made = TypeVar("Made")
 
 
 class TokenizerError(ValueError):
@@ -113,14 +117,7 @@ class Tokenizer:
         """
         if not path.is_file():
             raise TokenizerError(f"{path.name} is missing in {path.parent}")
-        try:
-            return cls(tokenizers.Tokenizer.from_file(str(path)))
-        except TokenizerError:
-            raise
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # the library raises bare Exception; its panics are not even that
-            raise TokenizerError(f"{path.name} in {path.parent} cannot be read: {error}") from error
+        return _made(lambda: cls(tokenizers.Tokenizer.from_file(str(path))), f"{path.name} in {path.parent}")
 
     def id_of(self, data: bytes) -> int | None:
         """The id of a token's bytes; special tokens have none."""
@@ -291,11 +288,11 @@ class TabledTokenizer(Tokenizer):
         bytes; and with no tokens but special ones.
 
         Raises:
-            TokenizerError: it has no token that ends a text.
+            TokenizerError: it cannot be read, or has no token that ends a text.
         """
         self._pairs = pairs
         self._encode_piece = lru_cache(maxsize=PIECES_KEPT)(self._merge)
-        super().__init__(tokenizers.Tokenizer.from_str(description))
+        super().__init__(_made(lambda: tokenizers.Tokenizer.from_str(description), "its description"))
 
     @property
     def vocab_size(self) -> int:
@@ -326,6 +323,22 @@ class TabledTokenizer(Tokenizer):
     def _ids_starting(self, forced: bytes) -> tuple[int, ...]:
         known = map(self._pairs.find, _beginnings(forced))
         return (*self._pairs.starting(forced), *(token for token in known if token is not None))
+
+
+def _made(make: Callable[[], Made], of_what: str) -> Made:
+    """What `make` returns.
+
+    Raises:
+        TokenizerError: it fails; the message names `of_what`.
+    """
+    try:
+        return make()
+    except TokenizerError:
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception; its panics are not even that
+        raise TokenizerError(f"{of_what} cannot be read: {error}") from error
 
 
 def _beginnings(data: bytes) -> list[bytes]:

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 TABLES = "tokenizer.safetensors"
 _VERSION = "1"
+_UNUSABLE = (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError)
+"""What damaged files raise, and those of other kinds."""
 _SOURCE, _VERSION_NOTE, _DESCRIPTION, _PREFERS_WHOLE = "source", "version", "description", "prefers_whole"
 
 
@@ -40,16 +42,15 @@ def tokenizer_of(json_path: Path, source: str) -> Tokenizer:
     path = json_path.with_name(TABLES)
     try:
         return _mapped(path, source)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except _UNUSABLE as error:
         logger.debug("%s cannot be used: %s", path, error)
-    tokenizer = Tokenizer.read(json_path)  # which refuses files that are of no use
     try:
         tables, notes = _tables(read_json(json_path))
         _write(path, tables, notes | {_SOURCE: source, _VERSION_NOTE: _VERSION})
         return _mapped(path, source)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except _UNUSABLE as error:
         logger.info("the tokenizer of %s is not kept as tables: %s", json_path.parent, error)
-        return tokenizer
+    return Tokenizer.read(json_path)
 
 
 def _mapped(path: Path, source: str) -> Tokenizer:
