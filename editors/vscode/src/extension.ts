@@ -4,12 +4,13 @@ import * as vscode from 'vscode';
 import { DEFAULT } from './catalogue';
 import { Checkpoints } from './checkpoints';
 import { registerCommands } from './commands';
-import { EDITS } from './edits';
+import { EDITS, tell } from './edits';
 import { checkServer, Installer } from './install';
 import { showPage } from './pages';
 import { Server } from './server';
 import { isWanted, setting } from './settings';
 import { StatusItem } from './status';
+import { whereTextGoes } from './statusText';
 import { registerWatch } from './watch';
 
 /** What a running server cannot take over. */
@@ -68,6 +69,7 @@ export function activate(context: vscode.ExtensionContext): Api {
     command('resume', () => running.status.pause(false)),
     command('log', () => log.show(true)),
     command('menu', () => running.status.menu()),
+    command('engine', () => tell(whereTextGoes(running.server.status))),
     command('settings', () => vscode.commands.executeCommand('workbench.action.openSettings', '@ext:dgemma.dgemma')),
     command('docs', (page?: string) => showPage(context.extensionUri, page)),
     command('getStarted', () => vscode.commands.executeCommand('workbench.action.openWalkthrough', WALKTHROUGH, false)),

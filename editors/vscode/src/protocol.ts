@@ -9,6 +9,9 @@ export interface Status {
   /** The name of the checkpoint, and why it is this one. */
   readonly checkpoint?: string;
   readonly why?: string;
+  /** Where an engine fills in place of a checkpoint: its address, and in words where text goes. */
+  readonly engine?: string;
+  readonly text_goes_to?: string;
   /** The name of one that fills better on this machine and is not there, and what it brings. */
   readonly better?: string;
   readonly offer?: string;

@@ -67,6 +67,7 @@ export class StatusItem implements vscode.Disposable {
       ['$(question) Why is nothing suggested?', 'dgemma.why'],
       ['$(eye) Watch it fill', 'dgemma.watch'],
       ['$(output) Open log', 'dgemma.log'],
+      ['$(globe) Where does text go?', 'dgemma.engine'],
       ['$(package) Choose checkpoint', 'dgemma.chooseCheckpoint'],
       ['$(settings-gear) Settings', 'dgemma.settings'],
       ['$(book) Questions and answers', 'dgemma.docs'],

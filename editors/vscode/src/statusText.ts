@@ -25,6 +25,9 @@ export function shown(state: State): Shown {
   if (status === 'absent' || status === 'stopped') {
     return { text: 'dgemma: not running', detail: '', busy: false, severity: 'warning' };
   }
+  if (status.state === 'failed' && status.engine !== undefined) {
+    return { text: 'dgemma: no engine', detail: status.message, busy: false, severity: 'error' };
+  }
   if (status.state === 'failed') {
     return { text: 'dgemma: no model', detail: status.message, busy: false, severity: 'error' };
   }
@@ -42,4 +45,15 @@ export function shown(state: State): Shown {
   const better = status.better === undefined ? [] : [`${status.better} would fill better`];
   const severity = status.better === undefined ? 'information' : 'warning';
   return { text, detail: [status.message, ...better, ...last, ...why].join(' · '), busy: false, severity };
+}
+
+/** Where text goes, and how the engine is; knows only what the server said. */
+export function whereTextGoes(status: State['status']): string {
+  if (typeof status === 'string') {
+    return 'the server is not running';
+  }
+  if (status.text_goes_to === undefined) {
+    return 'text goes nowhere: the model runs inside the server';
+  }
+  return `text goes to ${status.text_goes_to} (${status.why ?? 'named'}); ${status.message}`;
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { shown, type State } from '../src/statusText';
+import { shown, whereTextGoes, type State } from '../src/statusText';
 
 const READY = { state: 'ready', message: 'embedded on cpu' } as const;
 
@@ -30,4 +30,14 @@ test('a checkpoint that would fill better is a warning', () => {
   const status = { state: 'ready', message: 'embedded on cpu', better: 'large', offer: '491 MB' } as const;
   const { text, detail, severity } = shown({ status, paused: false });
   assert.deepEqual([text, detail, severity], ['dgemma: ready', 'embedded on cpu · large would fill better', 'warning']);
+});
+
+test('an engine that does not fill is no missing model, and where text goes is said', () => {
+  const engine = { engine: 'http://gpu:8000', text_goes_to: 'http://gpu:8000, another machine, NOT encrypted', why: 'named in the settings' };
+  const failed = { state: 'failed', message: 'http://gpu:8000 cannot be reached', ...engine } as const;
+  assert.equal(line({ status: failed }), 'dgemma: no engine | http://gpu:8000 cannot be reached | error');
+  const said = 'text goes to http://gpu:8000, another machine, NOT encrypted (named in the settings); http://gpu:8000 cannot be reached';
+  assert.equal(whereTextGoes(failed), said);
+  assert.equal(whereTextGoes(READY), 'text goes nowhere: the model runs inside the server');
+  assert.equal(whereTextGoes('stopped'), 'the server is not running');
 });
