@@ -57,7 +57,7 @@ OTHER = {
 SCORES = ("causal", "rewritten")
 CANVAS_SCORES = ("noiseless", "both", "masked", "causal and masked")
 """Of checkpoints that denoise."""
-MOST_REWRITTEN, LIKELIEST = 6, 16
+MOST_REWRITTEN, LIKELIEST = 4, 16
 """So many of the most surprising words of a piece are replaced, each by a word that is among so many likeliest."""
 
 

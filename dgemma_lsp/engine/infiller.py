@@ -23,7 +23,7 @@ from dgemma_lsp.engine.interfaces import Model, Piece, piece, question
 from dgemma_lsp.engine.outage import Outage
 from dgemma_model.decoding.fill_end import FillEnd
 from dgemma_model.decoding.time_budget import within_budget
-from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest, check
+from dgemma_model.request import Check, Draft, DraftToken, Excerpt, FillRequest, InfillError, check
 
 PROMPT_TOKENS = 1024
 """How many tokens of context an engine is sent; less where its own context is short."""
@@ -103,9 +103,11 @@ class EngineInfiller:
 
         Raises:
             EngineError: the engine does not fill; its `reason` says why.
-            InfillError: the request makes no sense.
+            InfillError: the request makes no sense, or is for a network that denoises here.
         """
         check(request)
+        if request.denoise:
+            raise InfillError("an engine writes, and shows no canvas; name a checkpoint, or do not ask to denoise")
         self._outage.check()
         drafts = self._fill(request)
         if request.budget_ms is not None:
@@ -171,7 +173,7 @@ class EngineInfiller:
                     self._says_scores = bool(text.log_probabilities) or not text.tokens
                     self._outage.ended()
                     self._say(self._well)
-                draft = text.draft() if events else draft
+                draft = text.draft(len(draft.tokens[0])) if events else draft
                 if text.is_over:
                     break
                 yield draft
@@ -233,10 +235,11 @@ class _Text:
         if self.is_over:
             self.has_ended |= part.ended
             return
+        beyond_healed = part.text[max(0, len(self._healed) - len(self._raw)) :]
         self._raw += part.text
         self.log_probabilities += part.log_probabilities
-        if part.text:
-            self.tokens.append(DraftToken(part.text, math.exp(min(sum(part.log_probabilities), 0.0)), True))
+        if beyond_healed:
+            self.tokens.append(DraftToken(beyond_healed, math.exp(min(sum(part.log_probabilities), 0.0)), True))
         self.has_ended, self._complete = part.ended, part.complete
         if len(self._raw) > self._most_chars:
             raise EngineError(NoSuggestion.ENGINE_GARBAGE, "the engine's answer cannot be used: its text is too long")
@@ -251,13 +254,14 @@ class _Text:
             ends.append(text.index("\n"))
         self._cut = min(ends, default=None)
 
-    def draft(self) -> Draft:
-        """The fill so far."""
+    def draft(self, known: int = 0) -> Draft:
+        """The fill so far, of which `known` tokens were shown before."""
         text = self._raw[len(self._healed) :][: self._cut]
         numbers = self.log_probabilities
         score = sum(numbers) / len(numbers) if numbers else -math.inf
         complete = self._cut is not None or self._complete
-        return Draft((text,), self.step, complete=complete, score=score, tokens=(tuple(self.tokens),))
+        new = Check(written=len(self.tokens) - known) if self.step else None
+        return Draft((text,), self.step, complete=complete, score=score, tokens=(tuple(self.tokens),), check=new)
 
 
 def _joined(done: list[Draft], hole: int) -> Draft:
@@ -269,6 +273,7 @@ def _joined(done: list[Draft], hole: int) -> Draft:
         complete=all(draft.complete for draft in done),
         score=sum(draft.score for draft in done[: hole + 1]) / (hole + 1),
         tokens=tuple(draft.tokens[0] for draft in done),
+        check=done[hole].check,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -23,6 +24,7 @@ from dgemma_lsp.engine.address import Address
 from dgemma_lsp.engine.errors import EngineError
 from dgemma_lsp.engine.infiller import EngineInfiller
 from dgemma_lsp.engine.prompts import MARKERS, Chat, Prompt, letters
+from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState
 from dgemma_model.request import Draft, Excerpt, FillRequest, InfillError
 
 LINE = FillRequest(Excerpt("def area(width, height):\n    return ", "\n"), one_line=True)
@@ -181,6 +183,24 @@ def test_nonsense_is_refused_before_anything_is_sent(engine: SmallEngine) -> Non
     with pytest.raises(InfillError, match="max_tokens"):
         list(EngineInfiller(Address.parse(engine.url)).fill(FillRequest(Excerpt("", ""), max_tokens=0)))
     assert engine.asked == []
+
+
+def test_each_part_of_an_answer_is_watched_as_written(engine: SmallEngine) -> None:
+    engine.events = completion_events([" width", " * height"], -0.25)
+    infiller, seen = EngineInfiller(Address.parse(engine.url)), list[Frame]()
+    frames = Frames(seen.append)
+    for draft in infiller.fill(LINE):
+        frames.see(draft)
+    infiller.close()
+    assert {state for frame in seen for state in frame.states} == {TokenState.WRITTEN}
+    assert sum(frame.check.written for frame in seen if frame.check is not None) == 2
+    assert "".join(token.text for token in seen[-1].tokens) == "width * height"
+
+
+def test_an_engine_does_not_denoise(engine: SmallEngine) -> None:
+    with pytest.raises(InfillError, match="shows no canvas"):
+        filled(engine, replace(LINE, denoise=True))
+    assert not engine.questions()
 
 
 def test_how_much_context_is_sent_follows_the_engine(engine: SmallEngine) -> None:
