@@ -11,6 +11,7 @@ import pytest
 from baskets import BASKETS
 from editor import FAKE, PLUGIN, ROOT, SCRIPTED, Editor, neovims
 from fake_hub import FakeHub, fake_hub
+from first_suggestion import assert_in_time
 from take_pictures import Camera
 from tiny_checkpoints import CONTENT, FILE, NAME, REPOSITORY, TinyWorld
 
@@ -166,8 +167,6 @@ def install_with(bare: Editor, python: str, *answers: str) -> None:
 
 
 INSTALLING_S = 900
-FIRST_SUGGESTION_S = 300
-"""From an empty home to the first suggestion of the default checkpoint, with packages that pip has at hand."""
 
 
 def test_from_nothing_to_the_first_suggestion_of_the_default_checkpoint(tmp_path: Path) -> None:
@@ -204,7 +203,7 @@ def test_from_nothing_to_the_first_suggestion_of_the_default_checkpoint(tmp_path
     editor.lua("vim.wait(500)")
     editor.keys("<M-\\>")
     editor.wait(lambda: editor.lua("return require('dgemma').visible()"), "something is drawn", INSTALLING_S)
-    assert time.monotonic() - began < FIRST_SUGGESTION_S
+    assert_in_time(began)
     assert "".join(mark[2] for mark in editor.ghost()).startswith("item.")
     camera = Camera(editor)
     camera.look(1)
