@@ -20,6 +20,7 @@ from small_engine import (
 )
 
 from dgemma_lsp.documents.edits import NoSuggestion
+from dgemma_lsp.engine import connection
 from dgemma_lsp.engine.address import Address
 from dgemma_lsp.engine.errors import EngineError
 from dgemma_lsp.engine.infiller import EngineInfiller
@@ -172,7 +173,8 @@ def test_a_time_budget_ends_a_fill(engine: SmallEngine) -> None:
     assert draft.done and draft.text == "width" and engine.closed_by_client.wait(PATIENCE_S)
 
 
-def test_connections_are_used_again(engine: SmallEngine) -> None:
+def test_connections_are_used_again(engine: SmallEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_POLL_S", PATIENCE_S)  # however late the end of an answer comes
     infiller = EngineInfiller(Address.parse(engine.url))
     for _ in range(5):
         list(infiller.fill(LINE))

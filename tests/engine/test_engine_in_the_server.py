@@ -173,3 +173,22 @@ def test_check_says_what_is_wrong_with_an_engine(engine: SmallEngine) -> None:
     engine.token = "secret"
     result = CliRunner().invoke(app, ["check", "--engine", engine.url], env={"COLUMNS": "300"})
     assert result.exit_code == 1 and "DGEMMA_ENGINE_TOKEN" in result.output
+
+
+def test_a_newer_key_ends_the_older_request_at_the_engine(engine: SmallEngine) -> None:
+    with Wire(*COMMAND, "--engine", engine.url) as wire:
+        wire.initialize(initializationOptions=PATIENT | {"debounce_ms": 0})
+        assert asked(wire, "x =")
+        engine.answer = Handler.wait_until_closed
+        wire.open(URI, "xx =")
+        older = wire.start(INLINE, inline(URI, 0, 4))
+        deadline = time.monotonic() + TIMEOUT_S
+        while not any("xx =" in question.body.decode() for question in engine.questions()):
+            assert time.monotonic() < deadline, "it is not asked"
+            time.sleep(0.01)
+        engine.answer = None
+        wire.change(URI, 2, insertion(0, 4, " y."))
+        newer = wire.start(INLINE, inline(URI, 0, 7))
+        assert wire.response(older)["result"] is None
+        assert engine.closed_by_client.wait(TIMEOUT_S)
+        assert "result" in wire.response(newer)
