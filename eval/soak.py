@@ -120,7 +120,7 @@ def soak(edits: int, requests: int, seed: int, checkpoint: str | None = None) ->
     started = time.perf_counter()
     outcomes: Counter[str] = Counter()
     differences = 0
-    early_kb = 0
+    memory_kb = list[int]()
     with started_server(checkpoint) as wire:
         wire.initialize(initializationOptions={"debounce_ms": 1, "next_edit": True, "log_level": "error"})
         wire.wait_until_loaded()
@@ -142,11 +142,10 @@ def soak(edits: int, requests: int, seed: int, checkpoint: str | None = None) ->
                 wire.drop_unread()
             if number % 250 == 0 and checkpoint is None:
                 differences += wire.text(uri) != documents.texts[uri]
-            if number == edits // 5:
-                early_kb = resident_kb(wire.process.pid)
+            if number % max(1, edits // 10) == 0:
+                memory_kb.append(resident_kb(wire.process.pid))
         if checkpoint is None:
             differences += sum(wire.text(uri) != documents.texts[uri] for uri in documents.uris)
-        final_kb = resident_kb(wire.process.pid)
         wire.request("shutdown", None)
         wire.notify("exit", None)
         exit_code = wire.exit_code()
@@ -156,9 +155,8 @@ def soak(edits: int, requests: int, seed: int, checkpoint: str | None = None) ->
         "unanswered": asked - outcomes.total(),
         "differences": differences,
         "outcomes": dict(outcomes),
-        "early_mb": round(early_kb / 1024, 1),
-        "final_mb": round(final_kb / 1024, 1),
-        "growth": round(final_kb / early_kb, 3) if early_kb else None,
+        "memory_mb": [kb >> 10 for kb in memory_kb],
+        "growth": round(memory_kb[-1] / memory_kb[1], 3) if memory_kb[1:] and memory_kb[1] else None,
         "seconds": round(time.perf_counter() - started, 1),
         "exit_code": exit_code,
     }
