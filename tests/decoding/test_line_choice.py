@@ -15,7 +15,7 @@ from dgemma_model.decoding import line_choice, verified
 from dgemma_model.decoding.causal import LikelyTexts, fill_log_probabilities
 from dgemma_model.infill import Infiller
 from dgemma_model.project.judge import FIGURES, Judge
-from dgemma_model.request import Draft, DraftedBy, Excerpt, FillRequest
+from dgemma_model.request import Draft, DraftedBy, Drafting, Excerpt, FillRequest
 
 EXCERPTS = [
     Excerpt("", ""),
@@ -93,6 +93,20 @@ def test_a_line_that_stands_beside_is_written_in_one_pass(excerpt: Excerpt, monk
     draft, *_ = written(excerpt, ["no such thing", alone.text])
     assert (draft.text, draft.step) == (alone.text, 1)
     assert not row or (draft.check is not None and draft.check.drafted_by == "similar line")
+
+
+@pytest.mark.parametrize("drafting", ["none", "copied"])
+def test_token_by_token_means_that_no_line_beside_is_a_draft(drafting: Drafting) -> None:
+    request = FillRequest(EXCERPTS[1], ("def g(self):\n    return self\n\n" * 3 + "# more\n" * 900,), one_line=True)
+    infiller = reading_infiller()
+    plan = infiller._plan(replace(request, drafting=drafting))
+    with infiller._opened(request.excerpt) as opened:
+        beside = infiller._choice(opened, request, plan, [], EMBEDDED_JUDGE).beside()
+        assert beside is not None
+        assert beside.are_drafts == (drafting != "none")
+    (first, *_) = infiller.fill(replace(request, drafting="none"))
+    assert first.step == 1
+    assert len(first.tokens[0]) <= 1
 
 
 def test_a_text_that_cannot_be_right_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

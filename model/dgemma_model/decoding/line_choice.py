@@ -160,7 +160,7 @@ class LineChoice:
         what is written."""
         if self._write_alone is not None:
             return None
-        return TextsBeside(self._likely, self._of_project.texts())
+        return TextsBeside(self._likely, self._of_project.texts(), are_drafts=self._plan.drafting != "none")
 
     def drafts(self, draft: Draft, others: Sequence[str]) -> Iterator[Draft]:
         """Yield a draft after each further pass; the last one is the choice among `draft`, `others` and what is found.

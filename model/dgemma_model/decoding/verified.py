@@ -72,11 +72,13 @@ def fill(
 
 
 class TextsBeside(NamedTuple):
-    """Texts that the first pass of a fill reads as branches after the prompt, each a draft, too."""
+    """Texts that the first pass of a fill reads as branches after the prompt."""
 
     likely: LikelyTexts
     """Knows them after that pass; and what was written, once that is done, where its end was read, too."""
     texts: Sequence[str]
+    are_drafts: bool = True
+    """Whether what the head agrees on with one of them is written at once."""
 
 
 def _written(
@@ -109,7 +111,8 @@ def _written(
             logits, tree = cached.append_tree(pending, rows)
             beside.likely.learn(others, logits, tree.paths[1:])
             others = []
-            if best := _agreeing(logits, tree.paths, rows, beside.likely):
+            best = _agreeing(logits, tree.paths, rows, beside.likely) if beside.are_drafts else 0
+            if best:
                 read, by, drafted_by = text.worth_reading(rows[best]), None, "similar line"
             logits = logits[tree.paths[best][: len(read) + 1]]
         else:
