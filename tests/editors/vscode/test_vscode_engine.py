@@ -44,8 +44,8 @@ def test_the_walk_with_an_engine(window: Open, engine: RealEngine) -> None:
 
     engine.kill()
     editor.wait(lambda: asks_and_is(editor, "dgemma: no engine"), "its end is seen", PATIENCE_S)
-    editor.type(";")  # the editor goes on
-    assert editor.text() == basket.before + ghost + ";" + basket.after
+    editor.type(" // paid")  # the editor goes on
+    editor.wait(lambda: editor.text() == basket.before + ghost + " // paid" + basket.after, "it is typed")
     editor.start_command("dgemma.why")
     editor.wait_notice("nothing was shown because the engine cannot be reached")
 
