@@ -117,6 +117,8 @@ def writer_table(report: dict[str, Any]) -> Table:
     for tokens, measured in report["pass"].items():
         row(f"a pass over {tokens} tokens", measured)
     caption = [f"passes: {report['passes']}, {report['threads']} threads"]
+    cut = (report[name]["cut_percent"] for name in ("line", "line_with_project", "line_with_similar"))
+    caption.append(f"lines cut by the time budget: {', '.join(f'{share} %' for share in cut)}")
     if beside is not None:
         ours = beside["ours"]["median_ms"]
         caption += [f"transformers {name}: {beside[name]['median_ms'] / ours:.1f}x" for name in ("float32", "bfloat16")]

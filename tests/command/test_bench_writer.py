@@ -40,6 +40,8 @@ def test_everything_is_measured_and_printed(model: Path) -> None:
     assert report["written"].keys() == {"2"} and report["pass"].keys() == {"1", "4"}
     assert report["cold_prompt_transformers"].keys() == {"ours", "float32", "bfloat16"}
     assert report["copied_lines"]["tokens"] >= 1
+    assert all(0 <= report[name]["cut_percent"] <= 100 for name in ("line", "line_with_project", "line_with_similar"))
+    assert any("lines cut by the time budget" in line for line in shown)
     assert [len(sizes) for sizes in report["servers_mb"].values()] in ([1, 2], [0, 0])
     assert report["idle_ms"] is None or report["idle_ms"] >= 0
 

@@ -36,6 +36,8 @@ PASSES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Tokens of one pass after a prompt that is known."""
 LINE_TOKENS = 48
 """The longest line."""
+LINE_BUDGET_MS = 1000.0
+"""The time that a server gives a line, by default."""
 THREAD_CHOICE = 8
 """Passes of a kind after which the number of threads has been chosen (network/threads.py)."""
 NEIGHBOURS = 2
@@ -149,14 +151,21 @@ def _lines(
     spread: list[tuple[Excerpt, tuple[str, ...]]],
     repeats: int,
 ) -> dict[str, Any]:
-    """The rest of a line after one more keystroke: ours as served, chosen by the judge; others' plain greedy line."""
+    """The rest of a line after one more keystroke: ours as served, chosen by the judge; others' plain greedy line.
+    Also how many of our lines the time budget cut, in per cent."""
     seconds: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
+    cut = list[bool]()
+
+    def filled(request: FillRequest) -> None:
+        *_, draft = infiller.fill(request)
+        cut.append(not draft.complete)
+
     for number, (excerpt, project) in enumerate(spread[: repeats + 1]):
         before, after = _typed(excerpt)
         infiller.index_ahead(project)
-        request = FillRequest(before, project, one_line=True, max_tokens=LINE_TOKENS)
+        request = FillRequest(before, project, one_line=True, max_tokens=LINE_TOKENS, budget_ms=LINE_BUDGET_MS)
         work: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-            "ours": (partial(_filled, infiller, request), partial(_filled, infiller, replace(request, excerpt=after)))
+            "ours": (partial(_filled, infiller, request), partial(filled, replace(request, excerpt=after)))
         }
         for name, other in others.items():
             known, typed = (loaded.format.encode(e, infiller.prompt_tokens).ids for e in (before, after))
@@ -165,7 +174,8 @@ def _lines(
             prepare, run = work[name]
             prepare()
             seconds[name].append(once(run))
-    return {name: summary(taken[1:]) for name, taken in seconds.items()}
+    times: dict[str, Any] = {name: summary(taken[1:]) for name, taken in seconds.items()}
+    return times | {"cut_percent": round(100 * sum(cut[1:]) / max(1, len(cut) - 1))}
 
 
 def _typed(excerpt: Excerpt) -> tuple[Excerpt, Excerpt]:
