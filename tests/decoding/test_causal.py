@@ -73,3 +73,13 @@ def test_of_branches_the_first_is_kept(
     following = cached.append([1])
     with torch.inference_mode():
         assert worst(following[-1], NETWORK.logits(NETWORK.encode(torch.tensor([cached.ids]), Cache())[0, -1])) < 1e-4
+
+
+@pytest.mark.parametrize("alien", [VOCAB_SIZE, -1])
+def test_a_branch_of_tokens_that_the_network_does_not_have_is_refused(alien: int) -> None:
+    cached = CachedPrompt(FUSED, Cache(), [])
+    with pytest.raises(InfillError, match="a tokenizer that does not belong here"):
+        cached.append_tree([1, 2], [[3], [3, alien]])
+    with pytest.raises(InfillError, match="a tokenizer that does not belong here"):
+        cached.append_tree([alien, 2], [[3]])
+    assert cached.ids == [] and cached.cache.length == 0

@@ -80,9 +80,7 @@ class CachedPrompt:
         Raises:
             InfillError: an id is outside the network's vocabulary, or there is no position left for it.
         """
-        most = self.network.vocab_size
-        if not 0 <= min(ids) <= max(ids) < most:
-            raise InfillError(f"token ids must be 0 to {most - 1}; a tokenizer that does not belong here?")
+        self._check(ids)
         if len(ids) > self.room(self.ids):
             raise InfillError(f"the text is longer than the model's context of {self.network.context_length} tokens")
         hidden = self.network.encode(torch.tensor([ids], device=self.device), self.cache)
@@ -95,7 +93,7 @@ class CachedPrompt:
         logits [N, V] of the nodes of that tree. `ids` and the first row are cached then.
 
         Raises:
-            InfillError: there is no position left for a row.
+            InfillError: an id is outside the network's vocabulary, or there is no position left for a row.
         """
         tree = TokenTree(ids[-1], rows)
         logits = self.tree_logits(ids[:-1], tree, seen=len(self.ids))
@@ -109,8 +107,9 @@ class CachedPrompt:
         logits [N, V] of its nodes. All of it is in the cache then.
 
         Raises:
-            InfillError: there is no position left for a row.
+            InfillError: an id is outside the network's vocabulary, or there is no position left for a row.
         """
+        self._check([*ids, *tree.tokens])
         before, nodes, kept = seen + len(ids), len(tree.tokens), self.cache.length
         longest, room = max(tree.depths), self.network.context_length - before - 1
         if longest > room:
@@ -128,6 +127,12 @@ class CachedPrompt:
             seen=visible.to(self.device),
         )
         return self.network.logits(hidden[0, len(ids) :])
+
+    def _check(self, ids: Sequence[int]) -> None:
+        """Refuse ids that the network does not have: compiled passes would read beyond its embeddings."""
+        most = self.network.vocab_size
+        if not 0 <= min(ids) <= max(ids) < most:
+            raise InfillError(f"token ids must be 0 to {most - 1}; a tokenizer that does not belong here?")
 
     def room(self, ids: Sequence[int]) -> int:
         """How many tokens the model's context holds after `ids`."""
