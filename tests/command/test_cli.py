@@ -9,44 +9,41 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import Result
-from model_fixtures import SOURCE, changed_json, tiny_checkpoint, write_checkpoint
+from model_fixtures import tiny_checkpoint, write_checkpoint
 from typer.testing import CliRunner
 
 from dgemma_lsp.command import check, cli, fill
-from dgemma_lsp.command.cli import app
 from dgemma_lsp.command.fill import END_SIGN, view_of
 from dgemma_lsp.documents.documents import ParsedSnapshot
 from dgemma_lsp.documents.edits import Edit, Snapshot, Suggestion
 from dgemma_lsp.documents.text import Text
 from dgemma_lsp.pipeline.watched import Frame, TokenState
-from dgemma_model.checkpoint.selection import default_checkpoint, embedded_directory
+from dgemma_model.checkpoint.selection import default_checkpoint
 from dgemma_model.infill import Infiller
 from dgemma_model.network.served import ServedNetwork
 from dgemma_model.request import Check, Draft, DraftToken, FillRequest
-
-HOLED = (
-    "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        \n\n    def norm(self):\n        pass\n"
-)
-"""A file with a line that is still to be written: line 4, column 9."""
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "point.py"
-    path.write_text(HOLED)
-    return path
 
 
 def invoke(*arguments: object) -> Result:
     """The command in this process."""
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`dgemma-lsp` in a process of its own, with the embedded checkpoint."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "dgemma_lsp", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+    )
 
 
 def assert_says(result: Result, *words: str) -> None:
@@ -244,7 +241,8 @@ def test_a_fill_is_one_json_document(file: Path) -> None:
     if document["text"] is None:
         assert document["reason"] and document["message"]
     else:
-        assert document["result"] == HOLED[: document["start"]] + document["text"] + HOLED[document["end"] :]
+        holed = file.read_text()
+        assert document["result"] == holed[: document["start"]] + document["text"] + holed[document["end"] :]
 
 
 def test_watching_does_not_disturb_the_json(file: Path) -> None:
@@ -375,215 +373,3 @@ def test_the_check_says_which_checkpoint_it_is_and_why(monkeypatch: pytest.Monke
 def test_what_is_checked_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "_trial_fill", lambda *_: "return 'items[red] [/x]'")
     assert "return 'items[red] [/x]'" in invoke("check", "--checkpoint", tiny_checkpoint()).stdout
-
-
-# --------------------------------------------------------------------- a batch
-
-TASKS: list[tuple[str, Callable[[dict[str, Any]], bool]]] = [
-    ('{"id": "a", "prefix": "def f(x):\\n    return ", "suffix": "\\n"}', lambda line: line["id"] == "a"),
-    ("not json", lambda line: line["id"] is None and "error" in line),
-    ("[1, 2]", lambda line: "not a JSON object" in line["error"]),
-    ('{"id": 7, "prefix": 3, "suffix": ""}', lambda line: line["id"] == 7 and "'prefix'" in line["error"]),
-    ('{"id": "no suffix", "prefix": ""}', lambda line: line["id"] == "no suffix" and "'suffix'" in line["error"]),
-    ('{"id": "empty", "prefix": "", "suffix": ""}', lambda line: line["id"] == "empty"),
-    (
-        '{"id": "odd", "prefix": "\\ud800😀<eos>\\u0000\\r\\n", "suffix": "<|prefix|>"}',
-        lambda line: line["id"] == "odd",
-    ),
-    ('{"id": "go", "prefix": "func f() {", "suffix": "}", "language": "go"}', lambda line: line["id"] == "go"),
-    ("[" * 100_000, lambda line: "error" in line),
-    ('{"id": "cut off", "prefix": "', lambda line: "error" in line),
-    (json.dumps({"id": "long", "prefix": SOURCE * 200, "suffix": SOURCE * 200}), lambda line: line["id"] == "long"),
-    ('{"id": "é", "prefix": "x = ", "suffix": "\\n", "more": [1]}', lambda line: line["id"] == "é"),
-]
-
-
-def assert_answers(lines: list[str], tasks: list[tuple[str, Callable[[dict[str, Any]], bool]]]) -> None:
-    """One line for each task, in order."""
-    assert len(lines) == len(tasks)
-    for number, (text, (_, is_right)) in enumerate(zip(lines, tasks, strict=True), start=1):
-        line = json.loads(text)
-        assert is_right(line), line
-        if "error" in line:
-            assert line["line"] == number
-        else:
-            assert list(line) == ["id", "text", "steps", "ms", "score"]
-            assert isinstance(line["text"], str) and line["steps"] >= 1 and line["ms"] > 0
-
-
-def test_a_batch_has_one_line_for_each_task_in_order(tmp_path: Path) -> None:
-    tasks = tmp_path / "tasks.jsonl"
-    tasks.write_text("\n".join(task for task, _ in TASKS), "utf-8")
-    result = invoke("fill", "--batch", tasks, "--checkpoint", tiny_checkpoint())
-    assert result.exit_code == 0
-    assert_answers(result.stdout.splitlines(), TASKS)
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[FillRequest]:
-    """What the model is asked in a test."""
-    requests: list[FillRequest] = []
-    fill = Infiller.fill
-
-    def recorded(self: Infiller, request: FillRequest) -> Iterator[Draft]:
-        requests.append(request)
-        return fill(self, request)
-
-    monkeypatch.setattr(Infiller, "fill", recorded)
-    return requests
-
-
-def batch(tmp_path: Path, tasks: list[dict[str, str]], *options: object, checkpoint: Path | None = None) -> None:
-    path = tmp_path / "tasks.jsonl"
-    path.write_text("".join(json.dumps(task) + "\n" for task in tasks))
-    done = invoke("fill", "--batch", path, "--checkpoint", checkpoint or tiny_checkpoint(), *options)
-    assert done.exit_code == 0, done.stderr
-    assert "error" not in done.stdout
-
-
-PLACES = [
-    ("def f(x):\n    return ", "\n", True),
-    ("print(", ")\n", True),
-    ("class A:\n    def f(self):\n        ", "\n\n    def g(self):\n        pass\n", False),
-    ("x = 1\r\ny = ", "\r\nz = 3\r\n", True),
-]
-
-
-@pytest.mark.parametrize(("prefix", "suffix", "ends"), PLACES)
-def test_a_task_is_asked_as_a_cursor_there_would_be(
-    prefix: str, suffix: str, ends: bool, tmp_path: Path, asked: list[FillRequest]
-) -> None:
-    (tmp_path / "case.py").write_bytes((prefix + suffix).encode())
-    line, column = prefix.count("\n") + 1, len(prefix) - prefix.rfind("\n")
-    assert invoke("fill", f"{tmp_path}/case.py:{line}:{column}", "--checkpoint", tiny_checkpoint()).exit_code == 0
-    batch(tmp_path, [{"prefix": prefix, "suffix": suffix}])
-    at_cursor, of_task = asked
-    assert of_task.one_line is ends
-    assert replace(of_task, max_tokens=at_cursor.max_tokens) == at_cursor
-
-
-@pytest.mark.parametrize(("option", "one_line"), [("--one-line", True), ("--no-one-line", False)])
-def test_whether_tasks_end_with_their_line_can_be_told(
-    option: str, one_line: bool, tmp_path: Path, asked: list[FillRequest]
-) -> None:
-    batch(tmp_path, [{"prefix": prefix, "suffix": suffix} for prefix, suffix, _ in PLACES], option)
-    assert [request.one_line for request in asked] == [one_line] * len(PLACES)
-
-
-def test_only_a_batch_can_be_told() -> None:
-    assert_says(invoke("fill", "a.py:1:1", "--one-line"), "--one-line and --no-one-line are about --batch")
-
-
-def test_a_batch_sees_as_much_as_its_checkpoint_reads(tmp_path: Path, asked: list[FillRequest]) -> None:
-    long = {"prefix": SOURCE * 8, "suffix": SOURCE * 8}
-    directory = write_checkpoint(tmp_path / "reads more")
-    changed_json(directory / "config.json", lambda config: config["text_config"].update(max_position_embeddings=4096))
-    changed_json(directory / "dgemma.json", lambda policy: policy.update(prompt_tokens=2048))
-    batch(tmp_path, [long])
-    batch(tmp_path, [long], checkpoint=directory)
-    few, more = ((len(request.excerpt.prefix), len(request.excerpt.suffix)) for request in asked)
-    assert few[0] < 1300 < more[0] and few[1] < 330 < more[1]
-
-
-def test_the_language_of_a_task_says_how_it_ends(tmp_path: Path, asked: list[FillRequest]) -> None:
-    task = {"prefix": "func f() {\n\t", "suffix": "\n}\n"}
-    batch(tmp_path, [task | {"language": "go"}, task | {"language": "plaintext"}])
-    assert [(request.excerpt.language, request.one_line) for request in asked] == [("go", False), ("plaintext", True)]
-
-
-def test_bytes_that_are_no_text_are_a_bad_line(tmp_path: Path) -> None:
-    tasks = tmp_path / "tasks.jsonl"
-    tasks.write_bytes(b'{"prefix": "\xff"}\r\n\r\n{"id": 2, "prefix": "", "suffix": ""}\r\n')
-    lines = [
-        json.loads(line)
-        for line in invoke("fill", "--batch", tasks, "--checkpoint", tiny_checkpoint()).stdout.splitlines()
-    ]
-    assert [(line["id"], line.get("line")) for line in lines] == [(None, 1), (2, None)]
-
-
-def test_an_empty_batch_answers_nothing(tmp_path: Path) -> None:
-    (tmp_path / "tasks.jsonl").write_text("\n\n")
-    result = invoke("fill", "--batch", tmp_path / "tasks.jsonl", "--checkpoint", tiny_checkpoint())
-    assert (result.exit_code, result.stdout) == (0, "")
-
-
-# ------------------------------------------------ the real command, as shipped
-
-
-def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """`dgemma-lsp` in a process of its own, with the embedded checkpoint."""
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "dgemma_lsp", *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
-    )
-
-
-def test_the_embedded_checkpoint_fills_in_place(file: Path) -> None:
-    done = command("fill", f"{file.name}:4:9", cwd=file.parent)
-    assert done.returncode == 0, done.stderr
-    before, _, after = done.stdout.partition("self.x = x\n        ")
-    assert before.startswith("class Point:") and not after.startswith("\n")
-    assert "\n\n    def norm(self):\n" in after
-    assert "passes" in done.stdout and "embedded on " in done.stdout
-
-
-def test_the_embedded_checkpoint_fills_a_batch(tmp_path: Path) -> None:
-    tasks = tmp_path / "tasks.jsonl"
-    tasks.write_text("\n".join(task for task, _ in TASKS[:3]), "utf-8")
-    done = command("fill", "--batch", tasks, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert_answers(done.stdout.splitlines(), TASKS[:3])
-    assert "filling" in done.stderr
-
-
-def test_check_says_what_works(tmp_path: Path) -> None:
-    done = command("check", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for word in ("Python", "torch", "memory", "GPU", "python", "sha256", "return ", str(embedded_directory())):
-        assert word in done.stdout
-
-
-def test_an_error_is_one_line_and_no_traceback(tmp_path: Path) -> None:
-    done = command("fill", "nowhere.py:1:1", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "dgemma-lsp: nowhere.py: No such file or directory\n"
-
-
-def test_modules_of_the_working_directory_are_not_run(tmp_path: Path) -> None:
-    for name in ("json", "torch", "model", "dgemma_model", "tokenize"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('hijacked')\n")
-    done = command("fill", "nowhere.py:1:1", cwd=tmp_path)
-    assert "hijacked" not in done.stderr
-    assert done.returncode == 2
-
-
-def test_what_a_batch_writes_is_json(tmp_path: Path) -> None:
-    tasks = tmp_path / "tasks.jsonl"
-    said = ["NaN", "1e999", "[-Infinity]", '{"a": NaN}']
-    tasks.write_text("".join(f'{{"id": {one}, "prefix": "x = ", "suffix": ""}}\n' for one in said))
-    result = invoke("fill", "--batch", tasks, "--checkpoint", tiny_checkpoint())
-
-    def refuse(name: str) -> None:
-        raise AssertionError(name)
-
-    answers = [json.loads(line, parse_constant=refuse) for line in result.stdout.splitlines()]
-    assert [answer["id"] for answer in answers] == [None] * 4
-    assert [answer["line"] for answer in answers] == [1, 2, 3, 4] and all(answer["error"] for answer in answers)
-
-
-def test_a_fill_by_the_embedded_checkpoint_says_what_would_be_better(tmp_path: Path) -> None:
-    (tmp_path / "area.py").write_text("def area(width, height):\n    return \n")
-    shown = invoke("fill", f"{tmp_path / 'area.py'}:2:12").output
-    advice = default_checkpoint().advice
-    assert advice is None or "".join(advice.split()) in "".join(shown.split())
-    assert advice is not None or default_checkpoint().better is None
-
-
-def test_the_version_is_that_of_the_package() -> None:
-    done = CliRunner().invoke(app, ["--version"])
-    assert done.exit_code == 0 and done.stdout.strip() == version("dgemma-lsp")

@@ -6,7 +6,6 @@ import math
 import random
 from collections.abc import Iterator
 from itertools import pairwise
-from math import isfinite
 from typing import Any
 
 import pytest
@@ -18,12 +17,9 @@ from test_tokenizer import texts
 from torch import Tensor
 
 from dgemma_model.checkpoint import load as checkpoints
-from dgemma_model.decoding import denoised
-from dgemma_model.decoding.line_choice import LITTLE_ELSEWHERE
-from dgemma_model.decoding.sampler import CanvasStep, denoise
+from dgemma_model.decoding.sampler import CanvasStep
 from dgemma_model.infill import Infiller
 from dgemma_model.network.cache import Cache
-from dgemma_model.project.judge import FIGURES, MEAN, WRITTEN
 from dgemma_model.prompt.format import FillVocabulary
 from dgemma_model.prompt.suffix_first import SuffixFirst
 from dgemma_model.request import Draft, Excerpt, FillRequest, InfillError
@@ -179,108 +175,6 @@ def test_the_score_is_the_mean_log_probability_of_what_was_free() -> None:
     hidden = INFILLER._checkpoint.network.encode(torch.tensor([prompt + ids]), Cache())[0, len(prompt) - 1 : -1]
     chosen = INFILLER._checkpoint.network.logits(hidden).log_softmax(-1)[range(len(ids)), ids]
     assert last(INFILLER, excerpt, max_tokens=14, verify=True).score == pytest.approx(chosen.mean().item(), abs=1e-4)
-
-
-# ----------------------------------------------------------------------- plain
-
-
-class Recorder:
-    """Stands in for `denoise`, and keeps what it was asked and what it said."""
-
-    def __init__(self) -> None:
-        self.canvas, self.pinned = torch.empty(0), torch.empty(0)
-        self.steps: list[CanvasStep] = []
-
-    def __call__(self, network: Any, cache: Cache, canvas: Tensor, pinned: Tensor, *more: Any) -> Iterator[CanvasStep]:
-        self.canvas, self.pinned = canvas, pinned
-        for step in denoise(network, cache, canvas, pinned, *more):
-            self.steps.append(step)
-            yield step
-
-
-@pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    recorder = Recorder()
-    monkeypatch.setattr(denoised, "denoise", recorder)
-    return recorder
-
-
-@pytest.mark.parametrize("between", [(), (" + y\n",), ("\n    b = ", "\n")])
-def test_every_hole_gets_a_text_and_what_is_between_stays(between: tuple[str, ...], recorder: Recorder) -> None:
-    excerpt = Excerpt("a = 1\nx = ", "\n", between)
-    drafts = list(INFILLER.fill(FillRequest(excerpt, max_tokens=8, max_denoising_steps=5, verify=False)))
-    assert {len(draft.texts) for draft in drafts} == {len(draft.tokens) for draft in drafts} == {len(between) + 1}
-    assert len({draft.texts for draft in drafts}) > 1  # something was denoised
-    pinned = recorder.pinned[0]
-    assert TOKENIZER.decode(recorder.canvas[0][pinned].tolist()) == "".join(between)
-    for step in recorder.steps:
-        assert TOKENIZER.decode(step.best[0][pinned].tolist()) == "".join(between)
-        assert TOKENIZER.decode(step.next_canvas[0][pinned].tolist()) == "".join(between)
-
-
-def test_several_holes_are_filled_plainly_even_where_fills_are_verified(recorder: Recorder) -> None:
-    draft = last(INFILLER, Excerpt("a", "b", (" c ",)), verify=True, max_denoising_steps=2)
-    assert len(draft.texts) == 2
-    assert bool(recorder.pinned.any())
-
-
-@pytest.mark.parametrize("verify", [True, False])
-@pytest.mark.parametrize("excerpt", EXCERPTS)
-def test_the_last_draft_and_no_other_is_done(excerpt: Excerpt, verify: bool) -> None:
-    drafts = list(INFILLER.fill(FillRequest(excerpt, max_tokens=8, max_denoising_steps=4, verify=verify)))
-    assert [draft.done for draft in drafts] == [False] * (len(drafts) - 1) + [True]
-    assert isfinite(drafts[-1].score)
-
-
-@settings(max_examples=25, deadline=None)
-@given(prefix=texts, suffix=texts, seed=st.integers(0, 99), bound=st.sampled_from([0.1, 1e6]))
-def test_a_plain_draft_begins_with_the_healed_text(prefix: str, suffix: str, seed: int, bound: float) -> None:
-    excerpt = Excerpt(prefix, suffix)
-    forced = SuffixFirst(TOKENIZER).encode(excerpt, PROMPT_TOKENS).forced
-    request = FillRequest(excerpt, max_tokens=16, max_denoising_steps=2, entropy_bound=bound, verify=False, seed=seed)
-    with pytest.MonkeyPatch.context() as patch:
-        recorder = Recorder()
-        patch.setattr(denoised, "denoise", recorder)
-        drafts = list(INFILLER.fill(request))
-    for draft, step in zip([draft for draft in drafts if draft.step], recorder.steps, strict=False):
-        said = b"".join(TOKENIZER.token_bytes[i] for i in step.best[0].tolist())
-        assert said.startswith(forced) or forced.startswith(said)
-        assert (draft.text, True) == (
-            FillVocabulary(TOKENIZER, [TOKENIZER.end_id]).read(step.best[0].tolist(), forced)[0],
-            True,
-        )
-
-
-@pytest.mark.parametrize("excerpt", EXCERPTS)
-@pytest.mark.parametrize("limit", [1, 3, 8])
-def test_a_plain_fill_keeps_to_its_limit(excerpt: Excerpt, limit: int, recorder: Recorder) -> None:
-    forced = SuffixFirst(TOKENIZER).encode(excerpt, PROMPT_TOKENS).forced
-    for one_line in (False, True):
-        draft = last(INFILLER, excerpt, max_tokens=limit, one_line=one_line, verify=False, max_denoising_steps=3)
-        kept, ended = FillVocabulary(TOKENIZER, [TOKENIZER.end_id]).read(
-            recorder.steps[-1].best[0].tolist()[:limit], forced
-        )
-        assert draft.text == (kept.split("\n")[0] if one_line else kept)
-        assert draft.complete == (ended or (one_line and "\n" in kept))
-
-
-def test_the_same_seed_gives_the_same_drafts() -> None:
-    def drafts(seed: int) -> list[tuple[str, ...]]:
-        request = FillRequest(EXCERPTS[2], verify=False, seed=seed, max_denoising_steps=4, entropy_bound=2.0)
-        return [draft.texts for draft in INFILLER.fill(request)]
-
-    assert drafts(1) == drafts(1) != drafts(2)
-
-
-def test_no_denoising_steps_at_all_fill_nothing() -> None:
-    draft = last(INFILLER, EXCERPTS[2], verify=False, max_denoising_steps=0)
-    assert (draft.texts, draft.step, draft.done) == (("",), 0, True)
-
-
-def test_a_request_overrides_what_the_checkpoint_says(recorder: Recorder) -> None:
-    draft = last(INFILLER, EXCERPTS[2], verify=False, max_tokens=16, max_denoising_steps=3, entropy_bound=1e-9)
-    assert draft.step <= 3 and len(recorder.steps) <= 3
-    assert int(recorder.steps[0].accepted.sum()) <= 2  # one, beside the healed one
 
 
 # ------------------------------------------------------------------ both ways
@@ -454,68 +348,3 @@ def test_ids_that_only_the_network_knows_are_never_said() -> None:
 def test_an_infiller_says_what_it_is() -> None:
     assert (INFILLER.name, INFILLER.device, INFILLER.languages) == ("tiny", "cpu", None)
     assert Infiller.load(str(tiny_checkpoint()), "cpu").name == "tiny"
-
-
-# ----------------------------------------------------------------- similar line
-
-
-def total(excerpt: Excerpt, line: str) -> tuple[float, int]:
-    """Log-probability of `line` and its end under the causal head, token by token; and how many tokens that takes."""
-    prompt = SuffixFirst(TOKENIZER).encode(excerpt, PROMPT_TOKENS)
-    ids = TOKENIZER.encode(prompt.forced.decode() + line)
-    hidden = INFILLER._checkpoint.network.encode(torch.tensor([prompt.ids + ids]), Cache())
-    scores = INFILLER._checkpoint.network.logits(hidden[0, len(prompt.ids) - 1 :]).log_softmax(-1)
-    said, at, free = 0, 0.0, 1
-    for place, token in enumerate(ids):
-        said += len(TOKENIZER.token_bytes[token])
-        at += scores[place, token].item() if said > len(prompt.forced) else 0.0
-        free += said > len(prompt.forced)
-    ends = [i for i, data in enumerate(TOKENIZER.token_bytes) if data.startswith(b"\n") or i == TOKENIZER.end_id]
-    return at + scores[len(ids), ends].logsumexp(0).item(), free
-
-
-def test_what_is_considered_stands_elsewhere_or_was_written() -> None:
-    excerpt = Excerpt("log(path, mode)\nopen(a)\nlog(", ", mode)\nclose(a)\n")
-    project_text = ("load(path)\nlog(name, mode)\nclose(a)\n",)
-    considered = INFILLER.considered(FillRequest(excerpt, project_text, one_line=True, copy_weight=1.0, max_tokens=8))
-    assert [reading.is_written for reading in considered] == [True] + [False] * (len(considered) - 1)
-    found = {reading.text: (reading.similar, reading.between) for reading in considered}
-    assert (found["name"], found["path"]) == ((0, 1), (1, 0))
-    for reading in considered:
-        assert len(reading.figures) == FIGURES
-        assert reading.figures[WRITTEN] == reading.is_written
-        assert reading.figures[MEAN] == reading.log_probability / reading.tokens
-
-
-def test_a_line_without_end_elsewhere_is_not_considered() -> None:
-    excerpt = Excerpt("x = a\nlog(", ")\n")
-    request = FillRequest(excerpt, (f"log({'y' * 3000})\nlog(z)\n",), one_line=True, copy_weight=1.0, max_tokens=4)
-    assert {len(reading.text) < 1000 for reading in INFILLER.considered(request)} == {True}
-
-
-@pytest.mark.parametrize("knows_project", [True, False])
-def test_of_a_line_the_likeliest_right_text_is_taken_and_without_a_project_the_likeliest(knows_project: bool) -> None:
-    taken = set[str]()
-    project_text = ("# nothing like it\n" * (LITTLE_ELSEWHERE // 10),) if knows_project else ("# nothing\n",)
-    for size in range(1, 9):
-        excerpt = Excerpt(f"for a in b:\n    {'x' * size}\n\nfor a in b:\n    ", "\nreturn self\n")
-        knobs = {
-            "one_line": True,
-            "max_tokens": 2 * size,
-            "copy_weight": 1e-30,
-        }  # copies change nothing of what is written
-        considered = INFILLER.considered(FillRequest(excerpt, project_text, **knobs))
-        for reading in considered:
-            log_probability, tokens = total(excerpt, reading.text)
-            assert reading.log_probability == pytest.approx(log_probability, abs=1e-2)
-            assert reading.tokens == tokens
-        assert sum(reading.share for reading in considered) == pytest.approx(1.0, abs=1e-3)
-        best = max(
-            considered, key=lambda reading: JUDGE.log_odds(reading) if knows_project else reading.log_probability
-        )
-        (*_, chosen) = INFILLER.fill(FillRequest(excerpt, project_text, verify=True, **knobs))
-        assert chosen.done
-        assert chosen.text == best.text
-        assert chosen.score == pytest.approx(JUDGE.score(best), abs=1e-3)
-        taken.add("written" if best.is_written else "similar" if best.similar is not None else "alone")
-    assert len(taken) > 1

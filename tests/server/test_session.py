@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -12,8 +11,6 @@ from typing import Any
 
 import pytest
 from wire import FAKE_SERVER, TIMEOUT_S, Wire, framed, inline, insertion
-
-from dgemma_lsp.server import session, streams, transport
 
 URI = "file:///project/module.py"
 INLINE = "textDocument/inlineCompletion"
@@ -230,93 +227,6 @@ def progress(wire: Wire) -> dict[str, Any]:
     """The next progress report."""
     value: dict[str, Any] = wire.wait(lambda message: message.get("method") == "$/progress")["params"]["value"]
     return value
-
-
-def test_exit_after_shutdown_is_0(own_wire: Wire) -> None:
-    assert own_wire.request("shutdown", None) is None
-    assert own_wire.error(own_wire.start(INLINE, inline(URI, 0, 0))) == -32600
-    own_wire.notify("exit", None)
-    assert own_wire.exit_code() == 0
-
-
-def test_exit_without_shutdown_is_1(own_wire: Wire) -> None:
-    own_wire.notify("exit", None)
-    assert own_wire.exit_code() == 1
-
-
-def test_the_end_of_input_ends_the_server(own_wire: Wire) -> None:
-    own_wire.process.stdin.close()
-    assert own_wire.exit_code() == 1
-
-
-def test_half_a_message_at_the_end_of_input_ends_the_server(own_wire: Wire) -> None:
-    own_wire.send_bytes(b'Content-Length: 100\r\n\r\n{"jsonrpc": ')
-    own_wire.process.stdin.close()
-    assert own_wire.exit_code() == 1
-
-
-def test_a_client_that_does_not_read_ends_the_server() -> None:
-    read_end, write_end = os.pipe()
-    command = (sys.executable, "-P", str(FAKE_SERVER))
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=write_end, stderr=subprocess.DEVNULL)
-    os.close(read_end)
-    os.close(write_end)
-    initialize = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"capabilities": {}}}
-    assert server.stdin is not None
-    server.stdin.write(framed(json.dumps(initialize)))
-    server.stdin.flush()  # and the pipe stays open
-    assert server.wait(TIMEOUT_S) == 1
-    server.stdin.close()
-
-
-def test_the_end_of_the_clients_process_ends_the_server() -> None:
-    client = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    with Wire() as wire:
-        wire.initialize(processId=client.pid)
-        assert wire.text(URI) is None  # it lives
-        client.communicate(b"\n")
-        assert wire.exit_code() == 1
-
-
-def test_shutdown_during_a_fill(own_wire: Wire) -> None:
-    own_wire.request("test/say", {"held": True})
-    own_wire.open(URI, "x = ")
-    running = own_wire.start(INLINE, inline(URI, 0, 4))
-    own_wire.request("test/reached", {})
-    own_wire.request("shutdown", None)
-    assert own_wire.error(running) == -32800
-    own_wire.notify("exit", None)
-    assert own_wire.exit_code() == 0  # although the model is still held at its step
-
-
-def test_the_end_waits_for_nothing_that_hangs(tmp_path: Path) -> None:
-    """A disk that does not answer, a model that is held at its step, and a client that does not read."""
-    stuck = (tmp_path / "a.py").as_uri()
-    with Wire(env={"FAKE_STUCK": str(tmp_path)}) as wire:
-        wire.initialize()
-        wire.wait_until_loaded()
-        wire.request("test/say", {"held": True})
-        for uri in (stuck, URI):
-            wire.open(uri, "x = ")
-            wire.start(INLINE, inline(uri, 0, 4, kind=1))
-        wire.request("test/reached", {})
-        wire.stop_reading()
-        for _ in range(3000):  # more answers than the pipe holds
-            wire.start("no/such/method", {})
-        wire.start("shutdown", None)
-        wire.notify("exit", None)
-        assert wire.exit_code() == 0
-    waits = (transport.CANCEL_S, transport.FLUSH_S, session.STOP_S, streams.LOG_S)
-    assert sum(waits) < 2.0, "this is all that it waits for"
-
-
-def test_exit_while_the_model_loads() -> None:
-    with Wire(env={"FAKE_LOAD": "wait"}) as wire:
-        wire.initialize()
-        wire.request("test/reached", {})
-        wire.request("shutdown", None)
-        wire.notify("exit", None)
-        assert wire.exit_code() == 0
 
 
 def test_over_tcp() -> None:
