@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vscode import Editor, Open, install_extensions, is_there
+from code_server import install_extensions, is_there
+from vscode import Editor, Open
 
 
 def pytest_report_header() -> str:

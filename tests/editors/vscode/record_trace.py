@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from vscode import REAL, ROOT, Editor, install_extensions
+from code_server import ROOT, install_extensions
+from vscode import REAL, Editor
 
 TRACE = ROOT / "tests" / "traces" / "vscode.jsonl"
 OPENED = '''"""Shapes."""

@@ -13,10 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from code_server import ROOT, install_extensions
 from default_writer import ALIKE
 from PIL import Image
 from users_store import USERS_STORE
-from vscode import REAL, ROOT, Editor, install_extensions
+from vscode import REAL, Editor
 
 IMAGES = ROOT / "editors" / "vscode" / "images"
 THEMES = {"dark": "Default Dark Modern", "light": "Default Light Modern"}

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from baskets import BASKETS, Basket
+from code_server import ROOT
 from conversation import FOLDER, Judge, read
 from default_writer import default_weights
 from test_vscode_walk import AS_TYPED, suggested
 from typed_files import KEYS_A_SECOND, TYPED
 from users_store import USERS_STORE
-from vscode import REAL, ROOT, Open
+from vscode import REAL, Open
 
 from dgemma_model.checkpoint.catalogue import DEFAULT, EMBEDDED
 
