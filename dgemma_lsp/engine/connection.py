@@ -275,7 +275,7 @@ def _garbage(what: str) -> EngineError:
 
 def _seconds(said: str | None) -> float | None:
     """What `Retry-After` says, if it is a number that can be."""
-    return min(float(said), _MOST_WAIT_S) if said is not None and said.isdigit() else None
+    return min(float(said), _MOST_WAIT_S) if said is not None and said.isdecimal() else None
 
 
 def _certificate_error(error: BaseException | None) -> str | None:

@@ -62,9 +62,10 @@ def _interface(name: str, *, is_llama: bool, has_markers: bool) -> Interface | N
 def _asked_if_there(connection: Connection, path: str) -> Waiting[Event]:
     """The answer; empty where the engine has nothing at that path."""
     try:
-        return (yield from connection.ask(path))
-    except StaleConnectionError:
-        return (yield from connection.ask(path))
+        try:
+            return (yield from connection.ask(path))
+        except StaleConnectionError:
+            return (yield from connection.ask(path))
     except EngineError as error:
         if error.reason in (NoSuggestion.ENGINE_MODEL, NoSuggestion.ENGINE_GARBAGE):
             return {}

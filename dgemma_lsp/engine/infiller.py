@@ -169,8 +169,9 @@ class EngineInfiller:
             for events in answer:
                 for event in events:
                     text.add(piece(self._model.interface, event))
+                if text.tokens:  # the first event of a chat has none, and may come alone
+                    self._says_scores = bool(text.log_probabilities)
                 if events and not draft.step and text.step:
-                    self._says_scores = bool(text.log_probabilities) or not text.tokens
                     self._outage.ended()
                     self._say(self._well)
                 draft = text.draft(len(draft.tokens[0])) if events else draft

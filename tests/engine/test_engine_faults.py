@@ -72,6 +72,7 @@ FAULTS = {
     "it refuses": (says(400, {"message": "too long"}), "ENGINE_GARBAGE", r"status 400 \(too long\)"),
     "loading": (says(503, {"error": {"message": "Loading model"}}), "ENGINE_BUSY", "Loading model"),
     "busy": (says(429, {}, Retry_After="7"), "ENGINE_BUSY", "busy"),
+    "busy for no number": (says(429, {}, Retry_After="\u00b2"), "ENGINE_BUSY", "busy"),
     "a token": (says(401, {"error": {"message": "Invalid"}}), "ENGINE_TOKEN", "DGEMMA_ENGINE_TOKEN"),
     "forbidden": (says(403, b"no"), "ENGINE_TOKEN", "DGEMMA_ENGINE_TOKEN"),
     "no such model": (says(404, {"message": "The model `x` does not exist"}), "ENGINE_MODEL", "x does not exist"),
@@ -167,6 +168,15 @@ def test_a_connection_that_the_engine_gives_up_as_it_is_used_again_costs_nothing
     engine.answer = once
     *_, draft = infiller.fill(LINE)
     assert draft.text == "value"
+
+
+def test_the_same_while_it_is_asked_what_it_serves(engine: SmallEngine) -> None:
+    now = 0.0
+    infiller = EngineInfiller(Address.parse(engine.url), clock=lambda: now)
+    list(infiller.fill(LINE))
+    now, engine.broken_once = 61.0, {"/props"}  # which it does not have: asked again, it says 404
+    *_, draft = infiller.fill(LINE)
+    assert draft.text == "value" and not engine.broken_once
 
 
 def test_no_storm_begins() -> None:

@@ -152,6 +152,17 @@ def test_without_log_probabilities_there_is_no_score_and_no_threshold(engine: Sm
     assert draft.score > infiller.threshold > -math.inf
 
 
+def test_a_chat_has_no_threshold_although_its_first_event_comes_alone(engine: SmallEngine) -> None:
+    go_on = threading.Event()
+    engine.events = chat_events([" width"])
+    engine.between = lambda number: number == 1 and go_on.wait(PATIENCE_S) and None
+    infiller = EngineInfiller(Address.parse(f"chat+{engine.url}"))
+    for draft in infiller.fill(LINE):
+        if draft.step:  # the role has been read
+            go_on.set()
+    assert draft.text == "width" and infiller.threshold == -math.inf
+
+
 def test_several_holes_are_filled_from_left_to_right(engine: SmallEngine) -> None:
     engine.events = completion_events(["1"])
     draft = filled(engine, FillRequest(Excerpt("a =", "\n", between=("\nb =",)), one_line=True))

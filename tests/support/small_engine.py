@@ -79,6 +79,8 @@ class SmallEngine:
         """Called before each event."""
         self.answer: Callable[[Handler], None] | None = None
         """Answers a question in place of the events."""
+        self.broken_once: set[str] = set()
+        """Paths at which it closes the connection once in place of an answer."""
         self.closed_by_client = threading.Event()
         """The client has closed a connection before its answer was complete."""
         self.token: str | None = None
@@ -166,6 +168,9 @@ class Handler(BaseHTTPRequestHandler):
     def _take(self, body: bytes) -> None:
         engine = self.owner
         engine.asked.append(Asked(self.path, dict(self.headers.items()), body))
+        if self.path in engine.broken_once:
+            engine.broken_once.remove(self.path)
+            return self.break_off()
         if engine.token is not None and self.headers.get("Authorization") != f"Bearer {engine.token}":
             return self.reply(401, {"error": {"message": "Invalid API Key"}})
         if self.path in QUESTIONS:
