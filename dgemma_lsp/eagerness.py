@@ -1,4 +1,4 @@
-"""How readily suggestions are shown unasked: levels of a setting, and what each gives with the default checkpoint."""
+"""The setting `eagerness`: how sure the model must be before a suggestion is shown unasked."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One level, with what was measured of it."""
+    """One level, with the shares that were measured with the default checkpoint."""
 
     factor: float
-    """By which a checkpoint's own threshold is multiplied. Scores are logarithms, so that it is a power of the chance
-    of being right."""
+    """A checkpoint's own threshold, in nats, is multiplied by this. Scores are log-probabilities, so 0.4 raises the
+    required probability p to p ** 0.4."""
     offered: int
-    """Per cent of the places at which something is shown."""
+    """At how many of 100 places something is shown."""
     right: int
-    """Per cent of what is shown that was written there."""
+    """How many of 100 suggestions shown are exactly what the author wrote there."""
 
 
 PLACES, LANGUAGES = 520, 13
-"""Where the levels were measured, with the default checkpoint."""
+"""How many places of code the model has not read, in how many languages, the levels were measured at."""
 
 LEVELS = {
     "low": Level(0.4, offered=17, right=83),
     "normal": Level(1.0, offered=34, right=66),
     "high": Level(1.6, offered=61, right=51),
 }
-"""`eval/eagerness.py` writes the shares."""
+"""The shares are written here by `eval/eagerness.py`."""
 
 
 def threshold(usual: float, name: str) -> float:
-    """The `Draft.score`, in nats, under which nothing is shown unasked at the level of that name; `usual` is the
-    checkpoint's own."""
+    """The `Draft.score`, in nats, below which nothing is shown unasked at the level `name`. `usual` is the checkpoint's
+    own threshold."""
     return LEVELS[name].factor * usual
 
 
-def told() -> str:
-    """The levels, for the description of the setting."""
+def description() -> str:
+    """The levels and their shares, as text for the description of the setting."""
     shares = "; ".join(
         f"`{name}` shows something at {level.offered} of 100 places, and {level.right} % of it is right"
         for name, level in LEVELS.items()

@@ -191,7 +191,8 @@ OPTIONS: dict[str, Option] = {
         _TRIGGERS, "`automatic` suggests while you type, `manual` only when you ask: the model rests otherwise"
     ),
     "eagerness": _choice(
-        tuple(eagerness.LEVELS), f"how sure the model must be before something is shown unasked: {eagerness.told()}"
+        tuple(eagerness.LEVELS),
+        f"how sure the model must be before something is shown unasked: {eagerness.description()}",
     ),
     "languages": Option(
         _optional_languages,

@@ -65,7 +65,7 @@ def added(url: str) -> list[float]:
     """Milliseconds that each keystroke in a long document takes longer with an engine that answers at once than with
     such a model in this process."""
     infiller = EngineInfiller(Address.parse(url))
-    infiller.look()
+    infiller.check_health()
     unit = "def total_{at}(items, rate={at}):\n    return sum(items) * rate\n\n\n"
     above = "".join(unit.format(at=at) for at in range(_LINES // 4))
     taken, line = [], "    value = total_1(items) + total_2(items)"

@@ -80,6 +80,6 @@ class Writer:
             infiller = EngineInfiller(chosen.address, token_for(chosen.address, self.engine_token_file))
         except AddressError as error:
             raise UserError(str(error)) from error
-        if not (health := infiller.look()).well:
+        if not (health := infiller.check_health()).well:
             raise UserError(health.message)
         return infiller

@@ -1,7 +1,7 @@
-"""The entry point: serves an editor at once, and leaves everything else to the command line (`cli`).
+"""The entry point of the program. It serves an editor directly, and imports the command line (`cli`) for all else.
 
-Editors start the server with no options, or with a checkpoint and a device. The libraries of the command line would
-take a quarter of a second to say so, and 8 MB for as long as the editor runs.
+Editors start the server with no options, or with a checkpoint and a device. Importing the libraries of the command line
+for that would take a quarter of a second, and 8 MB for as long as the editor runs.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 OPTIONS = ("checkpoint", "device")
-"""Options that need no look at the command line's own; see `cli.serve`."""
+"""Options that are read here; `cli.serve` has all of them."""
 
 
 def main() -> None:
-    """Do what the arguments of this process say."""
+    """Run the program with the arguments of this process."""
     # Run by its path, Python would find a user's `json.py` in the working directory before its own.
     if sys.path and sys.path[0] in ("", str(Path.cwd())) and not sys.flags.safe_path:
         sys.path.pop(0)
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def plain_options(arguments: Sequence[str]) -> dict[str, str] | None:
-    """The options of a server on standard input and output; None if there is anything else among the arguments."""
+    """The options of a server on standard input and output, by name; None if other arguments are there too."""
     found: dict[str, str] = {}
     rest = list(arguments)
     while rest:

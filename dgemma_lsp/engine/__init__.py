@@ -1,1 +1,1 @@
-"""A model on another machine, or in another process, that is asked over HTTP."""
+"""Fills by an engine: a model server in another process or on another machine, asked over HTTP."""

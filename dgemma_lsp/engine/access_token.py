@@ -1,4 +1,4 @@
-"""The token that an engine wants: from a file that nobody else can read, or the environment. It is never logged."""
+"""The access token that is sent to an engine. It comes from a private file or the environment, and is never logged."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dgemma_lsp.engine.address import Address, AddressError
 
 VARIABLE = "DGEMMA_ENGINE_TOKEN"
 FILE_VARIABLE = "DGEMMA_ENGINE_TOKEN_FILE"
-"""Names such a file."""
+"""The environment variable with the token, and the one with the path of a file that holds it."""
 
 _MOST_BYTES = 8_192
 
 
 def token_for(address: Address, file: Path | None = None) -> str | None:
-    """The token of `file`, or the one that the environment has or names a file of; None where there is none.
+    """The token of `file`; without a file, that of the environment variables; None if none of them is set.
 
     Raises:
-        AddressError: the file cannot be read, or others can; it holds no token; or the token would go over the network
-            unencrypted.
+        AddressError: the file is missing, empty or readable by others; the token is not one word of ASCII; or it would
+            go to another machine unencrypted.
     """
     named = os.environ.get(FILE_VARIABLE, "")
     if file is None and named:

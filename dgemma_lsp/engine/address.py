@@ -1,4 +1,4 @@
-"""Where an engine is: the address that a user names, and whether it is on this machine."""
+"""Addresses of engines as users write them, and whether text that is sent there leaves this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 Interface = Literal["infill", "completions", "chat"]
-"""How an engine is asked: llama.cpp's `/infill`, `/v1/completions` with a prompt for filling in the middle, or
+"""The endpoint that fills: llama.cpp's `/infill`, `/v1/completions` with a fill-in-the-middle prompt, or
 `/v1/chat/completions`."""
 INTERFACES: tuple[Interface, ...] = ("infill", "completions", "chat")
 
@@ -21,19 +21,21 @@ class AddressError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`[INTERFACE+]http[s]://HOST[:PORT][/PATH][#MODEL]`, taken apart."""
+    """The parts of `[INTERFACE+]http[s]://HOST[:PORT][/PATH][#MODEL]`."""
 
     url: str
     """Scheme, host, port and path, without a slash at the end."""
     interface: Interface | None = None
-    """The one that the user named; None to ask the engine."""
+    """The interface that the user named; None if `discovery` is to choose one."""
     model: str | None = None
-    """The model that the user named; None for the engine's first."""
+    """The model that the user named; None for the first one that the engine lists."""
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Raises:
-        AddressError: it is none, or it holds a password.
+        """Take an address apart. A `/v1` at the end of its path is left out.
+
+        Raises:
+            AddressError: it is not such an address, or it holds a password or a query.
         """
         text = text.strip()
         if len(text) > _MOST_CHARS or not text.isprintable():
@@ -62,7 +64,7 @@ class Address:
 
     @property
     def host(self) -> str:
-        """The name or the number of the machine."""
+        """The host name or IP address, without brackets."""
         return urlsplit(self.url).hostname or ""
 
     @property
@@ -82,14 +84,14 @@ class Address:
 
     @property
     def described(self) -> str:
-        """Where text goes, in words."""
+        """Where text goes, in words for users."""
         if self.on_loopback:
             return f"{self.url}, on this machine"
         return f"{self.url}, another machine, {'encrypted' if self.encrypted else 'NOT encrypted'}"
 
 
 def is_on_loopback(text: str) -> bool:
-    """Whether it is an address on this machine."""
+    """Whether `text` is a valid address of an engine on this machine."""
     try:
         return Address.parse(text).on_loopback
     except AddressError:

@@ -1,4 +1,4 @@
-"""Which engine is used, and who named it."""
+"""Which engine is used: named on the command line, in the settings or in the environment, in this order."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class ChosenEngine(NamedTuple):
 
     address: Address
     why: str
-    """Where it was named."""
+    """Where it was named, in words for users."""
 
 
 def chosen_engine(
     option: str | None, setting: str | None = None, *, checkpoint: str | None = None
 ) -> ChosenEngine | None:
-    """The engine that the command line's `option` names, or a setting, or the environment; None where none is named, or
-    the command line names a `checkpoint` instead.
+    """The engine that the command line's `option`, the `setting` or the environment names; the first of these counts.
+    None if nothing names one, or if the command line names a `checkpoint` instead.
 
     Raises:
-        AddressError: what is named is no engine's address.
+        AddressError: the named address is not valid.
     """
     if option is None and checkpoint is not None:
         return None

@@ -1,8 +1,8 @@
-"""HTTP to one engine: one pool of connections, answers of bounded size, and errors with names.
+"""HTTP to one engine: a pool of connections, answers of bounded size, and an `EngineError` for each kind of failure.
 
-The event loop of a connection runs only while somebody waits for an answer, on the thread that waits. Whoever waits
-is asked back every few milliseconds, and may stop: then the request's connection is closed, which is how engines learn
-that nobody wants its answer.
+Callers are synchronous generators. The event loop runs only inside them, on the caller's thread. While there is no
+answer yet, they yield every few milliseconds, so that the caller may stop. Stopping closes the request's connection;
+from that the engine learns that its answer is not wanted any more.
 """
 
 from __future__ import annotations
@@ -18,32 +18,34 @@ import httpx2
 
 from dgemma_lsp.documents.edits import NoSuggestion
 from dgemma_lsp.engine.address import Address
-from dgemma_lsp.engine.errors import EngineError, plain
+from dgemma_lsp.engine.errors import EngineError, plain_line
 
 T = TypeVar("T")
 Waiting = Generator[None, None, T]
 """Yields while there is no answer yet; returns the answer."""
 Event = dict[str, Any]
 DONE: Event = {}
-"""The mark of the end, where an engine sends one."""
+"""The event of the line `data: [DONE]`, with which most engines end a stream. Compared by identity."""
 
 CONNECT_S = 3.0
+"""Seconds in which a connection must be made."""
 SILENCE_S = 20.0
-"""The longest time without a byte of an answer: a long prompt is read in it."""
+"""Longest time without a byte of an answer, in seconds. The engine reads a long prompt in it."""
 _POLL_S = 0.02
+"""Seconds after which a waiting caller gets control again."""
 _MOST_BYTES = 1_000_000
-"""Of an answer."""
+"""Most bytes of an answer."""
 _MOST_LINE_BYTES = 262_144
 _MOST_ERROR_BYTES = 4_096
 _MOST_WAIT_S = 60.0
 
 
 class StaleConnectionError(EngineError):
-    """A connection that was kept open has been closed by the engine meanwhile: it may be another engine by now."""
+    """The engine has closed a connection that was kept open. It may have been restarted with another model."""
 
 
 class Connection:
-    """The connections to one engine. For one thread."""
+    """The connections to one engine. All of it is for one thread."""
 
     def __init__(
         self, address: Address, token: str | None, *, connect_s: float = CONNECT_S, silence_s: float = SILENCE_S
@@ -66,17 +68,17 @@ class Connection:
         """Whether the engine has answered anything since it was last unreachable."""
 
     def ask(self, path: str, body: object = None) -> Waiting[Event]:
-        """The JSON object at `path`, posting `body` where there is one.
+        """The JSON object that the engine answers: to POST with `body` as JSON, to GET without one.
 
         Raises:
             EngineError: see `errors`.
         """
-        return self._waiting(self._asked(path, body))
+        return self._wait_for(self._reply(path, body))
 
     def stream(self, path: str, body: object) -> Generator[list[Event], None, None]:
-        """What the engine answers to `body`, event by event: those that have arrived, and an empty list while there are
-        none. To stop reading closes the request's connection. A connection whose answer is read to its end is used
-        again.
+        """POST `body` as JSON, and yield the server-sent events that have arrived since the last time; an empty list if
+        there are none yet. If the caller stops early, the request's connection is closed. A connection whose answer was
+        read to its end is kept for the next request.
 
         Raises:
             EngineError: see `errors`.
@@ -114,7 +116,7 @@ class Connection:
             self._loop.run_until_complete(self._client.aclose())
             self._loop.close()
 
-    def _waiting(self, work: Coroutine[Any, Any, T]) -> Waiting[T]:
+    def _wait_for(self, work: Coroutine[Any, Any, T]) -> Waiting[T]:
         task = self._loop.create_task(work)
         try:
             while True:
@@ -126,26 +128,26 @@ class Connection:
             self._end(task)
 
     def _end(self, task: asyncio.Task[Any]) -> None:
-        """Cancel a task that goes on, and return when it has closed its connection."""
+        """Cancel `task` if it is still running, and return once it has closed its connection."""
         if not task.done():
             task.cancel()
             self._loop.run_until_complete(asyncio.wait([task]))
         if not task.cancelled():
-            task.exception()  # it has been raised, or nobody waits for it
+            task.exception()  # marks it as seen: it was raised already, or nobody waits for it
 
     # ------------------------------------------------------------------ on the loop
 
-    async def _asked(self, path: str, body: object) -> Event:
-        with self._named():
+    async def _reply(self, path: str, body: object) -> Event:
+        with self._named_errors():
             async with self._open(path, body) as response:
                 return _object(await _content(response, _MOST_BYTES))
 
     async def _events(self, path: str, body: object) -> AsyncGenerator[Event]:
-        with self._named():
+        with self._named_errors():
             async with self._open(path, body) as response:
                 kind = response.headers.get("content-type", "")
                 if not kind.startswith("text/event-stream"):
-                    raise _garbage(f"it sends {plain(kind) or 'no type'}, not text/event-stream")
+                    raise _garbage(f"it sends {plain_line(kind) or 'no type'}, not text/event-stream")
                 size, rest = 0, b""
                 async for chunk in response.aiter_raw():
                     size += len(chunk)
@@ -182,8 +184,8 @@ class Connection:
             raise
 
     @contextlib.contextmanager
-    def _named(self) -> Generator[None]:
-        """Errors of the network with our names."""
+    def _named_errors(self) -> Generator[None]:
+        """Turns exceptions of the HTTP client into `EngineError`."""
         url = self._address.url
         try:
             yield
@@ -196,36 +198,35 @@ class Connection:
             if (untrusted := _certificate_error(error)) is not None:
                 message = f"the certificate of {url} is not trusted ({untrusted}); nothing was sent"
             else:
-                message = (
-                    f"{url} cannot be reached ({plain(str(error)) or type(error).__name__}); is the engine running?"
-                )
+                why = plain_line(str(error)) or type(error).__name__
+                message = f"{url} cannot be reached ({why}); is the engine running?"
             raise EngineError(NoSuggestion.ENGINE_DOWN, message) from error
 
     async def _check(self, response: httpx2.Response) -> None:
-        """Raise what a status other than 200 means."""
+        """Raise the `EngineError` of a status other than 200."""
         status, url = response.status_code, self._address.url
         if status == 200:
             return
         if response.is_redirect or 300 <= status < 400:
-            target = plain(response.headers.get("location", ""))
+            target = plain_line(response.headers.get("location", ""))
             raise _garbage(f"{url} wants to send what it is asked to {target}; nothing was; name that address instead")
-        said = _said(await _content(response, _MOST_ERROR_BYTES, cut=True))
-        told = f" ({said})" if said else ""
+        reason = _error_text(await _content(response, _MOST_ERROR_BYTES, cut=True))
+        explained = f" ({reason})" if reason else ""
         if status in (401, 403):
             raise EngineError(
                 NoSuggestion.ENGINE_TOKEN,
-                f"{url} refuses the token or wants one{told}; set DGEMMA_ENGINE_TOKEN or DGEMMA_ENGINE_TOKEN_FILE",
+                f"{url} refuses the token or wants one{explained}; set DGEMMA_ENGINE_TOKEN or DGEMMA_ENGINE_TOKEN_FILE",
             )
         if status == 404:
-            raise EngineError(NoSuggestion.ENGINE_MODEL, f"{url} has no such model or interface{told}")
+            raise EngineError(NoSuggestion.ENGINE_MODEL, f"{url} has no such model or interface{explained}")
         if status in (429, 503):
             wait_s = _seconds(response.headers.get("retry-after"))
-            raise EngineError(NoSuggestion.ENGINE_BUSY, f"{url} is busy or still loading{told}", wait_s=wait_s)
-        raise _garbage(f"{url} answers with status {status}{told}")
+            raise EngineError(NoSuggestion.ENGINE_BUSY, f"{url} is busy or still loading{explained}", wait_s=wait_s)
+        raise _garbage(f"{url} answers with status {status}{explained}")
 
 
 async def _content(response: httpx2.Response, most: int, *, cut: bool = False) -> bytes:
-    """The body, of at most `most` bytes; with `cut`, the first so many."""
+    """The body. If it is longer than `most` bytes: the first of them with `cut`, otherwise an `EngineError`."""
     content = b""
     async for chunk in response.aiter_raw():
         content += chunk
@@ -237,7 +238,7 @@ async def _content(response: httpx2.Response, most: int, *, cut: bool = False) -
 
 
 def _event(line: bytes) -> Event | None:
-    """The event of a line; None for lines between events."""
+    """The event of a line of a stream; None for empty lines, comments and other fields."""
     if not line.startswith((b"data:", b"error:")):
         return None
     data = line.partition(b":")[2].strip()
@@ -245,7 +246,7 @@ def _event(line: bytes) -> Event | None:
         return DONE
     event = _object(data)
     if "error" in event or line.startswith(b"error:"):
-        raise _garbage(f"it fails: {_said(data)}")
+        raise _garbage(f"it fails: {_error_text(data)}")
     return event
 
 
@@ -259,31 +260,31 @@ def _object(content: bytes) -> Event:
     return found
 
 
-def _said(content: bytes) -> str:
-    """What an answer that is an error says, in plain words."""
+def _error_text(content: bytes) -> str:
+    """The message in the body of an error, as one plain line; empty if there is none."""
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):
         return ""
     error = found.get("error", found) if isinstance(found, dict) else None
-    return plain(error.get("message")) if isinstance(error, dict) else plain(error)
+    return plain_line(error.get("message")) if isinstance(error, dict) else plain_line(error)
 
 
 def _garbage(what: str) -> EngineError:
     return EngineError(NoSuggestion.ENGINE_GARBAGE, f"the engine's answer cannot be used: {what}")
 
 
-def _seconds(said: str | None) -> float | None:
-    """What `Retry-After` says, if it is a number that can be."""
-    return min(float(said), _MOST_WAIT_S) if said is not None and said.isdecimal() else None
+def _seconds(header: str | None) -> float | None:
+    """The seconds of a `Retry-After` header, at most `_MOST_WAIT_S`; None if it is missing or a date."""
+    return min(float(header), _MOST_WAIT_S) if header is not None and header.isdecimal() else None
 
 
 def _certificate_error(error: BaseException | None) -> str | None:
-    """Why a certificate was not trusted, if that is the reason."""
+    """Why the certificate was not trusted, if that is what `error` comes from; otherwise None."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
-            return plain(error.verify_message)
+            return plain_line(error.verify_message)
         if isinstance(error, ssl.SSLError):
-            return plain(error.reason)
+            return plain_line(error.reason)
         error = error.__cause__ or error.__context__
     return None

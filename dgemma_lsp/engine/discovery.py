@@ -1,4 +1,4 @@
-"""What an engine serves, and how it is to be asked: found out by asking it."""
+"""Finds out which model an engine serves and which interface fills with it, by asking the engine."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import re
 from dgemma_lsp.documents.edits import NoSuggestion
 from dgemma_lsp.engine.address import Address, Interface
 from dgemma_lsp.engine.connection import Connection, Event, StaleConnectionError, Waiting
-from dgemma_lsp.engine.errors import EngineError, plain
-from dgemma_lsp.engine.interfaces import Model
+from dgemma_lsp.engine.errors import EngineError, plain_line
+from dgemma_lsp.engine.interfaces import ServedModel
 from dgemma_lsp.engine.prompts import MARKERS
 
 _LISTED = 8
-"""How many models a message names."""
+"""Most models that an error message lists."""
 
 
-def discover(connection: Connection, address: Address) -> Waiting[Model]:
-    """The model that will fill.
+def discover(connection: Connection, address: Address) -> Waiting[ServedModel]:
+    """The model that will fill, and the interface for it.
 
-    An engine whose tokenizer has the markers of Qwen2.5-Coder is asked for completions. Otherwise llama.cpp is asked to
-    infill, which works where its model can, and a DiffusionGemma is asked in a chat.
+    The interface is `completions` if the engine's tokenizer has the markers of Qwen2.5-Coder. Otherwise it is `infill`
+    for llama.cpp, which works if its model has markers of its own, and `chat` for DiffusionGemma.
 
     Raises:
-        EngineError: the engine cannot be asked, it has not the model that was named, or no way to fill is known for it.
+        EngineError: the engine does not answer, lacks the named model, or no interface is known for its model.
     """
     props = yield from _asked_if_there(connection, "/props")
     listed = yield from _asked_if_there(connection, "/v1/models")
@@ -34,20 +34,20 @@ def discover(connection: Connection, address: Address) -> Waiting[Model]:
         )
     name = address.model or next(iter(models), "the model")
     if models and name not in models:
-        there = ", ".join(plain(other) for other in list(models)[:_LISTED])
-        raise EngineError(NoSuggestion.ENGINE_MODEL, f"{address.url} has no model {plain(name)}; it has {there}")
+        there = ", ".join(plain_line(other) for other in list(models)[:_LISTED])
+        raise EngineError(NoSuggestion.ENGINE_MODEL, f"{address.url} has no model {plain_line(name)}; it has {there}")
     tokens = _context_tokens(props, models.get(name, {}))
     if address.interface in ("infill", "chat"):
-        return Model(name, address.interface, tokens)
+        return ServedModel(name, address.interface, tokens)
     ids = yield from _marker_ids(connection, name)
     interface = address.interface or _interface(name, is_llama=is_llama, has_markers=bool(ids))
     if interface is None:
         raise EngineError(
             NoSuggestion.ENGINE_MODEL,
-            f"how to fill with {plain(name)} of {address.url} is not known; name the way in the address, for example "
-            f"completions+{address.url} for Qwen2.5-Coder, or chat+{address.url}",
+            f"how to fill with {plain_line(name)} of {address.url} is not known; name the way in the address, for "
+            f"example completions+{address.url} for Qwen2.5-Coder, or chat+{address.url}",
         )
-    return Model(name, interface, tokens, ids)
+    return ServedModel(name, interface, tokens, ids)
 
 
 def _interface(name: str, *, is_llama: bool, has_markers: bool) -> Interface | None:
@@ -60,7 +60,7 @@ def _interface(name: str, *, is_llama: bool, has_markers: bool) -> Interface | N
 
 
 def _asked_if_there(connection: Connection, path: str) -> Waiting[Event]:
-    """The answer; empty where the engine has nothing at that path."""
+    """The answer; an empty one if the engine does not have that path, or answers with something else than JSON."""
     try:
         try:
             return (yield from connection.ask(path))
@@ -73,8 +73,10 @@ def _asked_if_there(connection: Connection, path: str) -> Waiting[Event]:
 
 
 def _marker_ids(connection: Connection, model: str) -> Waiting[tuple[int, ...]]:
-    """The ids of Qwen's markers, if each is a token to the engine and it says so. llama.cpp and vLLM take the text
-    under different names."""
+    """The ids of `MARKERS`, if the engine tokenizes each of them as one token; otherwise none.
+
+    The text is sent under the two names that llama.cpp and vLLM take it by.
+    """
     text = "".join(MARKERS)
     body = {"model": model, "content": text, "prompt": text, "add_special": False, "parse_special": True}
     try:
@@ -88,10 +90,10 @@ def _marker_ids(connection: Connection, model: str) -> Waiting[tuple[int, ...]]:
 
 
 def _context_tokens(props: Event, model: Event) -> int | None:
-    """How long prompt and answer may be: as llama.cpp says it of each slot, or as vLLM does of the model."""
+    """Most tokens of a prompt and its answer: of a slot of llama.cpp, or of a model of vLLM; None if not given."""
     settings = props.get("default_generation_settings")
-    said = settings.get("n_ctx") if isinstance(settings, dict) else model.get("max_model_len")
-    return said if isinstance(said, int) and said > 0 else None
+    tokens = settings.get("n_ctx") if isinstance(settings, dict) else model.get("max_model_len")
+    return tokens if isinstance(tokens, int) and tokens > 0 else None
 
 
 def _objects(value: object) -> list[Event]:

@@ -1,4 +1,4 @@
-"""What goes wrong with an engine, by its name."""
+"""The error of a fill by an engine, with its `NoSuggestion` reason."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import re
 from dgemma_lsp.documents.edits import NoSuggestion
 from dgemma_model.request import InfillError
 
-_SAID_CHARS = 200
+_MOST_CHARS = 200
 _UNPLAIN = re.compile(r"[^\w .,:;'/+=-]+")
 
 
 class EngineError(InfillError):
-    """An engine does not fill. The next fill may succeed; the message is for users."""
+    """A fill by an engine failed. The next one may succeed. The message is for users."""
 
     def __init__(self, reason: NoSuggestion, message: str, *, wait_s: float | None = None) -> None:
-        """`wait_s` is how many seconds the engine wants to be left alone, if it says so."""
+        """`wait_s` is how many seconds the engine asked to wait before the next request; None if it did not."""
         super().__init__(message)
         self.reason = reason
         self.wait_s = wait_s
 
 
-def plain(said: object) -> str:
-    """What an engine says, as a short line without markup: editors make links of some texts."""
-    words = _UNPLAIN.sub(" ", said if isinstance(said, str) else "")
-    return " ".join(words.split())[:_SAID_CHARS]
+def plain_line(text: object) -> str:
+    """`text` of an engine as one short line without markup, since editors turn some texts into links; empty if it is no
+    string."""
+    words = _UNPLAIN.sub(" ", text if isinstance(text, str) else "")
+    return " ".join(words.split())[:_MOST_CHARS]

@@ -1,4 +1,4 @@
-"""How an engine is."""
+"""Whether an engine can fill."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How an engine is, for people."""
+    """Whether an engine can fill, with a message for users."""
 
     well: bool
     message: str
-    """What it serves, or what is wrong and what to do."""
+    """Which model it serves; or what is wrong and what to do about it."""

@@ -1,7 +1,7 @@
-"""The face of a model that an engine serves: `InfillerLike` over HTTP.
+"""`InfillerLike` over HTTP: fills by a model that an engine serves.
 
-What an engine writes is data. It is cut where the hole ends, by the same rules as the text of a model in this process,
-and goes through the same clean-up and checks.
+What an engine writes is not trusted. It is cut where the hole ends, by the same rules as the text of a model in this
+process, and goes through the same clean-up and checks.
 """
 
 from __future__ import annotations
@@ -17,29 +17,30 @@ from dgemma_lsp.documents.edits import NoSuggestion
 from dgemma_lsp.engine.address import Address
 from dgemma_lsp.engine.connection import Connection, StaleConnectionError, Waiting
 from dgemma_lsp.engine.discovery import discover
-from dgemma_lsp.engine.errors import EngineError, plain
+from dgemma_lsp.engine.errors import EngineError, plain_line
 from dgemma_lsp.engine.health import Health
-from dgemma_lsp.engine.interfaces import Model, Piece, piece, question
+from dgemma_lsp.engine.interfaces import AnswerPart, ServedModel, answer_part, question
 from dgemma_lsp.engine.outage import Outage
 from dgemma_model.decoding.fill_end import FillEnd
 from dgemma_model.decoding.time_budget import within_budget
 from dgemma_model.request import Check, Draft, DraftToken, Excerpt, FillRequest, InfillError, check
 
 PROMPT_TOKENS = 1024
-"""How many tokens of context an engine is sent; less where its own context is short."""
+"""Most tokens of an excerpt that is sent; half of the engine's context if that is less."""
 THRESHOLD = -0.4
-"""The mean log-probability of a token, in nats, under which nothing is shown unasked."""
+"""The mean log-probability of a token, in nats, below which nothing is shown unasked (log/engine.md)."""
 _SLOW_S = 1.0
-"""An engine is called slow where somebody has stopped waiting after so long, with no word of an answer."""
+"""An engine counts as slow if it has sent nothing for so many seconds when a request is given up."""
 _FOUND_S = 60.0
-"""After so long an engine is asked again what it serves: it may have been started anew."""
+"""Seconds after which an engine is asked again what it serves, since it may have been restarted."""
 _MOST_CHARS_A_TOKEN = 64
+"""An answer with more code points for each token that was asked for is refused."""
 _AFTER_TEXT = re.compile(r"<\|[a-z_]+\|?>|<[a-z_]+\|>|^ {0,3}```", re.MULTILINE)
-"""What ends a text wherever it is written: markers, and the fence of a chat's block of code."""
+"""What ends a fill wherever it occurs: a marker, or the fence that closes a chat's code block."""
 
 
 class EngineInfiller:
-    """See `InfillerLike`. For one thread. It needs no engine to be there: each fill finds out anew."""
+    """See `InfillerLike`. All of it is for one thread. The engine need not run when this is made."""
 
     languages: frozenset[str] | None = None
     uses_project_text = False
@@ -49,36 +50,36 @@ class EngineInfiller:
         self,
         address: Address,
         token: str | None = None,
-        heard: Callable[[Health], None] = lambda health: None,
+        health_changed: Callable[[Health], None] = lambda health: None,
         *,
         connection: Connection | None = None,
         outage: Outage | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`heard` is told, on the thread that fills, whenever the engine's health changes."""
+        """`health_changed` is called on the thread that fills; `clock` tells seconds."""
         self.address = address
         self._connection = connection or Connection(address, token)
         self._outage = outage or Outage()
         self._clock = clock
-        self._heard = heard
+        self._health_changed = health_changed
         self._health: Health | None = None
-        self._model: Model | None = None
+        self._model: ServedModel | None = None
         self._found_at = 0.0
         self._says_scores = True
 
     @property
     def name(self) -> str:
-        """The model that the engine serves."""
-        return plain(self._model.name.rpartition("/")[2]) if self._model else "an engine"
+        """The name of the model that the engine serves, without its publisher."""
+        return plain_line(self._model.name.rpartition("/")[2]) if self._model else "an engine"
 
     @property
     def device(self) -> str:
-        """Where text goes."""
+        """The address that text goes to."""
         return self.address.url
 
     @property
     def threshold(self) -> float:
-        """See `InfillerLike`. An engine that says no log-probabilities has none: what passes the checks is shown."""
+        """See `InfillerLike`. Without log-probabilities there is no threshold: whatever passes the checks is shown."""
         return THRESHOLD if self._says_scores else -math.inf
 
     @property
@@ -87,8 +88,8 @@ class EngineInfiller:
         context = self._model.context_tokens if self._model else None
         return min(PROMPT_TOKENS, context // 2) if context else PROMPT_TOKENS
 
-    def look(self) -> Health:
-        """Ask the engine what it serves, now."""
+    def check_health(self) -> Health:
+        """Ask the engine now what it serves."""
         try:
             for _ in self._found():
                 pass
@@ -98,12 +99,14 @@ class EngineInfiller:
         return self._health
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
-        """Yield a draft after every part of the answer that arrives, and the latest again while nothing does; before
-        the first one drafts are empty and their `step` is 0. To stop reading ends the request at the engine.
+        """Yield a draft after every part of the answer that arrives.
+
+        While nothing arrives, the latest draft is yielded again. Before the first part, drafts are empty and their
+        `step` is 0. If the caller stops early, the request is ended at the engine.
 
         Raises:
             EngineError: the engine does not fill; its `reason` says why.
-            InfillError: the request makes no sense, or is for a network that denoises here.
+            InfillError: the request makes no sense, or asks for denoising.
         """
         check(request)
         if request.denoise:
@@ -123,7 +126,7 @@ class EngineInfiller:
         self._connection.close()
 
     def _fill(self, request: FillRequest) -> Iterator[Draft]:
-        """Fill the holes from left to right. Earlier fills are text to later ones, and later holes are left out."""
+        """Fill the holes from left to right. The prompt of each has the earlier fills, and nothing for later holes."""
         excerpt = request.excerpt
         if excerpt.hole_count == 1:
             yield from self._fill_one(request)
@@ -147,33 +150,33 @@ class EngineInfiller:
         try:
             yield from self._written(request)
         except StaleConnectionError:
-            for _ in self._found():  # it may have another model now
+            for _ in self._found():  # it may serve another model now
                 yield nothing
             yield from self._written(request)
 
     def _found(self) -> Waiting[None]:
-        """Find out what the engine serves."""
+        """Ask the engine what it serves, and remember it."""
         self._model = None
         self._model = yield from discover(self._connection, self.address)
         self._found_at = self._clock()
-        self._say(self._well)
+        self._tell(self._well)
 
     def _written(self, request: FillRequest) -> Iterator[Draft]:
-        """What the engine writes into the hole."""
+        """The fill of the only hole, by one request to the engine."""
         assert self._model is not None
         asked = question(self._model, request)
-        text = _Text(request, asked.healed)
+        text = _AnswerText(request, asked.healed)
         started, draft = self._clock(), text.draft()
         answer = self._connection.stream(asked.path, asked.body)
         try:
             for events in answer:
                 for event in events:
-                    text.add(piece(self._model.interface, event))
+                    text.add(answer_part(self._model.interface, event))
                 if text.tokens:  # the first event of a chat has none, and may come alone
                     self._says_scores = bool(text.log_probabilities)
                 if events and not draft.step and text.step:
-                    self._outage.ended()
-                    self._say(self._well)
+                    self._outage.recovered()
+                    self._tell(self._well)
                 draft = text.draft(len(draft.tokens[0])) if events else draft
                 if text.is_over:
                     break
@@ -183,10 +186,10 @@ class EngineInfiller:
                     NoSuggestion.ENGINE_BROKE_OFF, f"{self.address.url} ended its answer before the answer's end"
                 )
             if text.has_ended:
-                next(answer, None)  # with its end, the connection can be used again
+                next(answer, None)  # reads to the end of the stream, so that the connection can be used again
         except GeneratorExit:
             if not draft.step and (waited_s := self._clock() - started) >= _SLOW_S:
-                self._say(Health(False, f"{self.address.url} is slow: no word of an answer within {waited_s:.1f} s"))
+                self._tell(Health(False, f"{self.address.url} is slow: no word of an answer within {waited_s:.1f} s"))
             raise
         finally:
             answer.close()
@@ -200,16 +203,16 @@ class EngineInfiller:
     def _failed(self, error: EngineError) -> None:
         self._model = None
         self._outage.failed(error)
-        self._say(Health(False, str(error)))
+        self._tell(Health(False, str(error)))
 
-    def _say(self, health: Health) -> None:
+    def _tell(self, health: Health) -> None:
         if health != self._health:
             self._health = health
-            self._heard(health)
+            self._health_changed(health)
 
 
-class _Text:
-    """What an engine has written into a hole so far."""
+class _AnswerText:
+    """The text of an answer so far, and where it ends."""
 
     def __init__(self, request: FillRequest, healed: str) -> None:
         excerpt = request.excerpt
@@ -221,17 +224,21 @@ class _Text:
         self.tokens = list[DraftToken]()
         self.step = 0
         self.has_ended = False
-        """The engine has said so."""
+        """Whether the engine has sent its last part."""
         self._complete = False
         self._cut: int | None = None
 
     @property
     def is_over(self) -> bool:
-        """Whether what comes now does not matter."""
+        """Whether nothing more belongs to the fill."""
         return self.has_ended or self._cut is not None
 
-    def add(self, part: Piece) -> None:
-        """Take what has arrived."""
+    def add(self, part: AnswerPart) -> None:
+        """Take the next part.
+
+        Raises:
+            EngineError: the text is much longer than was asked for.
+        """
         self.step += 1
         if self.is_over:
             self.has_ended |= part.ended
@@ -245,7 +252,7 @@ class _Text:
         if len(self._raw) > self._most_chars:
             raise EngineError(NoSuggestion.ENGINE_GARBAGE, "the engine's answer cannot be used: its text is too long")
         if not self._raw.startswith(self._healed[: len(self._raw)]):
-            self._cut = 0  # it goes on in another way than with a blank
+            self._cut = 0  # the answer does not begin with the healed text
             return
         text = self._raw[len(self._healed) :]
         ends = [found.start() for found in [_AFTER_TEXT.search(text)] if found]
@@ -256,7 +263,7 @@ class _Text:
         self._cut = min(ends, default=None)
 
     def draft(self, known: int = 0) -> Draft:
-        """The fill so far, of which `known` tokens were shown before."""
+        """The fill so far. `known` of its tokens were in the draft before."""
         text = self._raw[len(self._healed) :][: self._cut]
         numbers = self.log_probabilities
         score = sum(numbers) / len(numbers) if numbers else -math.inf
@@ -266,7 +273,7 @@ class _Text:
 
 
 def _joined(done: list[Draft], hole: int) -> Draft:
-    """The state of a fill of several holes, of which `hole` is being filled."""
+    """The draft of a fill of several holes while number `hole` is filled."""
     return Draft(
         tuple(draft.text for draft in done),
         sum(draft.step for draft in done),
@@ -279,7 +286,7 @@ def _joined(done: list[Draft], hole: int) -> Draft:
 
 
 def _without_secrets(excerpt: Excerpt) -> Excerpt:
-    """The last door: what looks secret in a text that is sent, whoever put it there."""
+    """Mask once more what looks like a secret, wherever it came from: this text leaves the process."""
     parts = map(masking.masked, (excerpt.prefix, *excerpt.between, excerpt.suffix))
     prefix, *between, suffix = parts
     return replace(excerpt, prefix=prefix, between=tuple(between), suffix=suffix)

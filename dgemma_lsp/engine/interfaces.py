@@ -1,4 +1,4 @@
-"""The three ways to ask an engine: what is sent for an excerpt, and what each event of the answer says."""
+"""The three interfaces of engines: the request body for an excerpt, and what each event of the answer holds."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from dgemma_lsp.engine.prompts import Chat, Prompt
 from dgemma_model.request import FillRequest
 
 _TEMPERATURE = 0.7
-"""Of another candidate than the likeliest text."""
+"""The temperature for further candidates; the first one is greedy."""
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """What an engine serves, and how it is asked."""
+class ServedModel:
+    """The model that an engine fills with, and the interface for it."""
 
     name: str
     interface: Interface
     context_tokens: int | None = None
-    """How long a prompt and its answer may be together; None where the engine does not say."""
+    """Most tokens of a prompt and its answer together; None if the engine does not tell."""
     marker_ids: tuple[int, ...] = ()
-    """The ids of `prompts.MARKERS`, where the engine says them."""
+    """The token ids of `prompts.MARKERS`; none if the engine's tokenizer lacks them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is sent."""
+    """A request to an engine."""
 
     path: str
     body: dict[str, Any]
     healed: str
-    """What the answer must begin with; it is no part of the fill."""
+    """The healed text (token healing): the answer must begin with it, and it is not part of the fill."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """What an event says."""
+class AnswerPart:
+    """What one event of an answer holds."""
 
     text: str
     log_probabilities: tuple[float, ...]
-    """Of its tokens, in nats; none where the engine does not say them."""
+    """Of the tokens of `text`, in nats; none if the engine does not give them."""
     ended: bool = False
-    """It is the last one."""
+    """Whether this is the last part."""
     complete: bool = False
-    """The model, or a rule that was sent along, has ended the text; False where a limit did."""
+    """Whether the model or a stop string of the request ended the text; False if a limit of tokens did."""
 
 
-def question(model: Model, request: FillRequest) -> Question:
-    """What is sent for a request with one hole."""
+def question(model: ServedModel, request: FillRequest) -> Question:
+    """The request to an engine for a fill request with one hole."""
     body: dict[str, Any] = {"stream": True, "temperature": _TEMPERATURE if request.seed else 0.0}
     if request.seed:
         body["seed"] = request.seed
@@ -63,7 +63,7 @@ def question(model: Model, request: FillRequest) -> Question:
         return _chat_question(model, request, body)
     prompt = Prompt.of(request.excerpt)
     if model.interface == "infill":
-        # llama.cpp puts what is typed before the suffix: with a blank less the model would take the line to be over
+        # llama.cpp puts `prompt` before the suffix. Without its last blank the model would take the line as complete.
         typed = prompt.typed + prompt.healed
         body |= {"input_prefix": prompt.above, "input_suffix": prompt.suffix, "prompt": typed, "n_probs": 1}
         body |= {"n_predict": request.max_tokens, "cache_prompt": True}
@@ -75,9 +75,11 @@ def question(model: Model, request: FillRequest) -> Question:
     return Question("/v1/completions", body, prompt.healed)
 
 
-def _chat_question(model: Model, request: FillRequest, body: dict[str, Any]) -> Question:
-    """No log-probabilities: engines that serve diffusion models fail when several requests of a batch ask for them
-    (vLLM 45689). A line does not stop at its break where the answer must begin with one."""
+def _chat_question(model: ServedModel, request: FillRequest, body: dict[str, Any]) -> Question:
+    """Asks for no log-probabilities: engines of diffusion models fail if several requests of a batch do (vLLM 45689).
+
+    If the healed text has a line break, a line cannot be stopped at its first one.
+    """
     chat = Chat.of(request.excerpt)
     if "\n" in chat.healed:
         body.pop("stop", None)
@@ -88,41 +90,41 @@ def _chat_question(model: Model, request: FillRequest, body: dict[str, Any]) -> 
     return Question("/v1/chat/completions", body, chat.healed)
 
 
-def piece(interface: Interface, event: Event) -> Piece:
-    """What an event of the answer says.
+def answer_part(interface: Interface, event: Event) -> AnswerPart:
+    """The part of the answer that an event holds.
 
     Raises:
-        EngineError: it is no event of this interface.
+        EngineError: the event does not have the form of this interface.
     """
-    if event is DONE:  # some engines forget to say why an answer ends
-        return Piece("", (), ended=True)
+    if event is DONE:  # some engines send no event with a reason before it
+        return AnswerPart("", (), ended=True)
     try:
         if interface == "infill":
-            return _infill_piece(event)
-        return _choice_piece(event, chat=interface == "chat")
+            return _infill_part(event)
+        return _choice_part(event, chat=interface == "chat")
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise EngineError(
             NoSuggestion.ENGINE_GARBAGE, f"the engine's answer cannot be used: it is none of /{interface}"
         ) from error
 
 
-def _infill_piece(event: Event) -> Piece:
+def _infill_part(event: Event) -> AnswerPart:
     ended = event.get("stop") is True
     complete = ended and event.get("stop_type") in ("eos", "word")
-    told = event.get("completion_probabilities") or []
-    return Piece(_text(event["content"]), _numbers(one["logprob"] for one in told), ended, complete)
+    tokens = event.get("completion_probabilities") or []
+    return AnswerPart(_text(event["content"]), _numbers(token["logprob"] for token in tokens), ended, complete)
 
 
-def _choice_piece(event: Event, *, chat: bool) -> Piece:
+def _choice_part(event: Event, *, chat: bool) -> AnswerPart:
     choices = event["choices"]
-    if not choices:  # the last event may count tokens only
-        return Piece("", ())
+    if not choices:  # an event that only counts tokens
+        return AnswerPart("", ())
     choice = choices[0]
     text = choice["delta"].get("content") or "" if chat else choice["text"]
-    told = choice.get("logprobs") or {}
-    numbers = told.get("token_logprobs") or [one["logprob"] for one in told.get("content") or []]
+    scores = choice.get("logprobs") or {}
+    numbers = scores.get("token_logprobs") or [token["logprob"] for token in scores.get("content") or []]
     finish = choice.get("finish_reason")
-    return Piece(_text(text), _numbers(numbers), finish is not None, finish == "stop")
+    return AnswerPart(_text(text), _numbers(numbers), finish is not None, finish == "stop")
 
 
 def _text(value: object) -> str:

@@ -1,9 +1,9 @@
-"""What an engine is told of an excerpt: prompts for filling in the middle, and chats. All of it is text.
+"""Prompts for engines, as text: for filling in the middle, and as a chat.
 
-The prompt for filling in the middle is that of Qwen2.5-Coder, as `dgemma_model.prompt.fim` makes it of tokens: what is
-typed of the cursor's line opens the middle, so that a keystroke costs its own tokens. A marker that is spelled in
-someone's file is kept from being read as one. The last blank before the cursor leaves the prompt, and the answer must
-begin with it: words take one blank with them.
+The fill-in-the-middle prompt is that of Qwen2.5-Coder, in the order of `dgemma_model.prompt.fim`. What is already typed
+on the cursor's line comes last, so that the engine reads only new tokens after a keystroke. A source text that spells a
+marker is changed, so that the engine does not read a special token. If a blank is before the cursor, it leaves the
+prompt and the answer must begin with it, because tokens of words begin with their blank (token healing).
 """
 
 from __future__ import annotations
@@ -15,64 +15,69 @@ from dgemma_model.request import Excerpt
 
 PREFIX, SUFFIX, MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 MARKERS = (PREFIX, SUFFIX, MIDDLE, "<|endoftext|>", "<|im_end|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
-"""Special tokens of Qwen2.5-Coder: three that its prompt has, and all of which end what it writes."""
+"""Special tokens of Qwen2.5-Coder. The first three are in its prompts; each of them ends what it writes."""
 
 _SPELLED = re.compile(
     r"<(?=\|[A-Za-z_]\w{0,40}\|?>|[A-Za-z_]\w{0,40}\|>|(?:bos|eos|pad|unk|mask|(?:start|end)_of_turn)>)"
 )
-"""Where a text spells a marker of Qwen's or Gemma's models."""
+"""Matches the `<` of a text that spells a marker of a model of Qwen or Gemma."""
 _NEAR_CHARS = 3_000
-"""At most so much of the prefix opens the model's turn of a chat."""
+"""Most code points at the end of the prefix that the model's turn of a chat begins with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An excerpt with one hole, cut for an engine."""
+    """The parts of a fill-in-the-middle prompt."""
 
     above: str
-    """What is before the cursor's line."""
+    """The text before the cursor's line."""
     typed: str
-    """What is typed of it, without its last blank."""
+    """The cursor's line up to the cursor, without a blank at its end."""
     suffix: str
     healed: str
-    """What the answer must begin with, and what is no part of the fill."""
+    """That blank, or nothing: the answer must begin with it, and it is not part of the fill."""
 
     @classmethod
     def of(cls, excerpt: Excerpt) -> Prompt:
-        """From an excerpt with one hole."""
+        """The parts for an excerpt with one hole."""
         line_start = excerpt.prefix.rfind("\n") + 1
         typed = excerpt.prefix[line_start:]
         kept = typed[:-1] if typed[-1:] in (" ", "\t") else typed
-        return cls(letters(excerpt.prefix[:line_start]), letters(kept), letters(excerpt.suffix), typed[len(kept) :])
+        return cls(
+            break_markers(excerpt.prefix[:line_start]),
+            break_markers(kept),
+            break_markers(excerpt.suffix),
+            typed[len(kept) :],
+        )
 
     @property
     def in_the_middle(self) -> str:
-        """For completions: the text of a prompt with Qwen's markers."""
+        """The whole prompt with the markers of Qwen2.5-Coder."""
         return f"{PREFIX}{self.above}{SUFFIX}{self.suffix}{MIDDLE}{self.typed}"
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """An excerpt with one hole, as a turn of a user and the beginning of the model's answer, which it is to continue.
+    """A chat for an excerpt with one hole: the user's turn, and the beginning of the model's answer.
 
-    As `dgemma_model.prompt.chat` writes it, but nothing can be pinned after the hole: the model writes on, and rules
-    end the fill.
+    The text is that of `dgemma_model.prompt.chat`. There the suffix is pinned on the canvas after the hole. An engine
+    cannot do that, so `decoding.fill_end` decides where the fill ends.
     """
 
     user: str
     answer: str
-    """Ends in no blank, because templates strip those."""
+    """Without blanks at its end, because chat templates strip them."""
     healed: str
-    """See `Prompt`."""
+    """The blanks that were stripped: the written text must begin with them, and they are not part of the fill."""
 
     @classmethod
     def of(cls, excerpt: Excerpt) -> Chat:
-        """From an excerpt with one hole."""
-        prefix, suffix = letters(excerpt.prefix), letters(excerpt.suffix)
+        """The chat for an excerpt with one hole."""
+        prefix, suffix = break_markers(excerpt.prefix), break_markers(excerpt.suffix)
         edge = prefix.find("\n", max(len(prefix) - _NEAR_CHARS, 0)) + 1 if len(prefix) > _NEAR_CHARS else 0
         far, near = prefix[:edge], prefix[edge:]
         fence = "`" * max(3, 1 + max(map(len, re.findall("`{3,}", prefix + suffix)), default=0))
-        named = f" `{letters(excerpt.file_name)}`" if excerpt.file_name else ""
+        named = f" `{break_markers(excerpt.file_name)}`" if excerpt.file_name else ""
         parts = [f"Please complete the {excerpt.language} file{named}, in which some code is missing."]
         if far:
             parts.append(f"Earlier in the file:\n{fence}{excerpt.language}\n{far}\n{fence}")
@@ -90,6 +95,6 @@ class Chat:
         return cls("\n\n".join(parts), answer, opening[len(answer) :])
 
 
-def letters(text: str) -> str:
-    """The text with a blank in what would be read as a marker."""
+def break_markers(text: str) -> str:
+    """The text with a blank after the `<` of each marker that it spells, so that it stays plain text."""
     return _SPELLED.sub("< ", text)

@@ -38,8 +38,8 @@ class LoadListener(Protocol):
     def read(self, share: float) -> None:
         """This share of it has been read, from 0 to 1."""
 
-    def heard(self, health: Health) -> None:
-        """So is the engine now. Called while it fills, too."""
+    def health_changed(self, health: Health) -> None:
+        """The engine's health has changed. Called on the model's thread, also while it fills."""
 
 
 LoadInfiller = Callable[[Settings, LoadListener], InfillerLike]

@@ -137,7 +137,7 @@ class _LoadProgress:
             self._read = percentage
             self._loop.call_soon_threadsafe(self._advance, percentage)
 
-    def heard(self, health: Health) -> None:
+    def health_changed(self, health: Health) -> None:
         """Take how the engine is."""
         self._loop.call_soon_threadsafe(self._server.engine_is, health)
 
@@ -386,6 +386,6 @@ def _engine(chosen: ChosenEngine, token_file: Path | None, listener: LoadListene
 
     address, why = chosen
     listener.chose(Choice(address.url, why, engine=address.url, text_goes_to=address.described))
-    infiller = EngineInfiller(address, token_for(address, token_file), listener.heard)
-    infiller.look()
+    infiller = EngineInfiller(address, token_for(address, token_file), listener.health_changed)
+    infiller.check_health()
     return infiller

@@ -20,7 +20,7 @@ from dgemma_lsp.documents.edits import NoSuggestion
 from dgemma_lsp.engine.access_token import token_for
 from dgemma_lsp.engine.address import Address, AddressError, is_on_loopback
 from dgemma_lsp.engine.connection import Connection
-from dgemma_lsp.engine.errors import EngineError, plain
+from dgemma_lsp.engine.errors import EngineError, plain_line
 from dgemma_lsp.engine.health import Health
 from dgemma_lsp.engine.infiller import EngineInfiller
 from dgemma_lsp.engine.outage import FIRST_S, LONGEST_S, Outage
@@ -219,7 +219,7 @@ def test_pauses_double_and_an_engine_may_ask_for_more() -> None:
     assert found == [FIRST_S, 1.0, 2.0, 4.0, 8.0, LONGEST_S, LONGEST_S]
     outage.failed(EngineError(NoSuggestion.ENGINE_BUSY, "busy", wait_s=30.0))
     assert pause() == 30.0
-    outage.ended()
+    outage.recovered()
     outage.failed(error)
     assert pause() == FIRST_S
 
@@ -262,10 +262,10 @@ def test_the_token_is_said_and_nothing_else_of_the_environment(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     address = Address.parse(engine.url)
-    assert EngineInfiller(address, token_for(address)).look().well
+    assert EngineInfiller(address, token_for(address)).check_health().well
     assert {asked.headers["Authorization"] for asked in engine.asked} == {"Bearer t0ken-of-a-test"}
     assert "cookie" not in {name.lower() for asked in engine.asked for name in asked.headers}
-    without = EngineInfiller(address).look()
+    without = EngineInfiller(address).check_health()
     assert not without.well and "DGEMMA_ENGINE_TOKEN" in without.message
 
 
@@ -305,7 +305,7 @@ def test_a_certificate_that_nobody_vouches_for_ends_it_before_anything_is_sent(t
     except OSError as error:
         pytest.fail(f"openssl is needed to make a certificate: {error}")
     with SmallEngine().encrypted(certificate, key) as engine:
-        health = EngineInfiller(Address.parse(engine.url)).look()
+        health = EngineInfiller(Address.parse(engine.url)).check_health()
         assert not health.well and "not trusted" in health.message and engine.asked == []
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SSL_CERT_FILE", str(certificate))
@@ -355,9 +355,9 @@ def test_what_is_on_this_machine(text: str, on_loopback: bool) -> None:
 
 
 def test_what_an_engine_says_is_shown_without_markup() -> None:
-    said = plain("[click](command:evil) \x1b[31m<b>now</b>\u202e\n" + "x" * 1000)
+    said = plain_line("[click](command:evil) \x1b[31m<b>now</b>\u202e\n" + "x" * 1000)
     assert not set("[]()<>\x1b\u202e\n`*") & set(said) and len(said) <= 200 and said.startswith("click command:evil")
-    assert plain(None) == plain({"a": 1}) == ""
+    assert plain_line(None) == plain_line({"a": 1}) == ""
 
 
 def test_connections_are_closed_at_the_end(engine: SmallEngine) -> None:

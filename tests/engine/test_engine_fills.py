@@ -24,7 +24,7 @@ from dgemma_lsp.engine import connection
 from dgemma_lsp.engine.address import Address
 from dgemma_lsp.engine.errors import EngineError
 from dgemma_lsp.engine.infiller import EngineInfiller
-from dgemma_lsp.engine.prompts import MARKERS, Chat, Prompt, letters
+from dgemma_lsp.engine.prompts import MARKERS, Chat, Prompt, break_markers
 from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState
 from dgemma_model.request import Draft, Excerpt, FillRequest, InfillError
 
@@ -219,7 +219,7 @@ def test_an_engine_does_not_denoise(engine: SmallEngine) -> None:
 def test_how_much_context_is_sent_follows_the_engine(engine: SmallEngine) -> None:
     engine.context_tokens = 600
     infiller = EngineInfiller(Address.parse(engine.url))
-    assert infiller.look().well and infiller.prompt_tokens == 300
+    assert infiller.check_health().well and infiller.prompt_tokens == 300
 
 
 def test_the_named_model_is_asked_for_or_missed(engine: SmallEngine) -> None:
@@ -252,9 +252,9 @@ def test_a_marker_that_is_spelled_in_a_file_stays_letters(engine: SmallEngine, m
 
 @given(st.text("<|>abc_\n t", max_size=40))
 def test_letters_are_kept_but_for_blanks_in_markers(text: str) -> None:
-    kept = letters(text)
+    kept = break_markers(text)
     assert kept.replace("< ", "<") == text.replace("< ", "<")
-    assert letters(kept) == kept
+    assert break_markers(kept) == kept
 
 
 @given(st.text("ab \t\n", max_size=40), st.text("ab \n", max_size=20))

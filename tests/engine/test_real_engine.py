@@ -37,7 +37,7 @@ def engine() -> Iterator[RealEngine]:
 
 def test_it_is_found_out_how_to_ask_it(engine: RealEngine) -> None:
     infiller = EngineInfiller(Address.parse(engine.url))
-    health = infiller.look()
+    health = infiller.check_health()
     assert health.well and health.message.endswith("asked by completions"), health
     assert "qwen2.5-coder" in infiller.name.lower() and infiller.prompt_tokens == 1024
 
