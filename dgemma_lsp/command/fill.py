@@ -28,7 +28,7 @@ from dgemma_lsp.documents.exclusions import Exclusions, size_rule
 from dgemma_lsp.documents.text import Text as SourceText
 from dgemma_lsp.pipeline.request_for import request_for
 from dgemma_lsp.pipeline.suggest import suggest
-from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, Watched, before_cursor
+from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, WatchedInfiller, before_cursor
 from dgemma_lsp.settings import Settings
 from dgemma_model.checkpoint.selection import default_checkpoint
 from dgemma_model.request import Check, InfillError
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 CONTEXT_LINES = 4
 
 _MOST_BYTES = 32_000_000
-"""Of a file that is filled."""
+"""Most bytes of a file that is filled."""
 _MOST_BATCH_BYTES = 1 << 30
-"""Of a file of tasks."""
+"""Most bytes of a file of tasks."""
 
 
 def fill_once(
@@ -69,11 +69,11 @@ def fill_once(
     console = Console(stderr=as_json, highlight=False)
     started = time.perf_counter()
     try:
-        wished = Watched(infiller, lambda draft: None, steps, budget_ms, denoise)
+        watched = WatchedInfiller(infiller, lambda draft: None, steps, budget_ms, denoise)
         if watch:
-            answer = _shown(parsed, wished, console)
+            answer = _shown(parsed, watched, console)
         else:
-            *_, answer = suggest(parsed, wished, Settings(), invoked=True)
+            *_, answer = suggest(parsed, watched, Settings(), invoked=True)
     except InfillError as error:
         raise UserError(str(error)) from error
     elapsed_ms = 1000 * (time.perf_counter() - started)
@@ -91,10 +91,10 @@ def fill_once(
         console.print(f"[dim]{escape(advice)}[/dim]")
 
 
-def _shown(parsed: ParsedSnapshot, wished: Watched, console: Console) -> Suggestion | NoSuggestion:
-    """Fill at the cursor, and show what happens in each pass; the last view stays on the screen. What came of it."""
-    # Passes take milliseconds, eyes do not; but a budget is of real time.
-    pause_s = _PACE_S if console.is_terminal and wished.budget_ms is None else 0.0
+def _shown(parsed: ParsedSnapshot, watched: WatchedInfiller, console: Console) -> Suggestion | NoSuggestion:
+    """Fill at the cursor, and show each pass; the last view stays on the screen. Returns the answer."""
+    # A pass takes milliseconds, too fast to watch. With a time budget there is no pause, since pauses would use it up.
+    pause_s = _PACE_S if console.is_terminal and watched.budget_ms is None else 0.0
     before = before_cursor(parsed.snapshot)
     shown: list[Frame] = []
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
@@ -105,7 +105,7 @@ def _shown(parsed: ParsedSnapshot, wished: Watched, console: Console) -> Suggest
             time.sleep(pause_s)
 
         frames = Frames(show, before)
-        *_, answer = suggest(parsed, replace(wished, show=frames.see), Settings(), invoked=True)
+        *_, answer = suggest(parsed, replace(watched, show=frames.see), Settings(), invoked=True)
     console.print("[dim]above: how it came about · below: what is suggested[/dim]\n")
     return answer
 
@@ -162,8 +162,11 @@ def in_place(text: str, suggestion: Suggestion) -> Text:
 
 
 def view_of(frames: Sequence[Frame], before: str) -> Text:
-    """The latest of the frames of a fill after the line `before` it, with a key to the colours. Of a fill that is
-    written, also what each pass did; of one that is denoised, the latest step alone."""
+    """The latest frame of a fill after the line `before` it, with a key to the colours.
+
+    Of a fill that is written, there is also a line for each pass. Of one that is denoised, only the latest step is
+    shown.
+    """
     latest = frames[-1]
     passes = [frame for frame in frames if frame.check is not None]
     shown = Text()
@@ -180,13 +183,13 @@ def view_of(frames: Sequence[Frame], before: str) -> Text:
 
 
 def pass_line(frame: Frame) -> Text:
-    """One pass of the writer: what was drafted, how much of it was accepted, and what was put instead."""
+    """A line about one pass: how many tokens were drafted and accepted, and the tokens that it wrote or refused."""
     check = frame.check or Check()
     drafts = (
         f"{check.drafted_by} drafted {len(check.drafted)}, {check.accepted} accepted" if check.drafted else "no draft"
     )
     shown = Text(f"pass {frame.step} · {frame.ms:.1f} ms · {drafts}: ", style="dim")
-    return shown.append_text(_coloured(frame, frame.new, "⏎")).append("\n")
+    return shown.append_text(_coloured(frame, frame.pass_start, "⏎")).append("\n")
 
 
 def _coloured(frame: Frame, start: int, line_break: str) -> Text:

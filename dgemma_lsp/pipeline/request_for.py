@@ -1,7 +1,7 @@
 """The one place where a `FillRequest` is put together: for suggestions, actions, evaluation and the command line.
 
 How a fill is done (verified or denoised, with which drafts, in how many steps) is the checkpoint's policy, so it is not
-set here. `Watched` and the ways of `eval` override it for users who name another way.
+set here. `WatchedInfiller` and the ways of `eval` override it for users who name another way.
 
 A request has no time budget here, either. In an editor the worker has the deadline: it stops reading drafts and takes
 the latest answer, which `suggest` has made insertable. `FillRequest.budget_ms` is for the command line, where nobody

@@ -1,7 +1,8 @@
-"""A watched fill: each draft is shown on its way to the pipeline, with what became of each token.
+"""Watched fills: for people who want to see how a suggestion comes about, each draft is shown on its way to the
+pipeline.
 
-What is watched is what is suggested. The writer's passes show what was drafted, how much of it the writer accepted, and
-what it put instead; where the checkpoint denoises, each step shows the canvas.
+A watched fill is the same fill as that of a suggestion. Of a fill that is written, each pass shows what was drafted,
+how much of it the writer accepted, and what it put instead. Of a fill that is denoised, each step shows the canvas.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from dgemma_model.request import Check, Draft, DraftToken, FillRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """An infiller that passes each draft to `show` on its way to the pipeline. It fills as it does unwatched, but for
-    what the viewer asked."""
+class WatchedInfiller:
+    """An infiller that calls `show` with each new draft of `infiller`, and then yields it.
+
+    `steps`, `budget_ms` and `denoise` are what the viewer asked for; they replace those of every request.
+    """
 
     infiller: InfillerLike
     show: Callable[[Draft], None]
     steps: int | None = None
     budget_ms: float | None = None
     denoise: bool = False
-    """See `FillRequest`."""
+    """See `FillRequest`; `steps` is its `max_denoising_steps`."""
 
     @property
     def name(self) -> str:
@@ -66,55 +69,55 @@ class Watched:
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         """See `InfillerLike`."""
-        wished = replace(request, max_denoising_steps=self.steps, budget_ms=self.budget_ms, denoise=self.denoise)
+        asked_for = replace(request, max_denoising_steps=self.steps, budget_ms=self.budget_ms, denoise=self.denoise)
         shown = None
-        for draft in self.infiller.fill(wished):
-            if draft is not shown:  # an engine repeats the latest while nothing arrives
+        for draft in self.infiller.fill(asked_for):
+            if draft is not shown:  # an engine yields the latest draft again while nothing arrives
                 self.show(draft)
             shown = draft
             yield draft
 
 
 class TokenState(Enum):
-    """What became of a token; the values travel to clients."""
+    """What became of a token. The values are sent to clients. The first four are of fills that are written."""
 
     DRAFTED = "drafted"
     """A drafter proposed it, and the writer agreed."""
     WRITTEN = "written"
     """The writer put it itself."""
     REFUSED = "refused"
-    """Proposed in this pass, and the writer would not write it."""
+    """A drafter proposed it in this pass, and the writer put another token."""
     CHOSEN = "chosen"
-    """Text that the judge chose instead of what was written."""
+    """Text that the judge chose instead of the written one."""
     ACCEPTED = "accepted"
-    """Of a canvas."""
+    """On a canvas: accepted in this step or before."""
     REVISED = "revised"
-    """Of a canvas: accepted, after another token had been accepted there."""
+    """On a canvas: accepted after another token had been accepted at this position."""
     RENOISED = "renoised"
-    """Of a canvas: noise again, after it had been accepted."""
+    """On a canvas: noise again at a position that had an accepted token."""
     NOISE = "noise"
-    """Of a canvas."""
+    """On a canvas: not accepted yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The first hole after one pass: what is written and what was refused, or a canvas."""
+    """What is shown of the first hole after one pass: the written and the refused tokens, or the canvas."""
 
     step: int
     ms: float
-    """Since the frame before, or since the fill began."""
+    """Milliseconds since the latest draft, or since the fill began, without the time for showing."""
     done: bool
     tokens: tuple[DraftToken, ...]
     states: tuple[TokenState, ...]
     """One for each token."""
     check: Check | None = None
-    """What the pass checked; None where the fill is denoised, and where the frame before shows the same pass."""
-    new: int = 0
-    """Where in `tokens` those of this pass begin; they show what it refused, and what it wrote."""
+    """What the pass checked; None if the fill is denoised, or if the frame before shows the same pass."""
+    pass_start: int = 0
+    """The index in `tokens` of the first token that this pass wrote or refused."""
 
 
 def before_cursor(snapshot: Snapshot) -> str:
-    """The text before the cursor, as far as the first token of a canvas may repeat it."""
+    """The last `_BEFORE_CHARS` code points before the cursor: the first token of a canvas may repeat some of them."""
     return snapshot.source[max(0, snapshot.offset - _BEFORE_CHARS) : snapshot.offset]
 
 
@@ -122,22 +125,22 @@ _BEFORE_CHARS = 200
 
 
 class Frames:
-    """Makes frames of the drafts of one fill, in order; drafts of no pass and without tokens are left out."""
+    """Turns the drafts of one fill into frames, in order. A draft without tokens and without a new check is left
+    out."""
 
     def __init__(
         self, show: Callable[[Frame], None], before: str = "", clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        """`before` is the text before the cursor; `clock` tells seconds. The time that `show` takes counts for no
-        step."""
+        """`before` is the text before the cursor; `clock` tells seconds. `show` is called with each frame."""
         self._show, self._before, self._clock = show, before, clock
         self._last = clock()
         self._step = 0
         self._accepted: dict[int, str] = {}
-        """What was accepted last on the canvas, by position."""
+        """The token that was accepted last at each position of the canvas."""
         self._revised = set[int]()
 
     def see(self, draft: Draft) -> None:
-        """Take a draft."""
+        """Take the next draft."""
         now = self._clock()
         tokens = draft.tokens[0] if draft.tokens else ()
         check = draft.check if draft.step > self._step else None
@@ -154,8 +157,8 @@ class Frames:
         return list(_without(self._healed(draft), zip(tokens, states, strict=True)))
 
     def _healed(self, draft: Draft) -> int:
-        """How many characters at the beginning of the canvas repeat the text before the cursor, because of token
-        healing."""
+        """How many characters at the beginning of the canvas are the healed piece, which is before the cursor
+        already."""
         said = "".join(token.text for token in draft.tokens[0])
         at = said.find(draft.text)
         return at if at > 0 and self._before.endswith(said[:at]) else 0
@@ -174,8 +177,10 @@ Place = tuple[DraftToken, TokenState]
 
 
 def _written(draft: Draft, check: Check | None) -> tuple[list[Place], int]:
-    """What the writer has written, up to the end of the text, with the refused tokens of the latest pass before what
-    it put instead; and where those of this pass begin."""
+    """The written tokens up to the end of the text, and the index of the first one of this pass.
+
+    The tokens that the pass refused are right before the one that the writer put instead.
+    """
     tokens, length = draft.tokens[0], len(draft.text)
     before = len(tokens) - (0 if check is None else check.written)
     accepted = sum(1 for _ in takewhile(lambda token: token.drafted_by is not None, tokens[before:]))
@@ -209,9 +214,9 @@ def _state_of(token: DraftToken) -> TokenState:
 
 
 def _without(count: int, places: Iterable[Place]) -> Iterator[Place]:
-    """Positions of a canvas without its first `count` characters."""
+    """The positions of a canvas without its first `count` characters."""
     for token, state in places:
         rest = token.text[count:]
-        if rest or not token.text:  # without a text it ends the hole
+        if rest or not token.text:  # a token without text ends the hole
             yield replace(token, text=rest), state
         count = max(0, count - len(token.text))

@@ -43,7 +43,7 @@ async def completion(server: DgemmaServer, params: types.CompletionParams) -> ty
 
 
 async def watch(server: DgemmaServer, params: object) -> dict[str, str]:
-    """Run a watched fill; only the client that asked receives its canvases."""
+    """Run a watched fill. Only the client that asked receives its `dgemma/canvas` notifications."""
     request = from_client.watch_request(params)
     if request is None:
         raise JsonRpcInvalidParams("a document, a position and a number are wanted")
@@ -54,7 +54,7 @@ async def watch(server: DgemmaServer, params: object) -> dict[str, str]:
         if snapshot is None:
             answer = NoSuggestion.NOT_OPEN
         else:
-            show = partial(_show_canvas, server, number)
+            show = partial(_show_frame, server, number)
             answer = await server.watch(snapshot, show)
     except EngineError as error:
         answer = error.reason
@@ -66,7 +66,7 @@ async def watch(server: DgemmaServer, params: object) -> dict[str, str]:
     return to_client.watched(answer)
 
 
-def _show_canvas(server: DgemmaServer, number: int, frame: Frame) -> None:
+def _show_frame(server: DgemmaServer, number: int, frame: Frame) -> None:
     server.protocol.notify(from_client.CANVAS, to_client.canvas(number, frame))
 
 

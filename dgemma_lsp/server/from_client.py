@@ -44,13 +44,14 @@ OUTCOME = "dgemma/outcome"
 """Notification to the same clients after each request for a suggestion that was not replaced: the document's `uri`, the
 milliseconds `ms` of a fill where there was one, and where nothing is shown the `reason`."""
 WATCH = "dgemma/watch"
-"""Request for a fill to look at: `{textDocument, position, watch}`, where `watch` is any number of the client's. The
-answer, when the fill has ended, has its `text`, or the `reason` why there is none. Whatever else is asked for goes
-first, and ends it."""
+"""Request to watch a fill: `{textDocument, position, watch}`, where `watch` is a number that the client chooses. The
+answer comes when the fill has ended. It has the `text`, or the `reason` why there is none. Any other request is run
+first, and ends this one."""
 CANVAS = "dgemma/canvas"
-"""Notification after each pass of a fill that is watched: its `watch`, `step`, `ms`, `done`, and the `tokens` with
-`text`, `confidence` and `state` (`watched.TokenState`). After a pass of the writer also its `check`: who drafted
-(`by`), how many tokens were `drafted`, `accepted` and `written`."""
+"""Notification after each pass of a watched fill: its `watch`, `step`, `ms`, `done`, and the `tokens` with `text`,
+`confidence` and `state` (`watched.TokenState`). After a pass of the writer there is also a `check`: who drafted (`by`),
+and how many tokens were `drafted`, `accepted` and `written`. The name is from canvases, but written fills use it,
+too."""
 STATS = "dgemma/stats"
 """Request: how often suggestions were of use in this session. Counted in memory, and sent to this client only."""
 DID_SHOW = "textDocument/didShowCompletion"
@@ -246,7 +247,7 @@ def status_uri(params: object) -> str | None:
 
 
 def watch_request(params: object) -> tuple[str, Position, int] | None:
-    """Document, position and number of a request for a fill to look at, or None where they cannot be read."""
+    """Document, position and number of a request to watch a fill; None if they cannot be read."""
     match plain(params):
         case {"textDocument": {"uri": str(uri)}, "position": at, "watch": int(number)}:
             position = _plain_position(at)

@@ -1,4 +1,4 @@
-"""What the log says of a request: one line with its outcome, without text."""
+"""The log line of a request: its outcome and times, without text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Fields = dict[str, object]
 
 
 def of_answer(answer: Suggestion | NoSuggestion) -> Fields:
-    """Of a request for a suggestion."""
+    """The fields of a request for a suggestion."""
     if isinstance(answer, NoSuggestion):
         return {"outcome": answer.name.lower()}
     fields: Fields = {"outcome": "shown" if answer.steps else "typed_through", "version": answer.snapshot.version}
@@ -19,13 +19,13 @@ def of_answer(answer: Suggestion | NoSuggestion) -> Fields:
 
 
 def of_watch(answer: Suggestion | NoSuggestion) -> Fields:
-    """Of a fill that was watched."""
+    """The fields of a watched fill."""
     fields: Fields = {"watch": answer.name.lower() if isinstance(answer, NoSuggestion) else "filled"}
     return fields | {"steps": answer.steps if isinstance(answer, Suggestion) else 0}
 
 
 def of_rewrite(what: str, snapshot: Snapshot, answer: Rewrite | NoSuggestion) -> Fields:
-    """Of an action or a command."""
+    """The fields of a code action or a command."""
     return {
         "action": what,
         "outcome": "edited" if isinstance(answer, Rewrite) else answer.name.lower(),
@@ -36,7 +36,7 @@ def of_rewrite(what: str, snapshot: Snapshot, answer: Rewrite | NoSuggestion) ->
 
 
 def line(request: object, uri: str, fields: Fields, started: float) -> str:
-    """All of it; `started` is of `time.perf_counter`."""
+    """The whole line. `started` is when the request began, by `time.perf_counter`."""
     named = {"request": request, "file": ascii(uri.rpartition("/")[2][:80])} | fields
     named["total_ms"] = f"{1000 * (time.perf_counter() - started):.1f}"
     return " ".join(f"{name}={value}" for name, value in named.items())

@@ -30,7 +30,7 @@ from dgemma_lsp.pipeline.cleanup import is_undoing
 from dgemma_lsp.pipeline.infiller import InfillerLike
 from dgemma_lsp.pipeline.next_edit import Renames
 from dgemma_lsp.pipeline.suggest import candidates, suggest, why_disabled
-from dgemma_lsp.pipeline.watched import Frame, Frames, Watched, before_cursor
+from dgemma_lsp.pipeline.watched import Frame, Frames, WatchedInfiller, before_cursor
 from dgemma_lsp.server import from_client, log_line, to_client, transport
 from dgemma_lsp.server.loading import Choice, LoadInfiller
 from dgemma_lsp.server.memory import Memory, Rhythm, Silences, Statistics
@@ -46,7 +46,7 @@ _LOOK_AHEAD_S = 0.15
 """How long a suggestion is shown before the next one is thought of."""
 
 _WATCH_S = 10.0
-"""How long a fill may be watched."""
+"""Most seconds of a watched fill."""
 
 _INVOKED, _WATCHED = "invoked", "watched"
 """Of these questions about a document only the newest is wanted."""
@@ -265,9 +265,10 @@ class DgemmaServer(transport.StrictServer):
         return steps
 
     async def watch(self, snapshot: Snapshot, show: Callable[[Frame], None]) -> Answer:
-        """Fill at the snapshot's cursor as a suggestion is filled, and show each pass. Raises what the pipeline raises.
+        """Fill at the snapshot's cursor as for a suggestion, and call `show` on the event loop after each pass.
 
-        The result is not a suggestion. Any other request goes first, and ends it.
+        The answer is not offered as a suggestion. Any other request is run first, and ends this one. Raises what the
+        pipeline raises.
         """
         around = await self.judged(snapshot)
         using, loop = self.settings, asyncio.get_running_loop()
@@ -280,7 +281,7 @@ class DgemmaServer(transport.StrictServer):
 
         def steps(infiller: InfillerLike) -> Steps[Suggestion]:
             frames = Frames(send, before_cursor(snapshot))
-            watched = Watched(infiller, frames.see)
+            watched = WatchedInfiller(infiller, frames.see)
             at_cursor, shown = parsed(snapshot, last_tree), without_secrets(allowed)
             yield from suggest(at_cursor, watched, using, invoked=True, surroundings=shown)
 
@@ -324,7 +325,7 @@ class DgemmaServer(transport.StrictServer):
             self.protocol.notify(from_client.OUTCOME, to_client.outcome(uri, answer))
 
     def conclude_watch(self, uri: str, answer: Answer, started: float) -> None:
-        """The same for a fill that was watched; it is no answer to what the user typed."""
+        """Write the log line of a watched fill. Its outcome does not replace that of the latest suggestion."""
         self._log(uri, log_line.of_watch(answer), started)
 
     def conclude_rewrite(self, what: str, snapshot: Snapshot, answer: Rewrite | NoSuggestion, started: float) -> None:

@@ -27,7 +27,7 @@ def outcome(uri: str, answer: Suggestion | NoSuggestion) -> dict[str, object]:
 
 
 def canvas(number: int, frame: Frame) -> dict[str, object]:
-    """One pass of a fill that is watched."""
+    """The parameters of `dgemma/canvas`: one pass of a watched fill. `number` is the client's own for the fill."""
     tokens = [
         {"text": token.text, "confidence": round(token.confidence, 3), "state": state.value}
         for token, state in zip(frame.tokens, frame.states, strict=True)
@@ -40,7 +40,7 @@ def canvas(number: int, frame: Frame) -> dict[str, object]:
 
 
 def watched(answer: Suggestion | NoSuggestion) -> dict[str, str]:
-    """What came of a fill that was watched."""
+    """The answer to `dgemma/watch`: the text that would be inserted, or the reason why there is none."""
     return {"reason": answer.value} if isinstance(answer, NoSuggestion) else {"text": answer.edit.new_text}
 
 

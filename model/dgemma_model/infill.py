@@ -174,8 +174,8 @@ class Infiller:
             for _ in opened.cached.read_most_of(opened.prompt.ids):
                 pass
             choice = self._choice(opened, request, plan, project, Judge((0.0,) * FIGURES))
-            beside = choice.beside()
-            *_, written = self._written(opened, request.excerpt, plan, project, plan.copy_weight, beside)
+            branches = choice.branch_texts()
+            *_, written = self._written(opened, request.excerpt, plan, project, plan.copy_weight, branches)
             return choice.considered(written)
 
     # ------------------------------------------------------------------ fills
@@ -197,8 +197,8 @@ class Infiller:
             for _ in opened.cached.read_most_of(opened.prompt.ids):
                 yield draft
             choice = self._line_choice(opened, request, plan, project)
-            beside = None if choice is None else choice.beside()
-            for draft in self._written(opened, excerpt, plan, project, plan.copy_weight, beside):
+            branches = None if choice is None else choice.branch_texts()
+            for draft in self._written(opened, excerpt, plan, project, plan.copy_weight, branches):
                 yield draft
             others, step = list[str](), draft.step
             if plan.candidates > 1 and not plan.denoises:
@@ -228,9 +228,9 @@ class Infiller:
         plan: FillPlan,
         project: Sequence[IndexedText],
         copy_weight: float,
-        beside: verified.TextsBeside | None = None,
+        branches: verified.BranchTexts | None = None,
     ) -> Iterator[Draft]:
-        """What the causal head writes; copies are mixed in by `copy_weight`. The texts of `beside` are read, too."""
+        """What the causal head writes; copies are mixed in by `copy_weight`. The texts of `branches` are read, too."""
 
         def start() -> tuple[CopyModel, list[Drafter]]:
             copy_model = CopyModel(
@@ -252,7 +252,7 @@ class Infiller:
         probe = None
         if self._policy.ends is not None and (not plan.one_line or after.partition("\n")[0].strip()):
             probe = EndProbe(self._policy.ends, EndFigures(before, after, opened.vocabulary))
-        return verified.fill(opened, plan, start, end, probe, beside)
+        return verified.fill(opened, plan, start, end, probe, branches)
 
     def _line_choice(
         self, opened: OpenPrompt, request: FillRequest, plan: FillPlan, project: Sequence[IndexedText]

@@ -102,5 +102,5 @@ def test_places(tmp_path: Path, suffix: str, text: str, place: tuple[str, int] |
     found = figures.place(text)
     assert (found and (found.kind, found.cut)) == place
     spoken = np.full(tokenizer.vocab_size, -5.0)
-    values = figures.of(text, figures.said(spoken), np.zeros((0, 2)))
+    values = figures.of(text, figures.next_log_probs(spoken), np.zeros((0, 2)))
     assert len(values) == END_FIGURES and np.isfinite(values).all()

@@ -12,7 +12,7 @@ from model_fixtures import EMBEDDED_JUDGE, tiny_checkpoint
 
 from dgemma_model.checkpoint import load as checkpoints
 from dgemma_model.decoding import line_choice, verified
-from dgemma_model.decoding.causal import LikelyTexts, fill_log_probabilities
+from dgemma_model.decoding.causal import TextLikelihoods, fill_log_probabilities
 from dgemma_model.infill import Infiller
 from dgemma_model.project.judge import FIGURES, Judge
 from dgemma_model.request import Draft, DraftedBy, Drafting, Excerpt, FillRequest
@@ -41,18 +41,18 @@ def filled(infiller: Infiller, request: FillRequest) -> Draft:
     return draft
 
 
-def written(excerpt: Excerpt, beside: list[str] | None) -> tuple[Draft, LikelyTexts, list[torch.Tensor]]:
-    """A line of the network alone with such texts beside it; what is then known; and what a pass of its own says of
-    what is known."""
+def written(excerpt: Excerpt, branches: list[str] | None) -> tuple[Draft, TextLikelihoods, list[torch.Tensor]]:
+    """A line that the network writes while it reads these texts as branches; the likelihoods that are known then; and
+    those that a pass of its own finds for the same texts."""
     infiller = INFILLER
     request = FillRequest(excerpt, one_line=True, max_tokens=14, drafting="copied")
     plan = infiller._plan(request)
     with infiller._opened(excerpt) as opened:
-        likely = LikelyTexts(opened, one_line=True)
-        texts = None if beside is None else verified.TextsBeside(likely, beside)
+        likelihoods = TextLikelihoods(opened, one_line=True)
+        texts = None if branches is None else verified.BranchTexts(likelihoods, branches)
         *_, draft = infiller._written(opened, excerpt, plan, [], 0.0, texts)
-        known = list(likely.known)
-        return draft, likely, fill_log_probabilities(opened, known, one_line=True) if known else []
+        known = list(likelihoods.known)
+        return draft, likelihoods, fill_log_probabilities(opened, known, one_line=True) if known else []
 
 
 @settings(max_examples=80, deadline=None)
@@ -63,17 +63,17 @@ def written(excerpt: Excerpt, beside: list[str] | None) -> tuple[Draft, LikelyTe
 )
 def test_no_text_beside_a_line_changes_what_is_written(number: int, cuts: list[int], others: list[str]) -> None:
     alone, *_ = written(EXCERPTS[number], None)
-    beside = list(dict.fromkeys([*(alone.text[:cut] for cut in cuts), *others]))
-    draft, likely, alone_read = written(EXCERPTS[number], beside)
+    branches = list(dict.fromkeys([*(alone.text[:cut] for cut in cuts), *others]))
+    draft, likelihoods, alone_read = written(EXCERPTS[number], branches)
     assert (draft.text, draft.complete) == (alone.text, alone.complete)
     assert draft.score == pytest.approx(alone.score, abs=1e-4)
     assert draft.step <= alone.step
-    assert set(beside) <= set(likely.known)
-    for text, said in zip(likely.known, alone_read, strict=True):
+    assert set(branches) <= set(likelihoods.known)
+    for text, said in zip(likelihoods.known, alone_read, strict=True):
         if text != draft.text:
-            assert float(likely.known[text].sum()) == pytest.approx(float(said.sum()), abs=1e-3), text
-    if draft.text in set(likely.known) - set(beside):  # the tokens that it was written in
-        assert float(likely.known[draft.text].mean()) == pytest.approx(draft.score, abs=1e-4)
+            assert float(likelihoods.known[text].sum()) == pytest.approx(float(said.sum()), abs=1e-3), text
+    if draft.text in set(likelihoods.known) - set(branches):  # the tokens that it was written in
+        assert float(likelihoods.known[draft.text].mean()) == pytest.approx(draft.score, abs=1e-4)
 
 
 @pytest.mark.parametrize("excerpt", EXCERPTS[:3])
@@ -89,7 +89,7 @@ def test_a_line_that_stands_beside_is_written_in_one_pass(excerpt: Excerpt, monk
         patch.setattr(verified.CausalText, "take", watched)
         alone, *_ = written(excerpt, None)
     row = list(ids)  # a random network writes tokens as which no text is encoded
-    monkeypatch.setattr(LikelyTexts, "row", lambda likely, text: row if text == alone.text else [1])
+    monkeypatch.setattr(TextLikelihoods, "row", lambda self, text: row if text == alone.text else [1])
     draft, *_ = written(excerpt, ["no such thing", alone.text])
     assert (draft.text, draft.step) == (alone.text, 1)
     assert not row or (draft.check is not None and draft.check.drafted_by == "similar line")
@@ -101,9 +101,9 @@ def test_token_by_token_means_that_no_line_beside_is_a_draft(drafting: Drafting)
     infiller = reading_infiller()
     plan = infiller._plan(replace(request, drafting=drafting))
     with infiller._opened(request.excerpt) as opened:
-        beside = infiller._choice(opened, request, plan, [], EMBEDDED_JUDGE).beside()
-        assert beside is not None
-        assert beside.are_drafts == (drafting != "none")
+        branches = infiller._choice(opened, request, plan, [], EMBEDDED_JUDGE).branch_texts()
+        assert branches is not None
+        assert branches.are_drafts == (drafting != "none")
     (first, *_) = infiller.fill(replace(request, drafting="none"))
     assert first.step == 1
     assert len(first.tokens[0]) <= 1
@@ -114,9 +114,9 @@ def test_a_text_that_cannot_be_right_is_not_read(monkeypatch: pytest.MonkeyPatch
     project_text = ("if b:\n    self.go(b)\nelse:\n    pass\n" + "# nothing like it\n" * 400,)
     request = FillRequest(EXCERPTS[3], project_text, one_line=True, max_tokens=8)
     read = list[str]()
-    learn = LikelyTexts.learn
+    learn = TextLikelihoods.learn
     monkeypatch.setattr(
-        LikelyTexts, "learn", lambda self, texts, *rest: (read.extend(texts), learn(self, texts, *rest))
+        TextLikelihoods, "learn", lambda self, texts, *rest: (read.extend(texts), learn(self, texts, *rest))
     )
     for odds in (-50.0, 50.0):
         read.clear()
@@ -148,5 +148,5 @@ def test_what_copies_change_is_chosen_as_before() -> None:
     infiller = reading_infiller(judge=EMBEDDED_JUDGE.weights)
     plan = infiller._plan(request)
     with infiller._opened(request.excerpt) as opened:
-        assert infiller._choice(opened, request, plan, [], EMBEDDED_JUDGE).beside() is None
+        assert infiller._choice(opened, request, plan, [], EMBEDDED_JUDGE).branch_texts() is None
     assert filled(infiller, request).done

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_infill import INFILLER, JUDGE, PROMPT_TOKENS, TOKENIZER
 
-from dgemma_model.decoding.line_choice import LITTLE_ELSEWHERE
+from dgemma_model.decoding.line_choice import ENOUGH_PROJECT_CHARS
 from dgemma_model.network.cache import Cache
 from dgemma_model.project.judge import FIGURES, MEAN, WRITTEN
 from dgemma_model.prompt.suffix_first import SuffixFirst
@@ -50,7 +50,7 @@ def test_a_line_without_end_elsewhere_is_not_considered() -> None:
 @pytest.mark.parametrize("knows_project", [True, False])
 def test_of_a_line_the_likeliest_right_text_is_taken_and_without_a_project_the_likeliest(knows_project: bool) -> None:
     taken = set[str]()
-    project_text = ("# nothing like it\n" * (LITTLE_ELSEWHERE // 10),) if knows_project else ("# nothing\n",)
+    project_text = ("# nothing like it\n" * (ENOUGH_PROJECT_CHARS // 10),) if knows_project else ("# nothing\n",)
     for size in range(1, 9):
         excerpt = Excerpt(f"for a in b:\n    {'x' * size}\n\nfor a in b:\n    ", "\nreturn self\n")
         knobs = {

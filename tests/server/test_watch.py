@@ -96,7 +96,7 @@ def written(*drafts: Draft) -> list[tuple[str, Check | None]]:
     found = []
     for frame in seen:
         said = [f"{state.value[0]}:{token.text}" for token, state in zip(frame.tokens, frame.states, strict=True)]
-        found.append((" ".join([*said[: frame.new], "|", *said[frame.new :]]), frame.check))
+        found.append((" ".join([*said[: frame.pass_start], "|", *said[frame.pass_start :]]), frame.check))
     return found
 
 

@@ -19,7 +19,7 @@ from wire import Wire, inline
 from dgemma_lsp.command.fill import parsed_at, view_of
 from dgemma_lsp.documents.edits import Suggestion
 from dgemma_lsp.pipeline.suggest import suggest
-from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, Watched, before_cursor
+from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, WatchedInfiller, before_cursor
 from dgemma_lsp.settings import Settings
 from dgemma_model.checkpoint import catalogue
 from dgemma_model.network.cache import Cache
@@ -70,7 +70,7 @@ def test_a_terminal_shows_how_a_suggestion_comes_about(tmp_path: Path) -> None:
     (tmp_path / "shapes.py").write_text(ALIKE)
     parsed = parsed_at(f"{tmp_path}/shapes.py:6:5")
     before, seen = before_cursor(parsed.snapshot), list[Frame]()
-    watched = Watched(default_infiller(), Frames(seen.append, before).see)
+    watched = WatchedInfiller(default_infiller(), Frames(seen.append, before).see)
     *_, answer = suggest(parsed, watched, Settings(), invoked=True)
     console = Console(record=True, force_terminal=True, width=92, file=StringIO())
     console.print(view_of(seen, before), end="")

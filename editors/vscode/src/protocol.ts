@@ -1,4 +1,4 @@
-/** What the server says beyond LSP; the other side is dgemma_lsp/server/protocol.py. */
+/** What the server sends beyond LSP. Its side is in dgemma_lsp/server: from_client.py has the names, to_client.py the values. */
 
 /** The notification `dgemma/status`. */
 export interface Status {
@@ -26,10 +26,10 @@ export interface Outcome {
   readonly reason?: string | undefined;
 }
 
-/** The first four are of a fill that is written, the others of a canvas. */
+/** The first four are of a fill that is written from left to right, the others of a canvas. */
 export type TokenState = 'drafted' | 'written' | 'refused' | 'chosen' | 'accepted' | 'revised' | 'renoised' | 'noise';
 
-/** One token that is written, or refused, or one position of a canvas. */
+/** A token that was written or refused, or one position of a canvas. */
 export interface CanvasToken {
   readonly text: string;
   /** The probability of the token shown, 0 to 1. */
@@ -47,16 +47,16 @@ export interface Check {
   readonly written: number;
 }
 
-/** The notification `dgemma/canvas`: the fill that `dgemma/watch` asked for, after one pass. */
+/** The notification `dgemma/canvas`: the fill that `dgemma/watch` asked for, after one pass. Also of fills without a canvas. */
 export interface Canvas {
   /** The caller's number for the fill. */
   readonly watch: number;
   readonly step: number;
-  /** What this pass took. */
+  /** Milliseconds since the notification before, or since the fill began. */
   readonly ms: number;
   readonly done: boolean;
   readonly tokens: readonly CanvasToken[];
-  /** Absent where the fill is denoised, and where it is shown again. */
+  /** Absent if the fill is denoised, or if the notification before has the check of the same pass. */
   readonly check?: Check;
 }
 

@@ -6,10 +6,10 @@ import type { Server } from './server';
 import { isWanted } from './settings';
 import type { StatusItem } from './status';
 
-/** How long the text and the cursor must have been at rest: typing goes first. */
+/** Milliseconds without a change of text or cursor before a fill is asked for, so that suggestions come first. */
 const REST_MS = 400;
 
-/** What the view is told. */
+/** The messages to the page of the view. */
 export type ToView =
   | { kind: 'begin'; place: string; before: string }
   | { kind: 'step'; canvas: Canvas }
@@ -54,7 +54,7 @@ class WatchView {
     this.panel.onDidDispose(() => this.dispose());
   }
 
-  /** Show what is filled at this editor's cursor, once it is at rest. */
+  /** Show the fill at this editor's cursor, once the cursor has been at rest. */
   follow(editor: vscode.TextEditor): void {
     if (isWanted(editor.document)) {
       this.editor = editor;

@@ -1,1 +1,1 @@
-"""Times of the networks and of fills on this machine, compared with those of transformers."""
+"""Measures times of networks and fills on this machine, beside `transformers` and llama.cpp on the same weights."""

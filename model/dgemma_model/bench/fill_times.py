@@ -1,4 +1,4 @@
-"""Times of whole fills: with the prompt known, and of several lines."""
+"""Times of whole fills: of one line after a keystroke, and of several lines."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dgemma_model.network.kernels import fastest_products
 from dgemma_model.request import FillRequest
 
 WRITTEN = 64
-"""Tokens of a fill that is written by the causal head, at most."""
+"""Most tokens of a fill of several lines."""
 
 
 class _Clocked:
-    """A network that adds up the time spent in it."""
+    """Wraps a network and adds up the seconds spent in it."""
 
     def __init__(self, network: CodeNetwork) -> None:
         self._network = network
@@ -46,8 +46,10 @@ class _Clocked:
 
 
 def warm_fills(directory: Path | None, device: torch.device, repeats: int) -> dict[str, Any]:
-    """One-line fills after one more keystroke, as the server asks for them, and the share of their time that was not
-    spent in the network."""
+    """Times of one-line fills after a keystroke, with the prompt before it cached, as the server asks for them.
+
+    Also the share of that time outside of the network, and the mean number of passes.
+    """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     loaded = checkpoints.load(directory or embedded_directory(), device, dtype)
     served = loaded.served(fastest_products(device))
@@ -71,7 +73,8 @@ def warm_fills(directory: Path | None, device: torch.device, repeats: int) -> di
 
 
 def written_fills(directory: Path | None, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Fills of up to `WRITTEN` tokens after a cached prompt, in turns: milliseconds a token, and tokens a pass."""
+    """Fills of up to `WRITTEN` tokens after a cached prompt, by each of `WRITTEN_WAYS` in turns: milliseconds a token,
+    and tokens a pass."""
     infiller = Infiller.load(None if directory is None else str(directory), str(device))
     found: dict[str, dict[str, list[float]]] = {name: {"ms": [], "tokens": [], "passes": []} for name in WRITTEN_WAYS}
     for number, (excerpt, project_text) in enumerate(places(repeats, 4 * WRITTEN)):
@@ -102,5 +105,5 @@ WRITTEN_WAYS: dict[str, dict[str, Any]] = {
     "same_text": {"drafting": "none"},
     "token_by_token": {"drafting": "none", "copy_weight": 0.0},
 }
-"""Fills of several lines: as they are served, with copied drafts; the same text token by token; and what the head alone
-writes token by token."""
+"""Ways to write a fill of several lines, as fields of the request: as it is served, with copied drafts; the same text
+token by token; and the text of the causal head alone, without copies, token by token."""

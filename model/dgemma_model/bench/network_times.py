@@ -1,7 +1,8 @@
-"""What `dgemma-lsp bench` measures of the model, ours and others in turns in one process, over the same weights.
+"""What `dgemma-lsp bench` measures of a checkpoint that denoises: our network and others with the same weights, in
+turns in one process.
 
-Prompts are places in a module of the standard library, so that it runs wherever Python does. All times are medians
-and 95th percentiles of wall time in milliseconds.
+Prompts are from a module of the standard library, so that this runs wherever Python does. All times are medians and
+95th percentiles of wall time in milliseconds.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ from dgemma_model.network.kernels import fastest_products
 from dgemma_model.prompt.suffix_first import SuffixFirst
 
 CANVASES = (8, 16, 32, 64)
+"""Numbers of positions of a canvas."""
+FILLS = (8, 32, 64, 200)
+"""Numbers of tokens of a fill."""
 STEPS = 8
-"""Denoising steps of a fill; early stopping is off on both sides."""
+"""Denoising steps of a fill. No fill stops earlier, neither ours nor those of others."""
 
 
 class _Ours:
-    """The network as it is served."""
+    """Our network as it is served."""
 
     def __init__(self, loaded: contract.Checkpoint, products: torch.dtype, prompt: Tensor) -> None:
         self._loaded, self._prompt = loaded, prompt
@@ -41,18 +45,19 @@ class _Ours:
         self.network.encode(prompt, self.cache)
 
     def encode(self, prompt: Tensor) -> object:
-        """Encode a prompt, and score the token after it."""
+        """Encode a prompt [1, T] without a cache, and compute the logits after it."""
         return self.network.logits(self.network.encode(prompt, Cache())[:, -1:])
 
     def encode_more(self, tokens: int) -> object:
-        """Encode `tokens` tokens after the cached prompt."""
+        """Encode `tokens` more tokens after the cached prompt, and compute the logits after them."""
         self.cache.crop(self._prompt.shape[1])
         found = self.network.logits(self.network.encode(self._prompt[:, :tokens], self.cache)[:, -1:])
         self.cache.crop(self._prompt.shape[1])
         return found
 
     def step(self, canvas: Tensor, logits: Tensor) -> object:
-        """A denoising step after the cached prompt, given the scores of the step before."""
+        """One denoising step of `canvas` [1, L] after the cached prompt, with self-conditioning on the `logits` [1, L,
+        V] of the step before."""
         network = self.network
         return network.logits(network.decode(canvas, self.cache, expected=network.mean_embedding(logits.softmax(-1))))
 
@@ -67,11 +72,11 @@ class _Ours:
         self._denoise(self.cache, tokens)
 
     def write(self, prompt: Tensor, tokens: int) -> None:
-        """Encode a prompt and write after it token by token, greedily, with the cache."""
+        """Encode a prompt and write greedily after it, token by token."""
         self._write(Cache(), prompt, tokens)
 
     def write_cached(self, tokens: int) -> None:
-        """Write token by token after the cached prompt, whose last token is read again."""
+        """Write greedily after the cached prompt, token by token. Its last token is read again, for its logits."""
         self.cache.crop(self._prompt.shape[1] - 1)
         self._write(self.cache, self._prompt[:, -1:], tokens)
         self.cache.crop(self._prompt.shape[1])
@@ -91,7 +96,7 @@ class _Ours:
 
 
 class _Transformers:
-    """The same weights in `transformers`."""
+    """The same weights in `transformers`; see `_Ours`."""
 
     def __init__(self, loaded: contract.Checkpoint, dtype: torch.dtype, prompt: Tensor) -> None:
         logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -105,11 +110,11 @@ class _Transformers:
         self._model.model.encoder(input_ids=prompt, past_key_values=self._cache)
 
     def encode(self, prompt: Tensor) -> object:
-        """The prompt."""
+        """Encode a prompt."""
         return self._model.model.encoder(input_ids=prompt)
 
     def step(self, canvas: Tensor, logits: Tensor) -> object:
-        """A denoising step after the cached prompt, given the scores of the step before."""
+        """One denoising step after the cached prompt."""
         return self._model(decoder_input_ids=canvas, past_key_values=self._cache, self_conditioning_logits=logits)
 
     def fill(self, prompt: Tensor, tokens: int) -> object:
@@ -127,8 +132,11 @@ class _Transformers:
 
 @torch.inference_mode()
 def compare(directory: Path | None, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Encoder, decoder step and fills: ours, token by token with the same weights, and `transformers` where it is
-    installed, in float32 (on CPUs) and bfloat16; all in turns."""
+    """Times of the encoder, of a decoder step and of fills. Fills are also written token by token with the same
+    weights.
+
+    If `transformers` is installed, it takes turns with ours: in bfloat16, and on CPUs also in float32.
+    """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     loaded = checkpoints.load(directory or embedded_directory(), device, dtype)
     products = fastest_products(device)
@@ -174,7 +182,7 @@ def compare(directory: Path | None, device: torch.device, repeats: int) -> dict[
 
 
 def _in_turn(fill: Callable[[Tensor, int], object], prompts: list[Tensor], tokens: int) -> Work:
-    """A fill of another prompt each time."""
+    """Work that calls `fill` with the next prompt each time."""
     following = itertools.cycle(prompts)
     return lambda: fill(next(following), tokens)
 
@@ -188,10 +196,3 @@ def noise_of(loaded: contract.Checkpoint, tokens: int) -> Tensor:
 def _noise(loaded: contract.Checkpoint) -> Noise:
     mask = loaded.tokenizer.mask_id if loaded.policy.noise == "mask" else None
     return Noise(loaded.network.vocab_size, mask)
-
-
-# ------------------------------------------------------------- the published shape
-
-
-FILLS = (8, 32, 64, 200)
-"""Tokens of a fill."""

@@ -1,6 +1,6 @@
-"""llama.cpp on the same file, for comparison, where one of its Python packages is installed.
+"""llama.cpp on the same `.gguf` file, for comparison, if one of its Python packages is installed.
 
-`xllamacpp` is a prebuilt wheel for AVX2. `llama-cpp-python`, installed from source, is built for this processor.
+`xllamacpp` is a prebuilt wheel for AVX2. `llama-cpp-python`, installed from source, is compiled for this processor.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ CONTEXT_TOKENS = 4096
 
 
 class Opponent(Protocol):
-    """Writes greedily after a prompt."""
+    """Another program that writes greedily after a prompt of token ids."""
 
     def write(self, prompt: Sequence[int], tokens: int, *, anew: bool = False) -> int:
-        """Read what is new in the prompt, or all of it `anew`, and write at most `tokens`; how many were written."""
+        """Write at most `tokens` after the prompt, and return how many were written. The part of the prompt that was
+        read before is reused, unless `anew` is set."""
 
     def write_line(self, prompt: Sequence[int], most: int) -> int:
-        """The same to the end of the line."""
+        """The same, but stop at the end of the line; at most `most` tokens."""
 
 
 class LlamaCppPython:
@@ -54,7 +55,7 @@ class LlamaCppPython:
         return count
 
     def _written(self, prompt: Sequence[int], tokens: int) -> Iterator[int]:
-        written = self._llama.generate(list(prompt), temp=0.0)  # finds what it has read already
+        written = self._llama.generate(list(prompt), temp=0.0)  # reuses what it has read before
         for _ in range(tokens):
             token = int(next(written))
             if token == self._llama.token_eos():
@@ -92,11 +93,11 @@ KINDS: dict[str, tuple[str, Callable[[Path, int], Opponent]]] = {
     "llama_cpp_python": ("llama_cpp", LlamaCppPython),
     "xllamacpp": ("xllamacpp", XLlamaCpp),
 }
-"""The module and class of each package."""
+"""The importable module and the class for each opponent."""
 
 
 def opponents(file: Path, threads: int) -> dict[str, Opponent]:
-    """Those whose package is installed, over a `.gguf` file; none for another file."""
+    """The opponents whose package is installed, by name, with `file` loaded; none if it is no `.gguf` file."""
     if file.suffix != ".gguf":
         return {}
     return {
@@ -107,7 +108,7 @@ def opponents(file: Path, threads: int) -> dict[str, Opponent]:
 
 
 def versions() -> dict[str, str]:
-    """Of the installed packages."""
+    """The versions of the installed packages, by the opponents' names."""
     return {
         name: version(name.replace("_", "-")) for name, (module, _) in KINDS.items() if importlib.util.find_spec(module)
     }
@@ -115,7 +116,7 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without what native code writes to standard error and output."""
+    """Discards what native code writes to standard output and standard error meanwhile."""
     sys.stdout.flush()
     kept = os.dup(1), os.dup(2)
     nothing = os.open(os.devnull, os.O_WRONLY)

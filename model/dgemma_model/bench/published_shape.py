@@ -1,7 +1,6 @@
-"""Times of the published 26B shape with random weights, its experts in 16 and in 4 bits.
+"""Times of a network in the shape of the published 26B model with random weights, its experts in 16 and in 4 bits.
 
-On a processor the same runs for a small network of the same kind: what the program does can be tried there, its times
-say nothing about the large one.
+Without a GPU the same code can run for a small network of the same kind. Those times tell nothing about the large one.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from dgemma_model.network.config import LayerConfig, NetworkConfig
 from dgemma_model.network.served import ServedNetwork
 
 PROMPT_TOKENS = 1024
-"""Length of the prompt before a canvas of the published shape."""
+"""Tokens of the prompt before each canvas."""
 CANVASES = (16, 32, 64, 128, 256)
 STEPS = 12
-"""Denoising steps of a canvas. Reports of the published weights give 11 to 12 for 256 tokens."""
+"""Denoising steps of a canvas. Reports about the published weights tell of 11 to 12 steps for 256 tokens."""
 FORMS: tuple[Quantize, ...] = ("none", "4bit")
 COPIED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 27}
-"""Of the block by which the bandwidth of memory is measured."""
+"""Bytes that are copied to measure the bandwidth of memory, by the type of device."""
 
 
 def published_config() -> NetworkConfig:
@@ -54,7 +53,7 @@ def published_config() -> NetworkConfig:
 
 
 def small_config() -> NetworkConfig:
-    """The same in small: as many kinds of layers, and as large a share of experts."""
+    """A small network with the same kinds of layers, and about the same share of experts for each token."""
     published = published_config()
     layers = tuple(
         replace(layer, head_dim=layer.head_dim // 8, num_key_value_heads=layer.num_key_value_heads // 2)
@@ -75,12 +74,12 @@ def small_config() -> NetworkConfig:
 
 @torch.inference_mode()
 def measure_shape(config: NetworkConfig, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Times of denoising steps of networks with random weights, beside the time that reading the weights takes.
+    """Times of denoising steps with random weights, compared with the time that reading the weights takes.
 
-    Forms that do not fit the memory are said to need what they need.
+    For a form that does not fit into memory, the report has a message with what it needs.
 
     Raises:
-        BenchError: none fits.
+        BenchError: no form fits.
     """
     bandwidth = copy_bandwidth(device, repeats)
     report: dict[str, Any] = {"copy_gb_per_s": bandwidth / 1e9, "device": str(device), "steps": STEPS, "forms": {}}
@@ -106,8 +105,8 @@ def measure_shape(config: NetworkConfig, device: torch.device, repeats: int) -> 
 def measure_form(
     config: NetworkConfig, form: Quantize, device: torch.device, bandwidth: float, repeats: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """For each size of a canvas: times of a step of the decoder, how much longer that is than reading the weights that
-    it needs, and tokens a second when a canvas is denoised."""
+    """Yield for each canvas size: the times of a decoder step, how many times as long that is as reading the weights it
+    needs (the floor), and the tokens a second of whole canvases. `bandwidth` is in bytes a second."""
     size = 4 if device.type == "cpu" else 2
     experts, others = weight_bytes(config, form, size)
     network, cache = random_network(config, form, device), Cache()
@@ -132,7 +131,7 @@ def measure_form(
 
 
 def random_network(config: NetworkConfig, form: Quantize, device: torch.device) -> ServedNetwork:
-    """A network as it is served, with random weights."""
+    """A network as it is served, with random weights: float32 on CPUs, bfloat16 on GPUs."""
     plain = shape_of(config, form).to_empty(device=device).requires_grad_(False).eval()
     plain = plain.to(torch.bfloat16 if device.type == "cuda" else torch.float32)
     for name, tensor in plain.state_dict().items():
@@ -149,12 +148,12 @@ def random_network(config: NetworkConfig, form: Quantize, device: torch.device) 
 
 
 def shape_step(network: ServedNetwork, canvas: Tensor, cache: Cache, expected: Tensor) -> None:
-    """A decoder step with its logits."""
+    """One decoder step with its logits."""
     network.logits(network.decode(canvas, cache, expected=expected))
 
 
 def denoised(network: ServedNetwork, canvas: Tensor, cache: Cache) -> None:
-    """Denoise a canvas in `STEPS` steps, as a fill does that does not stop early."""
+    """Denoise a canvas in exactly `STEPS` steps, without stopping early."""
     pinned = torch.zeros_like(canvas, dtype=torch.bool)
     noise, generator = Noise(network.vocab_size), torch.Generator(canvas.device).manual_seed(0)
     for step in islice(denoise(network, cache, canvas, pinned, SamplerConfig(), noise, generator), STEPS):
@@ -162,7 +161,7 @@ def denoised(network: ServedNetwork, canvas: Tensor, cache: Cache) -> None:
 
 
 def copy_bandwidth(device: torch.device, repeats: int) -> float:
-    """Bytes a second that are read and written when a large block is copied."""
+    """Memory bandwidth in bytes a second, read and written bytes together, from copies of a large block."""
     block = torch.empty(COPIED_BYTES.get(device.type, COPIED_BYTES["cpu"]), dtype=torch.uint8, device=device)
     target = torch.empty_like(block)
     return 2 * block.numel() / statistics.median(timed(lambda: target.copy_(block), repeats))

@@ -1,4 +1,4 @@
-"""Taking times, in turns, and the places in real files that are filled."""
+"""Measures wall times of several ways in turns, and finds the places in real files that are filled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dgemma_model.source.excerpt import ExcerptBudget, cut
 
 
 def peak_memory_mb(device: torch.device) -> int:
-    """The most memory that was held so far: of the GPU, or of this process."""
+    """Peak memory so far in MiB: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) >> 20
     unit = 1 if sys.platform == "darwin" else 1024
@@ -29,39 +29,42 @@ Times = dict[str, float]
 
 
 NEARBY = ("inspect", "configparser", "optparse")
-"""Modules of the standard library that are taken for files near the one that is filled, the nearest last."""
+"""Modules of the standard library that play the files near the one that is filled, the nearest last."""
 
 
 class BenchError(Exception):
-    """What was asked for cannot be measured here; the message says why."""
+    """Something cannot be measured on this machine. The message is for users."""
 
 
 def summary(times: list[float]) -> Times:
-    """Median and 95th percentile of seconds, in milliseconds."""
+    """Median and 95th percentile in milliseconds, of times in seconds."""
     ordered = sorted(1000 * seconds for seconds in times)
     return {"median_ms": round(statistics.median(ordered), 3), "p95_ms": round(ordered[int(0.95 * len(ordered))], 3)}
 
 
 def timed(work: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each of `repeats` runs, after one that does not count."""
+    """Seconds of each of `repeats` runs, after one run that does not count."""
     work()
     return [once(work) for _ in range(repeats)]
 
 
 def finish_gpu() -> None:
+    """Wait until the GPU, if there is one, has done all its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def excerpts(count: int) -> list[Excerpt]:
-    """Places at line starts, spread over a source file, each with a full prompt."""
+    """Holes at line starts, spread over a source file, each with a full prompt and nothing missing."""
     return [excerpt for excerpt, _ in places(count, 0)]
 
 
 def places(count: int, missing: int, prompt_tokens: int = 512) -> list[tuple[Excerpt, tuple[str, ...]]]:
-    """Places at line starts, spread over a source file, with about `missing` code points of lines missing at each; and
-    what may be copied from: the rest of the file and some others, as many code points as the server reads. Excerpts are
-    for a checkpoint that reads `prompt_tokens`."""
+    """`count` holes at line starts, spread over a source file, each with its project text.
+
+    At each, lines of about `missing` code points are missing. The excerpts are for a checkpoint that reads
+    `prompt_tokens`. Project text is the rest of the file and `NEARBY`, about as much as the server reads.
+    """
     source = Path(argparse.__file__)
     text = source.read_text("utf-8")
     others = [(source.parent / f"{name}.py").read_text("utf-8") for name in NEARBY]
@@ -79,11 +82,11 @@ Work = Callable[[], object]
 
 
 def side_by_side(work: Mapping[str, Work], repeats: int, burst: int = 1) -> dict[str, Times]:
-    """Times of each of several ways to do the same thing, taken in turns so that whatever else the machine does falls
-    on all of them; the first round does not count.
+    """Times of several ways to do the same work, by their names. They take turns, so that other load on the machine
+    falls on all of them. The first round does not count.
 
-    A turn is `burst` runs on end, timed together: what runs many times on end in use, as denoising steps do, finds its
-    weights in the processor's cache, and would not when it came after another one's.
+    A turn is `burst` runs in a row, timed together. Work that in use runs many times in a row, as denoising steps do,
+    finds its weights in the processor's cache. It would not if another way ran in between.
     """
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for index in range(repeats + 1):
@@ -98,7 +101,7 @@ def _burst(work: Work, runs: int) -> None:
 
 
 def once(work: Callable[[], object]) -> float:
-    """Seconds of one run."""
+    """Wall seconds of one run, the GPU's work included."""
     finish_gpu()
     started = time.perf_counter()
     work()

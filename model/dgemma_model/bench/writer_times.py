@@ -1,7 +1,7 @@
-"""What `dgemma-lsp bench` measures of a checkpoint that writes causally: ours and others over the same weights.
+"""What `dgemma-lsp bench` measures of a checkpoint that writes causally: our network and others with the same weights.
 
-They take turns. Prompts are places in modules of the standard library. Times are medians and 95th percentiles in
-milliseconds.
+They take turns. Prompts are from modules of the standard library. Times are medians and 95th percentiles of wall time
+in milliseconds.
 """
 
 from __future__ import annotations
@@ -30,29 +30,30 @@ from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.request import Excerpt, FillRequest
 
 PROMPT_TOKENS = 400
+"""Tokens of a prompt."""
 WRITTEN = (8, 32, 128)
-"""Tokens that are written after a prompt that is known."""
+"""Numbers of tokens that are written after a cached prompt."""
 PASSES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-"""Tokens of one pass after a prompt that is known."""
+"""Numbers of tokens that one pass reads after a cached prompt."""
 LINE_TOKENS = 48
-"""The longest line."""
+"""Most tokens of a line."""
 LINE_BUDGET_MS = 1000.0
-"""The time that a server gives a line, by default."""
+"""The default time budget of a line in the server."""
 THREAD_CHOICE = 8
-"""Passes of a kind after which the number of threads has been chosen (network/threads.py)."""
+"""Passes of one size after which `network/threads.py` has chosen the number of threads."""
 NEIGHBOURS = 2
-"""Lines above and below the line that another file has, too."""
+"""Lines above and below the missing line that the other file of `_with_similar` also has."""
 COPIED_LINES = 12
-"""Half of the lines that are written again, word for word, further down."""
+"""Half of the number of lines that `_copied` has written once more."""
 
 
 def is_causal(source: Path, device: torch.device) -> bool:
-    """Whether `compare` measures this checkpoint."""
+    """Whether `compare` can measure this checkpoint: one that is served by `ServedQwen2`."""
     return isinstance(checkpoints.load(source, device, torch.float32).network, ServedQwen2)
 
 
 def compare(source: Path, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Prompts, passes, lines and longer texts, of a checkpoint that `is_causal`."""
+    """Times of prompts, passes, lines and longer texts, of a checkpoint for which `is_causal` holds."""
     loaded = checkpoints.load(source, device, torch.float32)
     network = loaded.network
     assert isinstance(network, ServedQwen2)
@@ -90,13 +91,13 @@ def _prompt(loaded: contract.Checkpoint, excerpt: Excerpt) -> Tensor:
 
 
 class _Everyone:
-    """The same work for all."""
+    """The same work for our network and for each opponent."""
 
     def __init__(self, network: CodeNetwork, others: dict[str, Opponent], prompts: list[Tensor]) -> None:
         self._network, self._others, self._prompts = network, others, prompts
 
     def cold(self) -> dict[str, Callable[[], object]]:
-        """Reading a prompt, and the scores after it."""
+        """Reading a prompt without a cache, with the logits after it."""
 
         def ours(prompt: Tensor) -> object:
             return self._network.logits(self._network.encode(prompt, Cache())[:, -1:])
@@ -107,7 +108,7 @@ class _Everyone:
         return work
 
     def written(self, tokens: int) -> dict[str, Callable[[], object]]:
-        """Writing after a prompt that is known, token by token."""
+        """Writing `tokens` after a cached prompt, token by token."""
         prompt, cache = self._prompts[0], Cache()
         self._network.encode(prompt, cache)
 
@@ -132,7 +133,7 @@ def _first_token(other: Opponent, prompt: Tensor) -> int:
 
 
 def _curve(network: CodeNetwork, prompt: Tensor, repeats: int) -> dict[int, Times]:
-    """Passes over new tokens after the prompt, with the scores of all."""
+    """Times of one pass after the cached prompt with the logits of all its tokens, by the number of tokens."""
     cache = Cache()
     network.encode(prompt, cache)
 
@@ -151,8 +152,10 @@ def _lines(
     spread: list[tuple[Excerpt, tuple[str, ...]]],
     repeats: int,
 ) -> dict[str, Any]:
-    """The rest of a line after one more keystroke: ours as served, chosen by the judge; others' plain greedy line.
-    Also how many of our lines the time budget cut, in per cent."""
+    """Times of the rest of a line after a keystroke: ours as it is served, with the judge; others' plain greedy line.
+
+    `cut_percent` is how many of our lines did not end within the time budget.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
     cut = list[bool]()
 
@@ -179,7 +182,7 @@ def _lines(
 
 
 def _typed(excerpt: Excerpt) -> tuple[Excerpt, Excerpt]:
-    """The excerpt with the first half of the line after the hole typed, but for one character; and with it."""
+    """The excerpt with the first half of the line after the hole typed: without its last character, and with it."""
     line, _, rest = excerpt.suffix.partition("\n")
     kept = len(line) - len(line.lstrip()) + max(2, len(line.strip()) // 2)
     return tuple(  # type: ignore[return-value]
@@ -188,7 +191,7 @@ def _typed(excerpt: Excerpt) -> tuple[Excerpt, Excerpt]:
 
 
 def _with_similar(excerpt: Excerpt, project: tuple[str, ...]) -> tuple[Excerpt, tuple[str, ...]]:
-    """The same place where another file has the line that is missing, between the same neighbours."""
+    """The same hole, and project text in which another file has the missing line between the same neighbours."""
     above, below = excerpt.prefix.splitlines(keepends=True), excerpt.suffix.splitlines(keepends=True)
     there = "".join([*above[-NEIGHBOURS:], *below[: NEIGHBOURS + 1]])
     return excerpt, (*project, "# another file\n" + there)
@@ -202,7 +205,7 @@ def _filled(infiller: Infiller, request: FillRequest) -> str:
 def _copied(
     infiller: Infiller, loaded: contract.Checkpoint, others: dict[str, Opponent], repeats: int
 ) -> dict[str, Any]:
-    """A token of lines that stand in the prompt already: ours with copies, others token by token, as many."""
+    """Times a token of lines that the prompt has already: ours with copies, others the same number token by token."""
     seconds: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
     counts: list[int] = []
     for excerpt, _ in places(repeats + 1, 0, 1024):
@@ -221,7 +224,8 @@ def _copied(
 
 
 def _beside_transformers(network: ServedQwen2, prompts: list[Tensor], repeats: int) -> dict[str, Times] | None:
-    """Reading a prompt beside `transformers` at the same shape; its weights are random, which changes no time."""
+    """Times of reading a prompt, with `transformers` at the same shape; its weights are random, which changes no
+    time."""
     if importlib.util.find_spec("transformers") is None:
         return None
     logging.getLogger("transformers").setLevel(logging.ERROR)

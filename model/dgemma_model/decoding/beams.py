@@ -15,7 +15,7 @@ from dgemma_model.decoding.constraint import ids_in_line
 from dgemma_model.decoding.prompt_cache import OpenPrompt
 
 BEAMS, LONGEST = 3, 8
-"""Texts, and tokens of each, at most (log/archive.md)."""
+"""Most texts, and most tokens of each (log/archive.md)."""
 
 
 class _Beam(NamedTuple):
@@ -51,11 +51,11 @@ def search(opened: OpenPrompt, *, beams: int = BEAMS) -> Iterator[list[str]]:
             hidden = cached.network.encode(
                 torch.tensor(tokens, device=cached.device), cache, positions=positions, seen=seen.to(cached.device)
             )
-            said = cached.network.logits(hidden[0]).log_softmax(-1)[:, : tokenizer.vocab_size]
-            said[:, never] = -torch.inf
-            ending = said[:, ends].logsumexp(-1).tolist()
+            log_probs = cached.network.logits(hidden[0]).log_softmax(-1)[:, : tokenizer.vocab_size]
+            log_probs[:, never] = -torch.inf
+            ending = log_probs[:, ends].logsumexp(-1).tolist()
             longer = list[_Beam]()
-            for beam, own, end, row in zip(live, nodes, ending, said, strict=True):
+            for beam, own, end, row in zip(live, nodes, ending, log_probs, strict=True):
                 if beam.forced:
                     allowed = ids_in_line(tokenizer, beam.forced, is_indent_settled=prompt.is_indent_settled)
                     row = torch.full_like(row, -torch.inf).index_copy_(

@@ -1,4 +1,4 @@
-"""The encoder as a causal language model over the same weights: how likely a text is in a hole, exactly."""
+"""The encoder read as a causal language model: exact log-probabilities of texts in a hole."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from dgemma_model.request import Candidate, Check, Draft, DraftToken
 def next_token_logits(
     cached: CachedPrompt, ids: list[int], rows: Sequence[Sequence[int]]
 ) -> tuple[Tensor, list[list[int]]]:
-    """Next-token logits [N, V] after the prompt `ids` and after each token of each row, from one pass. Also, for each
-    row, the indices of its logits, [len(row) + 1]. All but the last of `ids` must be cached; the cache stays as it is.
+    """Next-token logits after the prompt `ids` and after each token of each row, by one pass.
+
+    Returns the logits [N, V] of N distinct places, and for each row the indices [len(row) + 1] of its places among
+    them. All but the last of `ids` must be cached; the cache is the same afterwards.
 
     Raises:
         InfillError: the rows are longer than the model's context has room for.
@@ -32,29 +34,30 @@ def next_token_logits(
         cached.cache.crop(kept)
 
 
-class LikelyTexts:
-    """How likely the causal head finds texts in a hole, each with its end.
+class TextLikelihoods:
+    """Log-probabilities of texts in a hole, each with the end after it, by the causal head.
 
-    The end is end-of-text, or with `one_line` a line break as well. Tokens that healing forces do not count.
+    The end is an end-of-text token; with `one_line`, a line break ends the text as well. Tokens that token healing
+    forces are certain and do not count.
     """
 
     def __init__(self, opened: OpenPrompt, *, one_line: bool = False) -> None:
         self._opened = opened
         self._ends = list(opened.vocabulary.ends_of(one_line=one_line))
         self.known: dict[str, Tensor] = {}
-        """Log-probabilities, in nats, of the tokens of each text that was read and of its end, [n + 1]."""
+        """For each text that was read, the log-probabilities of its n counted tokens and of its end: [n + 1], nats."""
 
     def row(self, text: str) -> list[int]:
-        """The tokens of a text, those that healing forces included."""
+        """The token ids of the healed piece and `text`."""
         healed = self._opened.prompt.forced.decode("utf-8", "replace")
         return self._opened.vocabulary.tokenizer.encode_by_line(healed + text)
 
-    def forced(self, row: Sequence[int]) -> int:
-        """How many tokens of a row healing forces."""
+    def forced_count(self, row: Sequence[int]) -> int:
+        """How many first tokens of a row only repeat the healed piece."""
         return sum(end <= len(self._opened.prompt.forced) for end in self._ends_of_tokens(row))
 
-    def healed(self, row: Sequence[int]) -> int:
-        """How many tokens of a row healing forces or constrains."""
+    def healed_count(self, row: Sequence[int]) -> int:
+        """How many first tokens of a row have at least a byte of the healed piece."""
         starts = [0, *self._ends_of_tokens(row)][: len(row)]
         return sum(start < len(self._opened.prompt.forced) for start in starts)
 
@@ -63,33 +66,38 @@ class LikelyTexts:
         return itertools.accumulate(len(token_bytes[token]) for token in row)
 
     def read(self, texts: Sequence[str]) -> None:
-        """Know all of these, from one pass if any is not known. All but the last token of the prompt must be cached;
-        the cache stays as it is."""
+        """Fill `known` for all of these texts, by at most one pass.
+
+        All but the last token of the prompt must be cached. The cache is the same afterwards.
+
+        Raises:
+            InfillError: a text is longer than the model's context has room for.
+        """
         if unread := [text for text in texts if text not in self.known]:
             logits, paths = next_token_logits(self._opened.cached, self._opened.prompt.ids, [*map(self.row, unread)])
             self.learn(unread, logits, paths)
 
     def learn(self, texts: Sequence[str], logits: Tensor, paths: Sequence[Sequence[int]]) -> None:
-        """Know texts from the logits [N, V] of a pass; `paths` are those of `TokenTree`."""
+        """Fill `known` for texts from the logits [N, V] of a pass that read them; `paths` are those of `TokenTree`."""
         norms = logits.logsumexp(-1)
         for text, path in zip(texts, paths, strict=True):
             row = self.row(text)
-            forced = self.forced(row)
-            said = logits[path[forced:-1], row[forced:]]
+            forced = self.forced_count(row)
+            own = logits[path[forced:-1], row[forced:]]
             end = logits[path[-1], self._ends].logsumexp(0, keepdim=True)
-            self.known[text] = torch.cat((said, end)) - norms[path[forced:]]
+            self.known[text] = torch.cat((own, end)) - norms[path[forced:]]
 
 
 def fill_log_probabilities(opened: OpenPrompt, texts: Sequence[str], *, one_line: bool = False) -> list[Tensor]:
-    """Log-probabilities, in nats, of each text's tokens and of its end after the prompt; see `LikelyTexts`."""
-    likely = LikelyTexts(opened, one_line=one_line)
-    likely.read(texts)
-    return [likely.known[text] for text in texts]
+    """For each text, what `TextLikelihoods.known` has of it, by one pass."""
+    likelihoods = TextLikelihoods(opened, one_line=one_line)
+    likelihoods.read(texts)
+    return [likelihoods.known[text] for text in texts]
 
 
 def ranked(opened: OpenPrompt, plan: FillPlan, draft: Draft, others: Sequence[str]) -> Draft:
-    """The likeliest text among a finished draft of one hole and `others`; with the best ones as `candidates` if the
-    plan wants several."""
+    """The finished `draft` of one hole with the likeliest text among its own and `others` by the causal head; and with
+    `candidates` if the plan wants several."""
     texts = list(dict.fromkeys([draft.text, *filter(None, others)]))
     if len(texts) == 1 and plan.candidates == 1:
         return draft

@@ -1,4 +1,4 @@
-"""Which tokens may be written: the healed text first, then all but special tokens; end-of-text is allowed."""
+"""Which tokens may be written: first those of the healed text, then all but special ones. End-of-text is allowed."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def best_allowed(logits: Tensor, allowed: Sequence[int]) -> int:
 
 
 def remaining_forced(forced: bytes, ids: list[int], tokenizer: Tokenizer) -> bytes:
-    """The part of the healed text that is not written yet after `ids`."""
+    """The part of the healed text that is left after `ids`."""
     return forced[sum(len(tokenizer.token_bytes[i]) for i in ids) :]

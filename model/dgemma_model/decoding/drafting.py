@@ -22,27 +22,27 @@ from dgemma_model.project.copy_model import PromptCopies
 from dgemma_model.request import DraftedBy, DraftToken
 
 GOOD_RATE = 1.4
-"""Tokens that a pass is expected to write with what is at hand, by its cost, from which no further draft is made."""
+"""No new draft is made if a pass with a ready proposal should write at least so many tokens, divided by its cost."""
 COPY_RIGHT = (0.0, 0.31, 0.45, 0.57, 0.7, 0.74, 0.78, 0.82, 0.88, 0.9, 0.92, 0.94, 0.975)
-"""The probability that a copied token is right if all before it are, by how many of the last tokens match; fitted to
-what the default checkpoint writes (log/drafts.md)."""
+"""The probability that a copied token is right if all before it are, by the number of last tokens that match at the
+place copied from. Fitted to texts of the default checkpoint (log/drafts.md)."""
 WORTHWHILE_GAIN = 2
-"""Tokens that a denoised draft must have saved for another one to be made; a draft costs a pass."""
+"""A new canvas is denoised only if the latest one saved so many tokens: a canvas costs a pass."""
 MISSES = 2
-"""After so many passes that agreed with nothing of a denoised draft, the rest of it is dropped."""
+"""After so many passes in a row that agreed with nothing of a canvas, the rest of it is dropped."""
 LEAST_GAIN = 0.15
-"""Tokens that a draft must have saved on average for the next one to be made; it costs a tenth of a pass."""
+"""The trained drafter is asked only while its drafts save so many tokens on average: one costs a tenth of a pass."""
 GAIN_SHARE, GAIN_FORGOTTEN = 0.05, 0.001
-"""What the latest draft counts in that average; and how much it rises at each pass without one, so that one is tried
-again after eight of these."""
+"""The weight of the latest draft in that average; and what each pass without a draft adds to it, so that the drafter
+is tried again after some eight passes."""
 
 
 class Proposal(NamedTuple):
-    """Tokens that may come next."""
+    """Tokens that may come next; empty if there is no proposal."""
 
     ids: Sequence[int] = ()
-    likely: Sequence[float] = ()
-    """Of each, the probability that it is right if all before it are."""
+    probabilities: Sequence[float] = ()
+    """Of each token, that it is right if all before it are."""
 
 
 class TextSoFar(Protocol):
@@ -63,18 +63,23 @@ class Drafter(Protocol):
 
     @property
     def name(self) -> DraftedBy:
-        """Who it is to those who watch."""
+        """The name that is shown to people who watch the fill."""
 
-    def at_hand(self) -> Proposal:
-        """The proposal that it has now, without a pass; without ids if it has none."""
+    def proposal(self) -> Proposal:
+        """The proposal that is ready now, without a further pass."""
 
-    def passes(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
-        """Make a new draft, if none is left and drafts have paid lately. Yields what to show after each pass of the
-        writer's network that this takes. The last token of `text` is not cached yet."""
+    def draft_anew(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
+        """Make a new draft, if none is left and the latest ones have paid.
+
+        Yields after each pass of the writer's network that this takes, with the canvas to show. The last token of
+        `text` is not cached yet.
+        """
 
     def checked(self, written: int, agreed: int | None) -> None:
-        """Learn from a pass: how many tokens it wrote, and how many of them agreed with this drafter's proposal (None
-        if another drafter's proposal was checked)."""
+        """Take note of a pass: how many tokens it wrote, and how many of them agreed with this drafter's proposal.
+
+        `agreed` is None if the pass did not check a proposal of this drafter.
+        """
 
 
 class CopyDrafter:
@@ -83,28 +88,28 @@ class CopyDrafter:
     name: DraftedBy = "copies"
 
     def __init__(self, copies: PromptCopies) -> None:
-        """`copies` follow what is written by themselves."""
+        """The copy model tells `copies` of each token that is written."""
         self._copies = copies
 
-    def at_hand(self) -> Proposal:
+    def proposal(self) -> Proposal:
         """See `Drafter`."""
         match, ids = self._copies.continuation()
         return Proposal(ids, [COPY_RIGHT[min(match, len(COPY_RIGHT) - 1)]] * len(ids))
 
-    def passes(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
+    def draft_anew(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
         """Nothing: copies need no pass."""
         return iter(())
 
     def checked(self, written: int, agreed: int | None) -> None:
-        """Nothing: a copy is judged by its match."""
+        """Nothing: the probability of a copy depends on its match only."""
 
 
 @dataclass
 class CanvasDrafter:
-    """Proposes the text of one denoised canvas of the same network.
+    """Proposes the text of a canvas that the same network has denoised after the text so far.
 
-    A draft costs a pass or more, so another one is made only if the last one saved more than it cost. After a
-    disagreement the rest of the draft is proposed again, which costs nothing.
+    A canvas costs a pass or more, so a new one is made only if the latest saved more than it cost. After a disagreement
+    the rest of the canvas is proposed again, which costs nothing.
     """
 
     checkpoint: Checkpoint
@@ -112,26 +117,30 @@ class CanvasDrafter:
     sampling: Sampling
     draft_steps: int
     name: DraftedBy = "canvas"
-    _left: tuple[int, ...] = ()
-    _likely: tuple[float, ...] = ()
+    _ids: tuple[int, ...] = ()
+    """What is left of the latest canvas."""
+    _probabilities: tuple[float, ...] = ()
     _pays: bool = True
     _gain: int = 0
+    """Tokens that the latest canvas saved."""
     _misses: int = 0
-    _held_up: bool = False
+    """Latest passes in a row that agreed with nothing of it."""
+    _all_agreed: bool = False
+    """Whether the latest pass agreed with all of it; then the next canvas is wider."""
 
-    def at_hand(self) -> Proposal:
-        """See `Drafter`: what is left of the latest draft."""
-        return Proposal(self._left, self._likely)
+    def proposal(self) -> Proposal:
+        """See `Drafter`: what is left of the latest canvas."""
+        return Proposal(self._ids, self._probabilities)
 
-    def passes(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
+    def draft_anew(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
         """See `Drafter`."""
         if not (self._pays and text.ids and text.room > 1):
             return
-        if self._left:
+        if self._ids:
             return
         vocabulary, noise, generator = self.opened.vocabulary, self.sampling.noise, self.sampling.generator
         widths = sorted(self.checkpoint.policy.canvas_lengths)
-        width = min(widths[1:2] or widths) if self._held_up else widths[0]
+        width = min(widths[1:2] or widths) if self._all_agreed else widths[0]
         width = min(width, text.room + 2)
         canvas = noise.draw((1, width), generator)
         canvas[0, 0] = text.ids[-1]
@@ -144,26 +153,28 @@ class CanvasDrafter:
         for step in denoise(network, cache, canvas, pinned, config, noise, generator, constraint.apply):
             drafted, confidence = step.best[0, 1:].tolist(), step.confidence[0, 1:].tolist()
             end = next((at for at, token in enumerate(drafted) if token in vocabulary.ends), len(drafted))
-            self._left, self._likely = tuple(drafted[:end]), tuple(confidence[:end])
+            self._ids, self._probabilities = tuple(drafted[:end]), tuple(confidence[:end])
             tokenizer = vocabulary.tokenizer
             yield tuple(DraftToken(tokenizer.decode([i]), c, False) for i, c in zip(drafted, confidence, strict=True))
-        self._pays = False  # until it has paid
+        self._pays = False  # until it has saved enough
 
     def checked(self, written: int, agreed: int | None) -> None:
         """See `Drafter`."""
-        if agreed is not None and self._left:
+        if agreed is not None and self._ids:
             self._gain += agreed
             self._misses = 0 if agreed else self._misses + 1
-            self._held_up = agreed == len(self._left)
+            self._all_agreed = agreed == len(self._ids)
             self._pays = self._pays or self._gain >= WORTHWHILE_GAIN
         kept = slice(written, None) if self._misses < MISSES else slice(0)
-        self._left, self._likely = self._left[kept], self._likely[kept]
+        self._ids, self._probabilities = self._ids[kept], self._probabilities[kept]
 
 
 @dataclass
-class StateDrafts:
-    """Proposes what a drafter denoises from the writer's states, in one step: anew after each pass, because that costs
-    a tenth of one. In a text where drafts have saved little lately, they are made now and then only.
+class TrainedDrafter:
+    """Proposes what a small trained network (`DrafterNetwork`) denoises in one step from the writer's states.
+
+    A draft costs a tenth of a pass, so there is a new one after each pass. Where drafts have saved little lately, the
+    network is tried now and then only.
     """
 
     network: DrafterNetwork
@@ -171,12 +182,12 @@ class StateDrafts:
     name: DraftedBy = "drafter"
     _drafted: Proposal | None = None
 
-    def at_hand(self) -> Proposal:
+    def proposal(self) -> Proposal:
         """See `Drafter`."""
         return self._drafted or Proposal()
 
-    def passes(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
-        """See `Drafter`: none of the writer's passes is spent."""
+    def draft_anew(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
+        """See `Drafter`: takes no pass of the writer's network."""
         cached = self.opened.cached
         if text.ids and not text.forced and text.room > 1:
             if cached.draft_gain >= LEAST_GAIN:
@@ -193,13 +204,14 @@ class StateDrafts:
         self._drafted = None
 
 
-def worthwhile(likely: Sequence[float], token_cost: float) -> tuple[int, float]:
-    """How many tokens of a proposal a pass should check, and how many it is then expected to write, by its cost.
+def worthwhile(probabilities: Sequence[float], token_cost: float) -> tuple[int, float]:
+    """How many tokens of a proposal a pass should check, and how many it should write then, divided by its cost.
 
-    `likely` are those of the `Proposal`; `token_cost` is `Policy.token_cost`.
+    `probabilities` are those of the `Proposal`. A pass over n drafted tokens costs 1 + `token_cost` * (n - 1) passes
+    over one token.
     """
     best, chance, expected = (0, 1.0), 1.0, 1.0
-    for count, probability in enumerate(likely, start=1):
+    for count, probability in enumerate(probabilities, start=1):
         chance *= probability
         expected += chance
         rate = expected / (1 + token_cost * (count - 1))
@@ -211,12 +223,12 @@ def worthwhile(likely: Sequence[float], token_cost: float) -> tuple[int, float]:
 def drafters_for(
     plan: FillPlan, checkpoint: Checkpoint, opened: OpenPrompt, sampling: Sampling, copies: PromptCopies
 ) -> list[Drafter]:
-    """The drafters that a plan asks for; none for a fill that decodes token by token."""
+    """The drafters that a plan asks for; none if it writes token by token. `copies` belong to the fill's copy model."""
     found: list[Drafter] = []
     if plan.drafting in ("copied", "both"):
         found.append(CopyDrafter(copies))
     if plan.drafting in ("denoised", "both") and checkpoint.drafter is not None:
-        found.append(StateDrafts(checkpoint.drafter, opened))
+        found.append(TrainedDrafter(checkpoint.drafter, opened))
     elif plan.drafting in ("denoised", "both"):
         found.append(CanvasDrafter(checkpoint, opened, sampling, plan.draft_steps))
     return found

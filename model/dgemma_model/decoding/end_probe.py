@@ -1,8 +1,9 @@
-"""Finds where a fill ends: a logistic model of what the writer would write next, and of the shape of the text.
+"""Finds where a fill ends, by a logistic model of the writer's next-token probabilities and of the text's shape.
 
-Some instruction-tuned models do not end their fills, but their probabilities still show where the end is. Inside a
-line, wherever brackets are level, the model asks whether the writer would go on with the suffix. At the end of a line,
-the line below the hole is read as a draft: how likely is it to come next? `train/fit_ends.py` fits the weights.
+Some instruction-tuned models do not end their fills, but their probabilities still show where the end is. A fill may
+end inside a line wherever all brackets are closed; there it counts how likely the writer would go on with the suffix.
+It may also end at the end of a line. There the line below the hole is read as a draft, and it counts how likely that
+line comes next. `train/fit_ends.py` fits the weights.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from dgemma_model.prompt.tokenizer import Tokenizer
 Place = Literal["line_end", "inside"]
 
 END_FIGURES = 24
-"""How many figures the model weighs, of either kind of place."""
+"""The number of figures (features) of the logistic model, for each kind of place."""
 NEXT_TOKENS = 8
 """Tokens of the line below the hole that are read at the end of each line."""
 _LONGEST_HEAD = 24
-"""Bytes of the text after the hole whose beginnings are compared with what would be written next."""
+"""Tokens with at most so many bytes count as beginnings of the text after the hole."""
 _LEAST = -20.0
-"""The least log-probability, in nats, that counts."""
+"""Lower log-probabilities, in nats, count as this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,11 @@ class EndPlace:
 
     kind: Place
     cut: int
-    """How much of the text belongs to the fill, if it ends here, in code points."""
+    """The length of the fill in code points, if it ends here."""
 
 
 class EndFigures:
-    """The figures of the places where one hole may end."""
+    """The places where a fill of one hole may end, and their figures."""
 
     def __init__(self, prefix: str, suffix: str, vocabulary: FillVocabulary) -> None:
         self._end = FillEnd.of(prefix, suffix, one_line=False)
@@ -51,7 +52,7 @@ class EndFigures:
         """The first tokens of the line below the hole; none if the hole ends inside a line."""
 
     def place(self, text: str) -> EndPlace | None:
-        """Where the hole may end now that `text` is written; None if it may not."""
+        """The place at the end of `text` where the fill may end; None if it may not end there."""
         stripped = text.rstrip()
         if not stripped:
             return None
@@ -60,21 +61,23 @@ class EndFigures:
             return EndPlace("inside", len(text)) if line.strip() and is_level(line) else None
         next_line, last = self._end.next_line, (self._line_before + stripped).rpartition("\n")[2]
         if not is_level(stripped) and indent_of(next_line) <= indent_of(last):
-            return None  # what is opened is not closed, nor does what follows go on in it
+            return None  # a bracket is open, and the next line is not indented as if it were inside
         blank = text[len(stripped) :]
         return EndPlace("line_end", len(stripped) + blank.find("\n")) if blank.endswith("\n") else None
 
-    def said(self, spoken: np.ndarray) -> list[float]:
-        """Three log-probabilities from those of the next token, [V]: that the fill ends, of the likeliest token, and
+    def next_log_probs(self, log_probs: np.ndarray) -> list[float]:
+        """Three log-probabilities, from those [V] of the next token: that the fill ends, of the likeliest token, and
         that the suffix begins."""
-        suffix = float(np.logaddexp.reduce(spoken[self._heads])) if self._heads else _LEAST
-        return [float(np.logaddexp.reduce(spoken[self._ends])), float(spoken.max()), suffix]
+        suffix = float(np.logaddexp.reduce(log_probs[self._heads])) if self._heads else _LEAST
+        return [float(np.logaddexp.reduce(log_probs[self._ends])), float(log_probs.max()), suffix]
 
-    def of(self, text: str, said: Sequence[float], below: np.ndarray) -> list[float]:
-        """The `END_FIGURES` figures of a text. `said` is what the method of that name returns. `below` [n, 2] has the
-        log-probabilities of the first n of `next_ids`, one after the other, and of the likeliest token at each
-        place."""
-        ends, best, suffix = (max(value, _LEAST) for value in said)
+    def of(self, text: str, next_log_probs: Sequence[float], below: np.ndarray) -> list[float]:
+        """The `END_FIGURES` figures of the place at the end of `text`.
+
+        `next_log_probs` are what the method of that name returns. `below` [n, 2] has the log-probability of each of the
+        first n of `next_ids` after those before it, and that of the likeliest token there.
+        """
+        ends, best, suffix = (max(value, _LEAST) for value in next_log_probs)
         stripped = text.rstrip()
         last = (self._line_before + stripped).rpartition("\n")[2]
         is_blank = text[len(stripped) :].count("\n") > 1
@@ -111,7 +114,7 @@ class EndFigures:
 
 
 class EndProbe:
-    """Decides whether the text of one hole ends."""
+    """Decides whether the fill of one hole ends."""
 
     def __init__(self, weights: Sequence[float], figures: EndFigures) -> None:
         """`weights` [2 * END_FIGURES]: those for ends of lines, then those for places inside a line."""
@@ -120,25 +123,27 @@ class EndProbe:
         self._figures = figures
 
     def draft(self, text: str) -> list[int]:
-        """The tokens that must be read after `text` before `cut` can decide whether it ends there."""
+        """The tokens that the next pass must read after `text`, so that `cut` can decide whether it ends there."""
         place = self._figures.place(text)
         return self._figures.next_ids if place is not None and place.kind == "line_end" else []
 
-    def cut(self, text: str, spoken: np.ndarray, drafted: Sequence[int]) -> int | None:
-        """The length of `text` that belongs into the hole if it ends here; None if it goes on. `spoken` [1 + n, V] are
-        the log-probabilities of the next token, and of the token after each of the n `drafted` ones."""
+    def cut(self, text: str, log_probs: np.ndarray, drafted: Sequence[int]) -> int | None:
+        """The length of the fill in code points if it ends at the end of `text`; None if it goes on.
+
+        `log_probs` [1 + n, V] are those of the next token, and of the token after each of the n `drafted` ones.
+        """
         place = self._figures.place(text)
         if place is None:
             return None
         read = list(drafted[: len(self._figures.next_ids)])
-        rows = spoken[: len(read)]
+        rows = log_probs[: len(read)]
         below = np.stack((rows[np.arange(len(read)), read], rows.max(1)), 1) if read else np.empty((0, 2))
-        figures = self._figures.of(text, self._figures.said(spoken[0]), below)
+        figures = self._figures.of(text, self._figures.next_log_probs(log_probs[0]), below)
         return place.cut if figures @ self._weights[place.kind] > 0 else None
 
 
 def _heads(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The tokens that `text` may begin with, without a single space."""
+    """The ids of all tokens that are beginnings of `text`, but for a single space."""
     data = text.encode("utf-8", "replace")[:_LONGEST_HEAD]
     heads = (data[:size] for size in range(1, len(data) + 1))
     return [token for head in heads if head != b" " and (token := tokenizer.id_of(head)) is not None]

@@ -1,4 +1,4 @@
-"""Ends fills that do not end by themselves, where they reach the text after the hole. No torch.
+"""Ends fills by rules where they begin to repeat the text after the hole. No torch.
 
 Some instruction-tuned models do not stop: they write the middle, then the suffix again, then whatever may follow. So
 the text is compared with the suffix while it is written.
@@ -14,7 +14,7 @@ _QUOTES = "\"'`"
 
 @dataclass(frozen=True, slots=True)
 class FillEnd:
-    """The text after the hole, as far as it tells where a fill ends."""
+    """The parts of the text around a hole that tell where its fill ends."""
 
     rest: str
     """The rest of the hole's last line, without blanks around it."""
@@ -33,8 +33,7 @@ class FillEnd:
         return cls(rest.strip(), next_line, prefix[prefix.rfind("\n") + 1 :], one_line)
 
     def cut(self, text: str) -> int | None:
-        """The length of `text` that belongs into the hole, once the text has reached what follows the hole; None until
-        then."""
+        """The length of the fill in code points, once `text` has reached what follows the hole; None until then."""
         if "\n" in text and self.repeats(text):
             return 0
         line_start = text.rfind("\n") + 1
@@ -46,14 +45,14 @@ class FillEnd:
         return self._cut_before_next_line(text)
 
     def repeats(self, text: str) -> bool:
-        """Whether the first line of `text`, which is written in the hole, is the next line over again. Single words
-        and signs are not meant: `else`, `end` and `}` often stand twice."""
+        """Whether the first line of `text`, in the hole, repeats the next line. A line of one word or sign does not
+        count: `else`, `end` and `}` are often in two lines."""
         line = (self.line_before + text.partition("\n")[0]).rstrip()
         return not self.rest and line == self.next_line and len(line.split()) > 1
 
     def _cut_before_rest(self, text: str, start: int) -> int | None:
-        """Before the rest of the line, written again: all of it at the end of `text`, or a bracket of it that the text
-        from `start` on does not open."""
+        """The length before a repetition of the rest of the line; None without one. It is all of the rest at the end of
+        `text`, or its first sign if that is a closing bracket that the text from `start` on does not open."""
         line = text[start:].partition("\n")[0]
         unopened = _first_unopened(line)
         if unopened is not None and self.rest[0] == line[unopened]:
@@ -64,8 +63,8 @@ class FillEnd:
         return None
 
     def _cut_before_next_line(self, text: str) -> int | None:
-        """Before the first whole line that is the first one below the hole, or indented less than that and than the
-        hole. A token may hold several line breaks, so all lines but the hole's own are looked at."""
+        """The length before the first whole line that equals the line below the hole, or is indented less than that one
+        and the hole. A token may hold several line breaks, so all lines but the hole's own are looked at."""
         if not self.next_line:
             return None
         at = text.find("\n")
@@ -80,12 +79,12 @@ class FillEnd:
 
 
 def indent_of(line: str) -> int:
-    """How many blanks `line` begins with."""
+    """The number of blanks (spaces or tabs) at the beginning of `line`."""
     return len(line) - len(line.lstrip())
 
 
 def _first_unopened(line: str) -> int | None:
-    """Where `line` has a closing bracket that it does not open, outside of strings."""
+    """The place of the first closing bracket outside of strings that `line` does not open; None if there is none."""
     opened = list[str]()
     for at, sign in _signs(line):
         if sign in _CLOSERS.values():
@@ -106,7 +105,8 @@ def is_level(text: str) -> bool:
 
 
 def _signs(line: str) -> list[tuple[int, str]]:
-    """The signs of `line` that are in no string, with their places; a string that is not closed is none."""
+    """The characters of `line` outside of strings that are no letters or digits, with their places. A quote that is not
+    closed begins no string."""
     found, at = list[tuple[int, str]](), 0
     while at < len(line):
         if line[at] in _QUOTES:

@@ -1,6 +1,6 @@
-"""How one request is filled: what the request, the checkpoint's policy and its sampler say, resolved once.
+"""The plan of one fill: request, policy and sampler settings of the checkpoint, resolved once.
 
-The ways to fill see a plan and a prompt. They do not know the family, nor who asked.
+The ways to fill see a plan and a prompt. They do not know the checkpoint's family, nor who asked.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class FillPlan:
     """How one fill is done. Fields of the same name in `FillRequest` and `Policy` are described there."""
 
     way: Way
-    """`verified`: what the causal head would write, with drafts; `denoised`: one canvas with all the holes;
-    `by_width`: canvases of several widths side by side; `one_by_one`: each hole by a plan of its own."""
+    """`verified`: the causal head's text, with drafts. `denoised`: one canvas with all holes. `by_width`: canvases of
+    several widths side by side. `one_by_one`: the holes from left to right, each by a plan of its own."""
     one_line: bool
     max_tokens: int
     candidates: int
@@ -40,21 +40,23 @@ class FillPlan:
 
     @property
     def chooses_line(self) -> bool:
-        """Whether several texts are considered for a line, and the judge chooses."""
+        """Whether the judge chooses among several texts for a line."""
         return self.one_line and self.reads_project and not self.alternative
 
     @property
     def alternative(self) -> int:
-        """How many better first tokens are skipped, for another text by a checkpoint that does not denoise: to it
-        another seed makes no difference. 0 gives the likeliest text."""
+        """How many of the likeliest first tokens are skipped; 0 gives the likeliest text. This is how a checkpoint that
+        does not denoise finds another candidate: its text does not depend on a seed."""
         return 0 if self.denoises else self.seed
 
 
 def plan_for(
     request: FillRequest, policy: Policy, sampler: SamplerConfig, *, ends_holes: bool, has_drafter: bool = False
 ) -> FillPlan:
-    """The plan for a request, which overrides the policy. `ends_holes` is that of the checkpoint's `PromptFormat`;
-    `has_drafter` says that a network of its own drafts."""
+    """The plan for a request. What the request sets overrides the policy.
+
+    `ends_holes` is that of the checkpoint's `PromptFormat`; `has_drafter` tells whether it has a trained drafter.
+    """
     steps, holes = request.max_denoising_steps, request.excerpt.hole_count
     denoises = policy.denoises or request.denoise
     together = denoises and (policy.together if request.together is None else request.together)

@@ -1,8 +1,8 @@
 """Keys and values of prompts, kept from fill to fill.
 
-A prompt is found again by its tokens, never by a name. The one with the longest common beginning is reused, so that a
-keystroke costs the tokens that it changed. This is exact beyond a sliding window, too, because caches keep all tokens
-(network/cache.py). One `PromptCaches` belongs to one network.
+A prompt is found again by its tokens. The cached one with the longest common beginning is reused, so that a keystroke
+costs only the tokens that it changed. Layers with a sliding window get exact results, too, because caches keep all
+tokens (network/cache.py). One `PromptCaches` belongs to one network.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ from dgemma_model.prompt.format import EncodedPrompt, FillVocabulary
 from dgemma_model.request import InfillError
 
 PREFILL_CHUNK = 256
-"""Tokens of a long prompt that are encoded at a time; between two chunks a fill may be stopped."""
+"""A long prompt is encoded so many tokens at a time; between two chunks a fill may be stopped."""
 
 
 class TokenTree:
-    """Rows of tokens after a common root: a beginning that rows share is read once, and each token sees its own branch
-    only (Miao et al., arXiv 2305.09781)."""
+    """Rows of tokens after a common root, as a tree of N nodes: tree attention (Miao et al., arXiv 2305.09781).
+
+    A beginning that rows share is read once. Each token sees only those before it in its own rows.
+    """
 
     def __init__(self, root: int, rows: Sequence[Sequence[int]]) -> None:
         self.tokens = [root]
-        """Of each node; the root is the first, and the tokens of the first row come next, in their order."""
+        """The token of each node. The root is node 0; nodes 1 and up are the first row, in its order."""
         self.depths = [0]
-        """Of each node, its distance from the root."""
+        """The distance of each node from the root."""
         self.paths = list[list[int]]()
-        """Of each row, the nodes of the root and of its tokens."""
+        """For each row, the nodes of the root and of the row's tokens: [len(row) + 1]."""
         self._parents = [-1]
         children: dict[tuple[int, int], int] = {}
         for row in rows:
@@ -49,8 +51,8 @@ class TokenTree:
                 path.append(node)
             self.paths.append(path)
 
-    def seen(self) -> Tensor:
-        """Which nodes each node sees, itself included: [N, N], bool."""
+    def visibility(self) -> Tensor:
+        """[N, N] bool: row n is True at the nodes that node n sees, itself included."""
         seen = torch.eye(len(self.tokens), dtype=torch.bool)
         for node, parent in enumerate(self._parents[1:], start=1):
             seen[node] |= seen[parent]
@@ -58,27 +60,29 @@ class TokenTree:
 
 
 class CachedPrompt:
-    """Tokens with their keys and values; fills are written after them."""
+    """Tokens of one prompt with their keys and values. Fills are written after them."""
 
     def __init__(self, network: CodeNetwork, cache: Cache, ids: list[int]) -> None:
         self.network = network
         self.cache = cache
         self.ids = ids
-        """What the cache holds, exactly."""
+        """The tokens that the cache holds."""
         self.draft_gain = 1.0
-        """Tokens that a draft has saved lately, on average (`decoding.drafting`)."""
+        """Moving average of the tokens that a trained drafter's draft saved (`drafting.TrainedDrafter`)."""
 
     @property
     def device(self) -> torch.device:
-        """Where keys and values are."""
+        """The device of the network and of the cache."""
         return self.network.device
 
     @torch.inference_mode()
     def append(self, ids: Sequence[int], last: int | None = None) -> Tensor:
-        """Encode `ids` after the cached ones. Returns next-token logits [n, V] of the `last` ones, of all by default.
+        """Encode `ids` (at least one) after the cached tokens, causally. They are cached then.
+
+        Returns the next-token logits [n, V] of the `last` of them; of all by default.
 
         Raises:
-            InfillError: an id is outside the network's vocabulary, or there is no position left for it.
+            InfillError: an id is outside the network's vocabulary, or the text is longer than its context.
         """
         self._check(ids)
         if len(ids) > self.room(self.ids):
@@ -89,11 +93,13 @@ class CachedPrompt:
 
     @torch.inference_mode()
     def append_tree(self, ids: Sequence[int], rows: Sequence[Sequence[int]]) -> tuple[Tensor, TokenTree]:
-        """Encode `ids` after the cached ones, and `rows` as branches after the last of them. Returns the next-token
-        logits [N, V] of the nodes of that tree. `ids` and the first row are cached then.
+        """Encode `ids` (at least one) after the cached tokens, and `rows` as branches after the last of them.
+
+        Returns the next-token logits [N, V] of the nodes of that tree, and the tree. `ids` and the first row are cached
+        then; the other rows are not.
 
         Raises:
-            InfillError: an id is outside the network's vocabulary, or there is no position left for a row.
+            InfillError: an id is outside the network's vocabulary, or a row is longer than its context.
         """
         tree = TokenTree(ids[-1], rows)
         logits = self.tree_logits(ids[:-1], tree, seen=len(self.ids))
@@ -103,11 +109,13 @@ class CachedPrompt:
 
     @torch.inference_mode()
     def tree_logits(self, ids: Sequence[int], tree: TokenTree, *, seen: int) -> Tensor:
-        """Encode `ids`, then `tree` after them, which both see the first `seen` cached tokens. Returns the next-token
-        logits [N, V] of its nodes. All of it is in the cache then.
+        """Encode `ids` causally after the first `seen` cached tokens, and `tree` after them.
+
+        Returns the next-token logits [N, V] of the tree's nodes. The cache then has one entry more for each id and each
+        node; the caller crops it.
 
         Raises:
-            InfillError: an id is outside the network's vocabulary, or there is no position left for a row.
+            InfillError: an id is outside the network's vocabulary, or a row is longer than its context.
         """
         self._check([*ids, *tree.tokens])
         before, nodes, kept = seen + len(ids), len(tree.tokens), self.cache.length
@@ -118,7 +126,7 @@ class CachedPrompt:
         visible[:, :seen] = True
         visible[:, kept : kept + len(ids)] = True
         visible[: len(ids), kept : kept + len(ids)].tril_()
-        visible[len(ids) :, kept + len(ids) :] = tree.seen()
+        visible[len(ids) :, kept + len(ids) :] = tree.visibility()
         positions = [*range(seen, before), *(before + depth for depth in tree.depths)]
         hidden = self.network.encode(
             torch.tensor([[*ids, *tree.tokens]], device=self.device),
@@ -129,13 +137,13 @@ class CachedPrompt:
         return self.network.logits(hidden[0, len(ids) :])
 
     def _check(self, ids: Sequence[int]) -> None:
-        """Refuse ids that the network does not have: compiled passes would read beyond its embeddings."""
+        """Refuse ids that the network does not have, because compiled passes would read beyond its embeddings."""
         most = self.network.vocab_size
         if not 0 <= min(ids) <= max(ids) < most:
             raise InfillError(f"token ids must be 0 to {most - 1}; a tokenizer that does not belong here?")
 
     def room(self, ids: Sequence[int]) -> int:
-        """How many tokens the model's context holds after `ids`."""
+        """How many more tokens fit into the model's context after `ids`."""
         return self.network.context_length - len(ids)
 
     def crop(self, length: int) -> None:
@@ -144,14 +152,14 @@ class CachedPrompt:
         del self.ids[length:]
 
     def read_most_of(self, ids: Sequence[int]) -> Iterator[None]:
-        """Encode what is missing of `ids`, a chunk at a time, except the last chunk, which the fill's first pass
-        reads."""
+        """Encode what is not cached of `ids`, and yield after each chunk. The last chunk is left to the fill's first
+        pass."""
         while len(ids) - len(self.ids) > PREFILL_CHUNK:
             self.append(ids[len(self.ids) :][:PREFILL_CHUNK], last=0)
             yield
 
     def read_all_of(self, ids: Sequence[int]) -> Iterator[None]:
-        """Encode what is missing of `ids`, a chunk at a time."""
+        """Encode what is not cached of `ids`, at least one token, and yield after each chunk."""
         yield from self.read_most_of(ids)
         self.append(ids[len(self.ids) :], last=0)
         yield
@@ -159,41 +167,42 @@ class CachedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class OpenPrompt:
-    """A prompt in use: its ids, its cache, and how its fills are read."""
+    """A prompt while a fill is written after it, with its cache and the vocabulary of its fills."""
 
     cached: CachedPrompt
     prompt: EncodedPrompt
     vocabulary: FillVocabulary
 
     def rewind(self) -> None:
-        """Forget what was written after the prompt; all of the prompt stays cached."""
+        """Crop the cache to the prompt."""
         self.cached.crop(len(self.prompt.ids))
 
     def rewind_before_last(self) -> None:
-        """Forget what was written, and the prompt's last token, so that its logits can be asked for again."""
+        """Crop the cache to the prompt without its last token, so that a pass gives the logits after that."""
         self.cached.crop(len(self.prompt.ids) - 1)
 
     def read(self, ids: Sequence[int]) -> tuple[str, bool]:
-        """The text that `ids` fill the (first) hole with, and whether they end it."""
+        """The text that `ids` put into the (first) hole, and whether they end it."""
         return self.vocabulary.read(ids, self.prompt.forced)
 
 
 class PromptCaches:
-    """The prompts of the latest fills, least recently used out, within a budget of bytes."""
+    """The prompts of the latest fills. Those used longest ago are dropped over a budget of bytes."""
 
     def __init__(self, network: CodeNetwork, budget_bytes: int) -> None:
         self._network = network
         self._budget_bytes = budget_bytes
         self._kept: list[CachedPrompt] = []  # the latest last
         self.nbytes = 0
-        """Bytes of all that is kept."""
+        """Bytes of all prompts that are kept, without those that are borrowed."""
 
     @contextmanager
     def borrowed(self, ids: Sequence[int]) -> Iterator[CachedPrompt]:
-        """The longest cached beginning of `ids`, without the last token, whose logits are wanted.
+        """The cached prompt with the longest common beginning, cropped to it. The last of `ids` is never cached, since
+        the fill's first pass must read it for its logits.
 
-        No other caller gets it meanwhile. Afterwards it is kept with whatever was appended. After an error nothing is
-        kept, because a failing device may have written anything.
+        No other caller gets the same prompt meanwhile. Afterwards it is kept with whatever was appended. After an error
+        no prompt is kept, because a failing device may have written anything.
         """
         prompt = self._take(ids)
         try:
@@ -222,7 +231,7 @@ class PromptCaches:
         common = min(common, len(ids) - 1)
         if best is None or common <= 0:
             return CachedPrompt(self._network, Cache(), [])
-        if 2 * common < len(best.ids):  # another text that happens to begin alike: it keeps its own
+        if 2 * common < len(best.ids):  # another text that happens to begin alike keeps its tokens
             copied = CachedPrompt(self._network, best.cache.copy(common), best.ids[:common])
             if 2 * common >= len(ids):  # the same document
                 copied.draft_gain = best.draft_gain
@@ -240,5 +249,5 @@ class PromptCaches:
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """With how many equal tokens both begin."""
+    """The length of the common beginning."""
     return next(compress(count(), map(ne, a, b)), min(len(a), len(b)))

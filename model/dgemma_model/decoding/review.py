@@ -19,8 +19,11 @@ DOUBT_NATS = 2.0
 
 @torch.inference_mode()
 def disagreement(checkpoint: Checkpoint, cached: CachedPrompt, canvas: Tensor) -> tuple[Tensor, Tensor]:
-    """One noiseless pass over `canvas` [B, L]: how much likelier than its own the most likely token of each position
-    is, in nats (0 where they agree), and which one that is; [B, L] each."""
+    """One noiseless pass over `canvas` [B, L] int64.
+
+    Returns two tensors [B, L]: by how many nats the likeliest token of each position is likelier than the one there,
+    float32 (0 if it is the same), and the id of that token, int64.
+    """
     network = checkpoint.network
     logits = network.logits(network.decode(canvas, cached.cache))
     log_probabilities = Constraint(checkpoint.format.vocabulary, b"").apply(logits).log_softmax(-1)
@@ -29,7 +32,8 @@ def disagreement(checkpoint: Checkpoint, cached: CachedPrompt, canvas: Tensor) -
 
 
 def doubts(checkpoint: Checkpoint, opened: OpenPrompt, span: str, min_nats: float) -> Iterator[Doubt]:
-    """Tokens of `span`, which is in the hole, that the network strongly disagrees with. All of the prompt is cached.
+    """Yield the tokens of `span`, the text in the hole, for which another is `min_nats` likelier. All of the prompt is
+    cached.
 
     A span longer than the widest canvas is reviewed in pieces, each with those before it as part of the prompt.
     """

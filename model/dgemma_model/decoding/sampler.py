@@ -65,7 +65,8 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class LogitReading:
-    """What is read from the logits of N positions; each [N]."""
+    """The figures of N positions, from their logits; each [N]. `best` and `sampled` are ids, int64; `confidence` is a
+    probability and `entropy` is in nats, both float32."""
 
     best: Tensor
     confidence: Tensor

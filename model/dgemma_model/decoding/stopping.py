@@ -65,11 +65,11 @@ class AnyOf:
 
 
 LOOP_TOKENS, LOOP_PERIOD, LOOP_ROUNDS = 24, 8, 4
-"""A loop: the last tokens, so many at least, repeat a period of at most so many, so many times at least."""
+"""A loop: at least the last 24 tokens repeat a period of at most 8 tokens, at least 4 times."""
 
 
 def is_looping(ids: Sequence[int]) -> bool:
-    """Whether a text has run into a loop, which a small model does not leave by itself."""
+    """Whether the text ends in a loop, which small models do not leave by themselves."""
     for period in range(1, LOOP_PERIOD + 1):
         size = max(LOOP_TOKENS, period * LOOP_ROUNDS)
         tail = ids[-size:]

@@ -1,4 +1,4 @@
-"""Fills within a time budget: when it is over, the present draft is the last one, cut where it parses. No torch."""
+"""Ends a fill at its time budget, with the present draft cut to a part that parses. No torch."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dgemma_model.decoding.causal import LikelyTexts
+from dgemma_model.decoding.causal import TextLikelihoods
 from dgemma_model.decoding.constraint import ids_in_line
 from dgemma_model.decoding.drafting import GOOD_RATE, Drafter, worthwhile
 from dgemma_model.decoding.end_probe import EndProbe
@@ -38,13 +38,13 @@ def fill(
     start: Callable[[], tuple[CopyModel, Sequence[Drafter]]],
     end: FillEnd | None = None,
     probe: EndProbe | None = None,
-    beside: TextsBeside | None = None,
+    branches: BranchTexts | None = None,
 ) -> Iterator[Draft]:
-    """Yield a draft after each pass; the last one is complete.
+    """Write the only hole; yield a draft after each pass. The last draft is the fill.
 
-    A beginning of the prompt is cached. `start` makes a new copy model, and drafters that may read it. `end` and
-    `probe` end texts that do not end by themselves. The first pass reads the texts of `beside`, too. A text that begins
-    with the line below the hole is written once more, with another first token.
+    A beginning of the prompt is cached. `start` makes a new copy model, and drafters that may follow it. `end` and
+    `probe` end texts of checkpoints that do not end them. The first pass also reads the texts of `branches`. If the
+    text begins with the line below the hole, it is written once more with another first token.
     """
     passes, avoided = 0, None
     while True:
@@ -60,25 +60,25 @@ def fill(
             avoided=avoided,
             alternative=plan.alternative,
         )
-        for draft in _written(opened, text, drafters, plan.token_cost, passes, beside if avoided is None else None):
+        for draft in _written(opened, text, drafters, plan.token_cost, passes, branches if avoided is None else None):
             yield draft
             passes = draft.step
-        if beside is not None and (said := text.log_probabilities()):
-            beside.likely.known[draft.text] = torch.tensor(said)
+        if branches is not None and (log_probabilities := text.log_probabilities()):
+            branches.likelihoods.known[draft.text] = torch.tensor(log_probabilities)
         if not text.repeats_suffix or avoided is not None:
             return
         avoided = text.first
         opened.rewind_before_last()
 
 
-class TextsBeside(NamedTuple):
-    """Texts that the first pass of a fill reads as branches after the prompt."""
+class BranchTexts(NamedTuple):
+    """Texts that the first pass of a fill reads as branches after the prompt, beside its own draft."""
 
-    likely: LikelyTexts
-    """Knows them after that pass; and what was written, once that is done, where its end was read, too."""
+    likelihoods: TextLikelihoods
+    """Has their likelihoods after that pass. Has that of the written text after the fill, if the fill read its end."""
     texts: Sequence[str]
     are_drafts: bool = True
-    """Whether what the head agrees on with one of them is written at once."""
+    """Whether they count as drafts: the tokens on which the head agrees with one of them are written at once."""
 
 
 def _written(
@@ -87,31 +87,31 @@ def _written(
     drafters: Sequence[Drafter],
     token_cost: float,
     passes: int,
-    beside: TextsBeside | None,
+    branches: BranchTexts | None,
 ) -> Iterator[Draft]:
-    """Write `text` after the prompt; `passes` were made before."""
+    """Write `text` after the prompt; yield a draft after each pass. `passes` were made before."""
     cached, prompt = opened.cached, opened.prompt
     pending = prompt.ids[len(cached.ids) :]
-    others = list(beside.texts) if beside is not None else []
+    unread = list(branches.texts) if branches is not None else []
     while not text.is_finished:
-        read, by = text.asked, None
+        read, by = text.to_read, None
         if not read:
             read, by, rate = _best(drafters, text, token_cost)
             if rate < GOOD_RATE:
                 for drafter in drafters:
-                    for tokens in drafter.passes(text):
+                    for tokens in drafter.draft_anew(text):
                         passes += 1
                         yield replace(text.draft(passes), tokens=(text.shown + tokens,), check=Check())
                 read, by, _ = _best(drafters, text, token_cost)
         read = read[: text.room]
         before = len(text.ids)
         drafted_by: DraftedBy = "line below" if by is None else by.name
-        if beside is not None and others:
-            rows = [read, *map(beside.likely.row, others)]
+        if branches is not None and unread:
+            rows = [read, *map(branches.likelihoods.row, unread)]
             logits, tree = cached.append_tree(pending, rows)
-            beside.likely.learn(others, logits, tree.paths[1:])
-            others = []
-            best = _agreeing(logits, tree.paths, rows, beside.likely) if beside.are_drafts else 0
+            branches.likelihoods.learn(unread, logits, tree.paths[1:])
+            unread = []
+            best = _most_agreed(logits, tree.paths, rows, branches.likelihoods) if branches.are_drafts else 0
             if best:
                 read, by, drafted_by = text.worth_reading(rows[best]), None, "similar line"
             logits = logits[tree.paths[best][: len(read) + 1]]
@@ -127,15 +127,15 @@ def _written(
         yield text.draft(passes)
 
 
-def _agreeing(
-    logits: Tensor, paths: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], likely: LikelyTexts
+def _most_agreed(
+    logits: Tensor, paths: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], likelihoods: TextLikelihoods
 ) -> int:
-    """Which of `rows` begins with most tokens that are the likeliest ones by `logits` [N, V] along its path, but for
-    those that healing constrains."""
+    """The index of the row that begins with most tokens that are the likeliest by `logits` [N, V] along its path.
+    Tokens that healing constrains count as agreed on."""
     likeliest = logits.argmax(-1).tolist()
 
     def agreed(at: int) -> int:
-        row, path, healed = rows[at], paths[at], likely.healed(rows[at])
+        row, path, healed = rows[at], paths[at], likelihoods.healed_count(rows[at])
         return healed + common_length(row[healed:], [likeliest[node] for node in path[healed:]])
 
     return max(range(len(rows)), key=agreed)
@@ -146,20 +146,20 @@ def _limit(opened: OpenPrompt, plan: FillPlan) -> int:
 
 
 def _best(drafters: Sequence[Drafter], text: CausalText, token_cost: float) -> tuple[list[int], Drafter | None, float]:
-    """What the next pass should check, whose proposal it is, and the tokens that it will probably write by its cost;
-    the first of equals."""
+    """The proposal that pays most: its tokens, as many as are worth checking; its drafter; and how many tokens the pass
+    should write, divided by its cost. No tokens and no drafter if none pays."""
     best: tuple[list[int], Drafter | None, float] = [], None, 1.0
     for drafter in drafters:
-        ids, likely = drafter.at_hand()
+        ids, probabilities = drafter.proposal()
         ids = text.worth_reading(ids)
-        count, rate = worthwhile(likely[: len(ids)], token_cost)
+        count, rate = worthwhile(probabilities[: len(ids)], token_cost)
         if rate > best[2]:
             best = ids[:count], drafter, rate
     return best
 
 
 class CausalText:
-    """What the causal head has written so far."""
+    """The text of one hole as far as the causal head has written it, and whether it has ended."""
 
     def __init__(
         self,
@@ -173,10 +173,10 @@ class CausalText:
         alternative: int = 0,
         avoided: int | None = None,
     ) -> None:
-        """`avoided` is a token that its free text does not begin with."""
+        """`avoided` is a token that must not be the first one that was not forced."""
         prompt, vocabulary = opened.prompt, opened.vocabulary
         self.limit = limit
-        """Most tokens that are not forced, end-of-text included."""
+        """Most tokens that may be written beyond the forced ones, end-of-text included."""
         self.ids: list[int] = []
         self.forced = prompt.forced
         self._healed = len(prompt.forced)
@@ -192,16 +192,16 @@ class CausalText:
         self._ends = list(vocabulary.ends_of(one_line=one_line))
         self._end_set = frozenset(self._ends)
         self._end, self._cut = end, None if end is None else end.cut("")
-        """Where the text ends by the rules of `end`, or as `probe` says, once it has come there."""
+        """The length of the text in code points once `end` or `probe` has ended it; None before."""
         self._probe, self._avoided, self._alternative = probe, avoided, alternative
-        self.asked: list[int] = []
-        """The tokens that must be read after the text before the probe is asked again whether it ends."""
+        self.to_read: list[int] = []
+        """Tokens that the next pass must read as its draft before the probe can tell whether the text ends here."""
         self.first: int | None = None
         """The first token that was not forced."""
         self.check = Check()
         """What the latest pass checked."""
-        self._said = list[tuple[int, float]]()
-        """Of each token that was not forced: where it ends, in bytes, and its log-probability."""
+        self._scores = list[tuple[int, float]]()
+        """Of each token that was not forced: its end in the text, in bytes, and its log-probability, in nats."""
         self._ended = False
         self._has_newline = False
 
@@ -222,8 +222,8 @@ class CausalText:
         return self.limit - self.written + len(self.forced)
 
     def worth_reading(self, ids: Sequence[int]) -> list[int]:
-        """The beginning of a proposal: as much as there is room for, and of a line nothing from its end on. What ends
-        it is read off the token before."""
+        """The part of a proposal that is worth a pass: as much as there is room for, and in a fill of one line nothing
+        from the end of the line on. That the line ends is known from the logits of the token before."""
         token_bytes, within = self._tokenizer.token_bytes, self.room
         if self._one_line:
             ends = (at for at, token in enumerate(ids) if token in self._end_set or b"\n" in token_bytes[token])
@@ -231,10 +231,10 @@ class CausalText:
         return list(ids[:within])
 
     def take(self, logits: Tensor, drafted: list[int], by: DraftedBy) -> int:
-        """Write the next token, and further ones as long as the draft agrees; returns how many tokens it agreed on.
-        Nothing is written after a place where the probe ends the text, or where it must read first.
+        """Write the next token, and further ones as long as they agree with `drafted`. Returns how many agreed.
 
         `logits` [len(drafted) + 1, V] are those after the last written token and after each token that `by` drafted.
+        Writing stops early where the probe ends the text, or where it needs a draft of its own first.
         """
         shown = len(self.shown)
         agreed, accepted = self._take(logits, drafted, by)
@@ -243,47 +243,47 @@ class CausalText:
         return agreed
 
     def _take(self, logits: Tensor, drafted: list[int], by: DraftedBy) -> tuple[int, int]:
-        """See `take`; also how many tokens of the draft were written, the last one included."""
+        """See `take`. Also returns how many drafted tokens were written, one that ended the text included."""
         with THREADS.chosen(len(logits)):
             scores = logits.log_softmax(-1)
-        said = scores[:, : self._tokenizer.vocab_size].cpu().numpy()  # numbers are read one by one
-        said[:, self._vocabulary.never] = -np.inf
-        likeliest = said.argmax(1).tolist()
-        ending = np.logaddexp.reduce(said[:, self._ends], axis=1).tolist() if len(self._ends) > 1 else None
-        for place, spoken in enumerate(said):
+        rows = scores[:, : self._tokenizer.vocab_size].cpu().numpy()  # reading single numbers is faster than in torch
+        rows[:, self._vocabulary.never] = -np.inf
+        likeliest = rows.argmax(1).tolist()
+        ending = np.logaddexp.reduce(rows[:, self._ends], axis=1).tolist() if len(self._ends) > 1 else None
+        for place, row in enumerate(rows):
             if self._probe is not None and self.written:
-                self._cut = self._probe.cut(self._text(), said[place:], drafted[place:])
+                self._cut = self._probe.cut(self._text(), rows[place:], drafted[place:])
                 if self._cut is not None:
                     return place, place
             if not self.written and (self._avoided is not None or self._alternative):
-                self._forbid_beginnings(spoken)
-                likeliest[place] = int(spoken.argmax())
-            token, log_probability = self._choose(spoken.item, likeliest[place], ending[place] if ending else -math.inf)
+                self._forbid_beginnings(row)
+                likeliest[place] = int(row.argmax())
+            token, log_probability = self._choose(row.item, likeliest[place], ending[place] if ending else -math.inf)
             is_drafted = place < len(drafted) and token == drafted[place]
             self._write(token, log_probability, by if is_drafted else None)
-            if self.is_finished or self.asked or not is_drafted:
+            if self.is_finished or self.to_read or not is_drafted:
                 return place, place + is_drafted
         return len(drafted), len(drafted)
 
-    def _choose(self, spoken: Callable[[int], float], best: int, ending: float) -> tuple[int, float]:
-        """The next token and its log-probability: the head's distribution, mixed with what copies suggest.
+    def _choose(self, own_log_probability: Callable[[int], float], best: int, ending: float) -> tuple[int, float]:
+        """The next token and its log-probability in nats, by the head's distribution mixed with that of copies.
 
-        `spoken` gives the head's log-probability of a token, and `best` is its likeliest token. `ending` is the
+        `own_log_probability` gives the head's for a token, and `best` is its likeliest token. `ending` is the
         log-probability that the fill ends: all tokens that end it count as one, end-of-text.
         """
-        end, ends, best_value = self._vocabulary.end_id, frozenset[int](), spoken(best)
+        end, ends, best_value = self._vocabulary.end_id, frozenset[int](), own_log_probability(best)
         allowed: Sequence[int] | None = None
         if self.forced:
             allowed = self._allowed()
-            best = max(allowed, key=spoken)
-            best_value = spoken(best)
+            best = max(allowed, key=own_log_probability)
+            best_value = own_log_probability(best)
         elif len(self._ends) > 1:
             ends = self._end_set
             if best in ends or ending > best_value:
                 best, best_value = end, ending
 
         def own(token: int) -> float:
-            return ending if token == end and ends else spoken(token)
+            return ending if token == end and ends else own_log_probability(token)
 
         share, copied = self._copy_model.predict(best_value, own, allowed)
         if not share:
@@ -296,26 +296,26 @@ class CausalText:
         token = max(mixed, key=mixed.__getitem__)
         return token, math.log(mixed[token]) if mixed[token] else -math.inf
 
-    def _forbid_beginnings(self, spoken: NDArray[np.float32]) -> None:
-        """Make the first tokens that are not wanted impossible."""
+    def _forbid_beginnings(self, log_probabilities: NDArray[np.float32]) -> None:
+        """Set those of first tokens that are not wanted to -inf: [V], in place."""
         if self._avoided is not None:
-            spoken[self._avoided] = -np.inf
+            log_probabilities[self._avoided] = -np.inf
         token_bytes = self._tokenizer.token_bytes
         allowed = [token for token in self._allowed() if len(token_bytes[token]) > len(self.forced)]
         for _ in range(self._alternative):
             if not self.forced:
-                spoken[spoken.argmax()] = -np.inf
+                log_probabilities[log_probabilities.argmax()] = -np.inf
             elif allowed:
-                spoken[max(allowed, key=spoken.item)] = -np.inf
+                log_probabilities[max(allowed, key=log_probabilities.item)] = -np.inf
 
     def _allowed(self) -> Sequence[int]:
         return ids_in_line(self._tokenizer, self.forced, is_indent_settled=self.is_indent_settled)
 
     def _write(self, token: int, log_probability: float, by: DraftedBy | None) -> None:
         data = self._tokenizer.token_bytes[token]
-        is_free = len(self.forced) < len(data) or not self.forced  # what was forced says nothing about the fill
+        is_free = len(self.forced) < len(data) or not self.forced  # forced tokens tell nothing of the fill
         if is_free:
-            self._said.append((self._bytes + len(data), log_probability))
+            self._scores.append((self._bytes + len(data), log_probability))
             self.first = token if self.first is None else self.first
             self.written += 1
         self._bytes += len(data)
@@ -335,26 +335,26 @@ class CausalText:
         if is_free and self._end is not None:
             self._cut = self._end.cut(self._text())
         if is_free and self._probe is not None:
-            self.asked = self._probe.draft(self._text())
+            self.to_read = self._probe.draft(self._text())
 
     def log_probabilities(self) -> list[float]:
-        """Of the tokens that were not forced and of the end; empty where the text was cut before it came to an end."""
-        return [value for _, value in self._said] if self._ended and self._cut is None else []
+        """Of the tokens that were not forced and of the end, in nats; empty if the model did not end the text."""
+        return [value for _, value in self._scores] if self._ended and self._cut is None else []
 
     def _text(self) -> str:
         return self._opened.read(self.ids)[0]
 
     def draft(self, passes: int) -> Draft:
-        """What would be inserted now; its score is the mean log-probability of the free tokens."""
+        """The fill as it is now. Its score is the mean log-probability of the tokens that were not forced."""
         text = self._text()
         text = text if self._cut is None else text[: self._cut]
         text = text.split("\n", 1)[0] if self._one_line else text
-        said = [value for end, value in self._said if self._cut is None or end <= self._healed + len(text.encode())]
+        kept = [value for end, value in self._scores if self._cut is None or end <= self._healed + len(text.encode())]
         return Draft(
             (text,),
             passes,
             complete=self._ended or self._cut is not None or (self._one_line and self._has_newline),
-            score=sum(said) / len(said) if said else -math.inf,
+            score=sum(kept) / len(kept) if kept else -math.inf,
             tokens=(self.shown,),
             check=self.check,
         )

@@ -41,8 +41,10 @@ class WidthSearch:
     sampling: Sampling
 
     def drafts(self) -> Iterator[Draft]:
-        """Yield a draft after every step, that of the row most certain so far; the last one is the best row's. Exactly
-        the prompt is cached, before and after."""
+        """Yield after every step the draft of the row that is most certain so far; at last that of the best row.
+
+        The cache holds exactly the prompt, before and after.
+        """
         cache, generator, noise = self.opened.cached.cache, self.sampling.generator, self.sampling.noise
         prompt = self.opened.prompt
         constrain = Constraint(self.opened.vocabulary, prompt.forced, is_indent_settled=prompt.is_indent_settled).apply
@@ -100,19 +102,19 @@ class WidthSearch:
         distinct = list({draft.texts: draft for draft in drafts}.values())
         network, prompt, cache = self.checkpoint.network, self.opened.prompt, self.opened.cached.cache
         after = self.checkpoint.format.after(self.excerpt)[:LEAD_TOKENS]
-        readings = [self._reading(draft) for draft in distinct]
-        longest = max(len(ids) for ids, _ in readings)
+        texts = [self._ids_of(draft) for draft in distinct]
+        longest = max(len(ids) for ids, _ in texts)
         filler = [self.opened.vocabulary.end_id] * longest
-        rows = [[prompt.ids[-1], *ids, *after, *filler[len(ids) :]] for ids, _ in readings]
+        rows = [[prompt.ids[-1], *ids, *after, *filler[len(ids) :]] for ids, _ in texts]
         shared = cache.repeated(len(rows))
         shared.crop(len(prompt.ids) - 1)
         device = network.device
         hidden = network.encode(torch.tensor(rows, device=device), shared)  # causal: what pads the rows is unseen
         best, best_criterion = distinct[0], -float("inf")
-        for draft, (ids, own), row in zip(distinct, readings, hidden, strict=True):
-            said = torch.tensor([*ids, *after], device=device)
-            log_probabilities = network.logits(row[: len(said)]).log_softmax(-1)
-            each = log_probabilities.gather(-1, said[:, None])[:, 0].tolist()
+        for draft, (ids, own), row in zip(distinct, texts, hidden, strict=True):
+            targets = torch.tensor([*ids, *after], device=device)
+            log_probabilities = network.logits(row[: len(targets)]).log_softmax(-1)
+            each = log_probabilities.gather(-1, targets[:, None])[:, 0].tolist()
             lead = each[len(ids) :]
             inner = [each[at] for at in own] or lead
             score, criterion = _mean(inner), (_mean(inner) + _mean(lead)) / 2
@@ -120,8 +122,8 @@ class WidthSearch:
                 best, best_criterion = replace(draft, score=score), criterion
         return best
 
-    def _reading(self, draft: Draft) -> tuple[list[int], list[int]]:
-        """Ids from the first hole to the end of the last one, and which of them are the holes' own."""
+    def _ids_of(self, draft: Draft) -> tuple[list[int], list[int]]:
+        """The ids from the first hole to the end of the last one, and the indices of those that are in holes."""
         tokenizer, ids, own = self.opened.vocabulary.tokenizer, list[int](), list[int]()
         for number, text in enumerate(draft.texts):
             ids += tokenizer.encode(self.excerpt.between[number - 1]) if number else []

@@ -1,8 +1,8 @@
-"""Byte-level BPE over tables: arrays that many processes can map from one file. No torch.
+"""Byte-level byte-pair encoding (BPE) over tables, which several processes can map from one file. No torch.
 
-For 150,000 tokens and as many merges the tables take 5 MB, and nothing has to be built from them. Ids are those of the
-`tokenizers` library: of the pairs in a piece of text, the one that the vocabulary's makers merged first is merged
-first, and the leftmost of several (Sennrich et al. 2016).
+For 150,000 tokens and as many merges the tables take 5 MB. They are used as they are: no dictionary is built from them
+at start. Ids are those of the `tokenizers` library. In a piece of text the pair with the lowest rank is merged first,
+and of several with that rank the leftmost (Sennrich et al. 2016).
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import numpy as np
 import numpy.typing as npt
 
 SHIFT = 32
-"""Bits of the second id in the key of a pair."""
+"""The key of a pair is `first << SHIFT | second`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """A vocabulary of V ids, of which S stand for bytes, and M merges."""
+    """A vocabulary of V ids and M merges. S of the ids are text; the others are special tokens."""
 
     text: npt.NDArray[np.uint8]
-    """The bytes of all tokens one after the other, in the order of their ids."""
+    """[bytes]: the UTF-8 bytes of all tokens, concatenated in the order of their ids."""
     starts: npt.NDArray[np.int32]
-    """[V + 1]: where the bytes of each id begin, and where the last ones end. Special tokens have none."""
+    """[V + 1]: where the bytes of each id begin in `text`, and the length of `text`. Special tokens have no bytes."""
     by_bytes: npt.NDArray[np.int32]
-    """[S]: ids in the order of their bytes."""
+    """[S]: the ids that have bytes, sorted by these."""
     pairs: npt.NDArray[np.int64]
-    """[M], ascending: the first id of a pair that is merged, and the second in the lower 32 bits."""
+    """[M], ascending: the keys of the pairs that are merged; see `SHIFT`."""
     ranks: npt.NDArray[np.int32]
-    """[M]: a pair of lower rank is merged before others."""
+    """[M]: the rank of each pair; lower ones are merged first."""
     merged: npt.NDArray[np.int32]
-    """[M]: the id that the pair becomes."""
+    """[M]: the id that each pair becomes."""
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """All of them by name."""
+        """All tables by name."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
@@ -50,16 +50,17 @@ DTYPES: Mapping[str, npt.DTypeLike] = {
     "ranks": np.int32,
     "merged": np.int32,
 }
-"""Of the tables, by name."""
+"""The dtypes of the tables, by name."""
 
 
 def build(tokens: Mapping[str, int], special: Iterable[int], merges: Iterable[Sequence[str]]) -> Tables:
-    """The tables of a vocabulary whose tokens are spelled in `byte_letters`.
+    """The tables of a vocabulary.
 
-    `merges` come in the order of their ranks.
+    `tokens` maps tokens, spelled in `byte_letters`, to ids. `special` are the ids of special tokens. `merges` are pairs
+    of tokens in the order of their ranks.
 
     Raises:
-        ValueError: ids are missing, a byte has no token, or a token or merge is not made of bytes.
+        ValueError: an id or a byte has no token, a token is not spelled in bytes, or a merge is not of known tokens.
     """
     markers = frozenset(special)
     letters = byte_letters()
@@ -94,10 +95,10 @@ def build(tokens: Mapping[str, int], special: Iterable[int], merges: Iterable[Se
 
 
 def check(tables: Tables) -> None:
-    """Refuse tables that do not fit each other, so that no lookup leaves them.
+    """Refuse tables that do not fit each other. With those that pass, no lookup reads outside of a table.
 
     Raises:
-        ValueError: they are damaged.
+        ValueError: the tables are damaged.
     """
     for name, array in tables.arrays().items():
         if array.dtype != DTYPES[name] or array.ndim != 1:
@@ -113,17 +114,17 @@ def check(tables: Tables) -> None:
 
 
 class BytePairs:
-    """Finds and merges tokens. Nothing is copied from the tables, but for the 256 ids of single bytes."""
+    """Looks tokens up and encodes text by merging. Only the 256 ids of single bytes are copied from the tables."""
 
     def __init__(self, tables: Tables, *, prefers_whole: bool = False) -> None:
-        """`prefers_whole`: a piece that is a token is this token, whatever its merges would make of it.
+        """With `prefers_whole`, a piece of text that is a token becomes that one, whatever merging would make of it.
 
         Raises:
             ValueError: the tables are damaged.
         """
         check(tables)
         self.tokens = TokenBytes(tables)
-        self._by_bytes = tables.by_bytes.data  # of which single elements are read faster than of arrays
+        self._by_bytes = tables.by_bytes.data  # single elements of memoryviews are read faster than those of arrays
         self._pairs, self._ranks, self._merged = tables.pairs.data, tables.ranks.data, tables.merged.data
         self._prefers_whole = prefers_whole
         self._of_byte = [token for byte in range(256) if (token := self.find(bytes([byte]))) is not None]
@@ -131,21 +132,21 @@ class BytePairs:
             raise ValueError("a byte has no token")
 
     def find(self, data: bytes) -> int | None:
-        """The id of a token's bytes."""
+        """The id of the token with exactly these bytes; None if there is none."""
         at = bisect_left(self._by_bytes, data, key=self.tokens.__getitem__)
         if at < len(self._by_bytes) and self.tokens[self._by_bytes[at]] == data:
             return int(self._by_bytes[at])
         return None
 
     def starting(self, beginning: bytes) -> list[int]:
-        """The ids whose bytes start with these, in the order of their bytes."""
+        """The ids whose bytes start with `beginning`, sorted by their bytes."""
         first = bisect_left(self._by_bytes, beginning, key=self.tokens.__getitem__)
         size = len(beginning)
         end = bisect_right(self._by_bytes, beginning, lo=first, key=lambda token: self.tokens[token][:size])
         return self._by_bytes[first:end].tolist()
 
     def encode(self, piece: bytes) -> list[int]:
-        """The ids of a piece of text, in a time that grows with its length no faster than sorting does."""
+        """The ids of one piece of text (see `tokenizer.PIECES`), in O(n log n) of its n bytes."""
         if self._prefers_whole and (whole := self.find(piece)) is not None:
             return [whole]
         ids = [self._of_byte[byte] for byte in piece]  # -1 where a token was merged into the one before
@@ -168,7 +169,8 @@ class BytePairs:
         return [token for token in ids if token >= 0]
 
     def _merge(self, at: int, left: int, right: int) -> tuple[int, int, int, int, int] | None:
-        """Rank, place, both ids and what they become; None if they are not merged."""
+        """The merge of the ids `left`, at index `at`, and `right`: rank, `at`, both ids and the merged id. None if
+        these two are not merged."""
         key = left << SHIFT | right
         found = bisect_left(self._pairs, key)
         if found == len(self._pairs) or self._pairs[found] != key:
@@ -177,7 +179,7 @@ class BytePairs:
 
 
 class TokenBytes(Sequence[bytes]):
-    """The bytes of each id; special tokens have none."""
+    """The bytes of each id, as a sequence over the tables; special tokens have no bytes."""
 
     def __init__(self, tables: Tables) -> None:
         self._text, self._starts = tables.text.data, tables.starts.data
@@ -198,7 +200,7 @@ class TokenBytes(Sequence[bytes]):
 
 
 def byte_letters() -> dict[str, int]:
-    """The printable stand-ins for bytes that byte-level BPE uses (Radford et al. 2019), as letter -> byte."""
+    """The printable letters by which byte-level BPE spells bytes (Radford et al. 2019): letter -> byte."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     letters = {chr(byte): byte for byte in plain}
     for shift, byte in enumerate(byte for byte in range(256) if byte not in set(plain)):

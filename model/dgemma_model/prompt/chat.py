@@ -1,13 +1,13 @@
-"""The second formatter, for instruction-tuned checkpoints: an excerpt as one turn of a chat. No torch.
+"""Prompts of instruction-tuned checkpoints: an excerpt as a chat. No torch.
 
-User turn: file, language, what lies far before the hole, what follows it, and what to answer. The model's turn opens
-with a code fence and the near prefix, which end the prompt. Canvas: the hole, pinned first lines of the suffix, the
-closing fence, the end of the turn, and end-of-text to the canvas' end, as answers end in the published training. So
-nothing has to be cut out of an answer: all that is free is the hole. That such a model fills well between pinned
-text is a hypothesis until published weights have been tried; pinned text is not in its published training.
+The user's turn names file and language, shows the text far before the hole and the text after it, and says what to
+answer. The model's turn begins with a code fence and the text right before the hole; there the prompt ends. The canvas
+has the hole, then pinned: the first lines of the suffix, the closing fence, the end of the turn, and end-of-text up to
+the canvas' end. So nothing has to be cut out of an answer: only the hole is free. Pinned text is not part of the
+published training. Whether such a model fills well between it is not known until published weights have been tried.
 
-The template is foreign code. It runs once, at load, around a placeholder, in jinja2's sandbox and in a process with
-limits (render_template.py); no source text ever goes through it, and what spells `<turn|>` in a file stays letters.
+The chat template is foreign code. It runs once, at load, around a placeholder, in jinja2's sandbox and in a process
+with limits (render_template.py). No source text goes through it. A file that spells `<turn|>` gets no special token.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from dgemma_model.request import Excerpt
 TURN_END, CHANNEL, CHANNEL_END = "<turn|>", "<|channel>", "<channel|>"
 
 NEAR_PREFIX_CHARS = 3000
-"""At most so much of the prefix opens the model's turn: the sliding layers see about 1,000 tokens back."""
+"""Most code points of the prefix that the model's turn begins with: layers with a sliding window see 1,024 tokens."""
 NEAR_SUFFIX_LINES, NEAR_SUFFIX_TOKENS = 2, 24
-"""How much of the suffix is pinned after the hole."""
+"""Most lines that are not blank, and most tokens, of the suffix that are pinned after the hole."""
 
 _RENDERER = Path(__file__).with_name("render_template.py")
 _RENDER_S = 20.0
-"""Wall clock, for machines that are busy; the process itself has less of the processor."""
+"""Seconds of wall time for the template, on a busy machine. The process' own limit is in seconds of the processor."""
 
 _PLACEHOLDER = "dgemma-lsp:what-the-user-says"
 
 
 class ChatTemplateError(ValueError):
-    """A chat template that is unreadable or does not do what one does; the message is for users."""
+    """A chat template that cannot be read, fails, or loses the user's message. The message is for users."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatFrame:
-    """What a checkpoint's template puts around one user message, up to where the model's answer begins."""
+    """The text that a checkpoint's template puts before and after one message of the user, up to the model's answer."""
 
     before: str
     after: str
 
     @classmethod
     def read(cls, directory: Path) -> ChatFrame | None:
-        """The frame of the template in `chat_template.jinja` or `tokenizer_config.json`; None where there is none.
+        """The frame by the template in `chat_template.jinja` or `tokenizer_config.json`; None if there is no template.
 
         Raises:
             ChatTemplateError: a file cannot be read, or the template does not give the user's message back.
@@ -111,10 +111,10 @@ class ChatFormat:
             self._after += f"{CHANNEL}thought\n{CHANNEL_END}"  # an empty thought, or the model may begin with one
 
     def encode(self, excerpt: Excerpt, max_tokens: int) -> EncodedPrompt:
-        """The prompt of an excerpt, at most `max_tokens` ids as long as the words around it leave room for any text;
-        over that the far prefix goes first, then the end of the suffix, then the near prefix' far end.
+        """The prompt of an excerpt, of at most `max_tokens` ids if the words around the text leave room for that. The
+        far prefix is shortened first, then the end of the suffix and the beginning of the near prefix in turns.
 
-        The last token of the prefix opens the canvas (token healing). Typing only appends to `EncodedPrompt.text`.
+        The last token of the prefix leaves the prompt (token healing). Typing only appends to `EncodedPrompt.text`.
         """
         far, near = _split_prefix(excerpt.prefix)
         suffix = excerpt.suffix
@@ -176,7 +176,7 @@ class ChatFormat:
 
 
 def _message(excerpt: Excerpt, far: str, suffix: str) -> str:
-    """What the user says. Full sentences: very terse instructions give empty answers."""
+    """The user's message. It has full sentences, because terse instructions give empty answers."""
     language = excerpt.language
     named = f" `{excerpt.file_name}`" if excerpt.file_name else ""
     parts = [f"Please complete the {language} file{named}, in which some code is missing."]
@@ -192,7 +192,7 @@ def _message(excerpt: Excerpt, far: str, suffix: str) -> str:
 
 
 def _split_prefix(prefix: str) -> tuple[str, str]:
-    """Far and near prefix; the border stays where it is while the user types, and then moves far."""
+    """The far and the near prefix. The border is on a grid, so that it stays the same during many keystrokes."""
     if len(prefix) <= NEAR_PREFIX_CHARS:
         return "", prefix
     grid = NEAR_PREFIX_CHARS // 2
@@ -203,7 +203,7 @@ def _split_prefix(prefix: str) -> tuple[str, str]:
 
 
 def _first_lines(suffix: str) -> str:
-    """The beginning of `suffix` up to and with its second line that is not blank."""
+    """The beginning of `suffix`, through its second line that is not blank."""
     lines = suffix.splitlines(keepends=True)
     full = [number for number, line in enumerate(lines) if line.strip()][:NEAR_SUFFIX_LINES]
     return "".join(lines[: full[-1] + 1]) if full else ""
@@ -221,10 +221,10 @@ def _fence(excerpt: Excerpt) -> str:
 
 
 def _render(source: str, variables: dict[str, Any]) -> str:
-    """What a template writes, rendered by a process that has little time and memory.
+    """The text that a template renders, in a process with limited time and memory.
 
     Raises:
-        ChatTemplateError: it fails, or wants more.
+        ChatTemplateError: it fails, or needs more than that.
     """
     command = [sys.executable, "-P", str(_RENDERER)]
     job = json.dumps({"source": source, "variables": variables})
@@ -241,7 +241,7 @@ def _render(source: str, variables: dict[str, Any]) -> str:
 
 
 def _configured_template(config: dict[str, Any]) -> str | None:
-    """The template inside a tokenizer_config.json: one, or a list of named ones."""
+    """The template in a `tokenizer_config.json`: the only one, or that named `default`; None if there is none."""
     template = config.get("chat_template")
     if isinstance(template, list):
         named = {str(entry.get("name")): entry.get("template") for entry in template if isinstance(entry, dict)}

@@ -1,11 +1,13 @@
-"""Prompts of checkpoints that were trained to fill in the middle, prefix first: Qwen2.5-Coder. No torch.
+"""Prompts of checkpoints that were trained to fill in the middle (FIM), prefix first: Qwen2.5-Coder. No torch.
 
-`<|fim_prefix|>` prefix `<|fim_suffix|>` suffix `<|fim_middle|>` typed. The prefix ends where the cursor's line begins
-(the anchor), and what is typed of that line opens the middle. So the middle begins at a border between tokens, and a
-keystroke costs its own tokens: all that is before it stays as it was. The order is that of the Qwen2.5-Coder
-technical report (arXiv 2409.12186).
+Prompt: `<|fim_prefix|>` prefix `<|fim_suffix|>` suffix `<|fim_middle|>` typed. The order is that of the Qwen2.5-Coder
+technical report (arXiv 2409.12186). The prefix ends where the cursor's line begins (the anchor), and what is already
+typed on that line opens the middle. So the middle begins at a border between tokens, and after a keystroke only its own
+tokens are new.
 
-Token healing: the last piece of what is typed leaves the prompt, and the fill is constrained to begin with it.
+Token healing: the last piece of the typed text leaves the prompt, and the fill is constrained to begin with it.
+
+Checkpoints without such markers get the text before the hole only (`LeftOnly`).
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ from dgemma_model.request import Excerpt
 
 PREFIX, SUFFIX, MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 ENDS = ("<|im_end|>", PREFIX, MIDDLE, SUFFIX, "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
-"""Tokens that such a checkpoint writes, like end-of-text, when its text has ended or it begins another file."""
+"""Tokens that end a fill like end-of-text: such checkpoints write them at an end, or to begin another file."""
 CUT_GRID = 64
-"""A prefix that is too long is cut by a multiple of so many tokens, so that its beginning stays for a while."""
+"""A prefix that is too long is cut by a multiple of so many tokens. So its beginning, which is cached, stays the same
+during many keystrokes."""
 SUFFIX_SHARE = 4
-"""The suffix takes at most one of so many parts of the prompt, from its beginning."""
+"""The suffix takes at most a quarter of the prompt: its beginning."""
 TYPED_CHARS = 1_000
-"""Code points of the cursor's line that may open the middle; the rest of a longer line goes to the prefix."""
+"""Most code points of the cursor's line that open the middle. What is before them goes to the prefix."""
 
 
 def has_markers(tokenizer: Tokenizer) -> bool:
@@ -55,7 +58,7 @@ class Fim:
         """While a line is typed, the text around it is the same."""
 
     def encode(self, excerpt: Excerpt, max_tokens: int) -> EncodedPrompt:
-        """See `PromptFormat`: of the suffix its beginning is shown, of the prefix its end."""
+        """See `PromptFormat`. Of a long suffix the beginning is shown, of a long prefix the end."""
         anchor = max(excerpt.prefix.rfind("\n") + 1, len(excerpt.prefix) - TYPED_CHARS)
         kept, healed = _all_but_last_blank(*self._tokenizer.split_last_piece(excerpt.prefix[anchor:]))
         typed = self._tokenizer.encode(kept)
@@ -80,22 +83,25 @@ class Fim:
 
 
 def _before_indent(prefix: str) -> tuple[str, str]:
-    """The text before the blanks that it ends in, and these."""
+    """`prefix` without the spaces and tabs at its end, and these."""
     kept = prefix.rstrip(" \t")
     return kept, prefix[len(kept) :]
 
 
 def _all_but_last_blank(kept: str, healed: str) -> tuple[str, str]:
-    """The split of a text before its last blank, where it ends in several: so is it cut when a word follows, which
-    takes one blank with it. To choose the tokens of an indentation is nothing that such a checkpoint has learnt."""
+    """The same split, but before the last blank if `healed` is several blanks.
+
+    When a word follows, the tokenizer cuts there too, because tokens of words begin with one blank. Such a checkpoint
+    has not learnt to choose the tokens of an indentation, so it must not heal all of it.
+    """
     if len(healed) > 1 and healed.isspace() and "\n" not in healed:
         return kept + healed[:-1], healed[-1:]
     return kept, healed
 
 
 class LeftOnly:
-    """Prompts of checkpoints without markers for filling in the middle (SmolLM2, Gemma 3): the text before the hole,
-    and nothing of what follows. See `PromptFormat`."""
+    """Prompts of checkpoints without markers for filling in the middle (SmolLM2, Gemma 3): only the text before the
+    hole. See `PromptFormat`."""
 
     ends_holes = True
     mask_id: int | None = None

@@ -17,11 +17,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 CPU_SECONDS = 2
 MEMORY_BYTES = 2**30
 MOST_CHARS = 2**20
-"""The longest text of one message in its frame."""
+"""Most code points that a template may write for one message."""
 
 
 def set_limits() -> None:
-    """Limit this process; Windows has no such limits, there only its parent ends it."""
+    """Limit this process. Windows has no such limits; there only the parent's timeout ends it."""
     try:
         import resource
     except ImportError:
@@ -32,7 +32,7 @@ def set_limits() -> None:
 
 
 def environment() -> ImmutableSandboxedEnvironment:
-    """What `transformers` renders chat templates in."""
+    """A sandbox with the functions that `transformers` gives to chat templates."""
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
@@ -48,7 +48,7 @@ def environment() -> ImmutableSandboxedEnvironment:
 
 
 def main() -> None:
-    """One job, one answer."""
+    """Read the job, render it, write the answer."""
     job = json.load(sys.stdin)
     set_limits()
     try:

@@ -1,13 +1,11 @@
 """Prompts of the embedded checkpoint: suffix, prefix, marker of the hole. No torch.
 
-Prompt: `<|suffix|>` suffix `<|prefix|>` prefix `<|middle|>`. Canvas: the hole's text, then end-of-text to the canvas'
-end. The prefix follows the suffix, so that typing only appends to the text; the one token that moves with the cursor
-marks where the hole begins. Without it the causal head does not know when to look for the suffix, and its fills do not
-end (log/archive.md).
+Prompt: `<|suffix|>` suffix `<|prefix|>` prefix `<|middle|>`. Canvas: the hole's text, then end-of-text up to the
+canvas' end. The prefix follows the suffix, so that typing only appends to the text. `<|middle|>` marks where the hole
+begins; without this marker the causal head does not end its fills (log/archive.md).
 
-Token healing: the last piece of the prefix (see `Tokenizer.split_last_piece`) leaves the prompt and opens the canvas
-instead, where the fill is *constrained* to start with it. Whatever the cursor cuts through, the model only ever sees
-text tokenised as whole files are.
+Token healing: the last piece of the prefix (see `Tokenizer.split_last_piece`) leaves the prompt, and the fill is
+*constrained* to begin with it. So wherever the cursor is, the model sees the tokens that the whole file would have.
 """
 
 from __future__ import annotations
@@ -43,8 +41,8 @@ class SuffixFirst:
         )
 
     def encode(self, excerpt: Excerpt, max_tokens: int) -> EncodedPrompt:
-        """See `PromptFormat`: the far end of the prefix goes first, then that of the suffix. The prefix is cut on a
-        grid, so that its beginning stays where it was for a while of typing."""
+        """See `PromptFormat`. A long suffix is cut to half of the prompt, and a long prefix to the rest. The prefix is
+        cut on a grid, so that its beginning, which is cached, stays the same during many keystrokes."""
         tokenizer = self.tokenizer
         kept, healed = tokenizer.split_last_piece(excerpt.prefix)
         suffix, prefix = tokenizer.encode_by_line(excerpt.suffix)[: max_tokens // 2], tokenizer.encode_by_line(kept)
@@ -57,8 +55,7 @@ class SuffixFirst:
         return EncodedPrompt([*text, self._middle_id], text, forced, is_indent_settled(kept, healed))
 
     def encode_fill(self, excerpt: Excerpt, middle: str) -> list[int]:
-        """The ids that fill the (single) hole of `excerpt` with `middle`: healed piece and middle, then one
-        end-of-text."""
+        """The ids that a fill of the (single) hole with `middle` has: healed piece and middle, then one end-of-text."""
         _, healed = self.tokenizer.split_last_piece(excerpt.prefix)
         return [*self.tokenizer.encode(healed + middle), self.tokenizer.end_id]
 

@@ -1,4 +1,4 @@
-"""Text to ids and back. Source text is always text: letters that spell a special token stay letters."""
+"""Text to ids and back. Source text that spells a special token stays text: it never becomes that token."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dgemma_model.prompt.byte_pairs import BytePairs, byte_letters
 END, SUFFIX, PREFIX, MASK, MIDDLE = "<eos>", "<|suffix|>", "<|prefix|>", "<mask>", "<|middle|>"
 PAD, BOS = "<pad>", "<bos>"
 SPECIAL_TOKENS = (PAD, END, BOS, SUFFIX, PREFIX, MASK, MIDDLE)
-"""Special tokens of the embedded checkpoint in the order of their ids, from 0; pad, eos and bos are where Gemma has
-them."""
+"""Special tokens of the embedded checkpoint in the order of their ids, from 0. Those of pad, eos and bos are
+Gemma's."""
 END_NAMES = (END, "<|endoftext|>", "</s>")
-"""What families call the token that ends a text."""
+"""The names of the end-of-text token in the families of checkpoints."""
 
 
 PIECES = (
@@ -32,13 +32,14 @@ PIECES = (
     r"| ?[^\s\p{L}\p{M}\p{N}_]+"
     r"|[^\S\n\r]+"
 )
-"""The recipe's pieces; no tokens are merged across their borders. A border does not depend on text after the piece, and
-token healing relies on that. A line break always begins a piece, and `Tokenizer.encode_by_line` relies on that."""
+"""The pieces into which the embedded checkpoint's tokenizer cuts text; no merge crosses their borders. A border does
+not depend on text after the piece: token healing relies on that. A line break always begins a piece:
+`Tokenizer.encode_by_line` relies on that."""
 _LINE = re.compile(r"\n+[^\n]*|[^\n]+")
 LINES_KEPT = 1 << 16
-"""Lines whose ids are remembered, the latest used."""
+"""Most lines whose ids are cached."""
 PIECES_KEPT = 1 << 13
-"""Pieces whose ids a `TabledTokenizer` remembers, the latest used."""
+"""Most pieces whose ids a `TabledTokenizer` caches."""
 
 SPACE = "▁"
 """SentencePiece's sign for a space."""
@@ -53,16 +54,17 @@ class TokenizerError(ValueError):
 
 
 def recipe_pieces() -> pre_tokenizers.PreTokenizer:
-    """What cuts a text into `PIECES`, and spells them in bytes."""
+    """The pre-tokenizer that cuts text into `PIECES` and spells them in `byte_letters`."""
     pieces, letters = Regex(PIECES), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([pre_tokenizers.Split(pieces, "isolated"), letters])
 
 
 class Tokenizer:
-    """A `tokenizers` tokenizer with two additions for infilling: exact token bytes and token borders.
+    """A tokenizer of the `tokenizers` library with two additions for infilling: the exact bytes of each token, and the
+    borders between tokens.
 
-    Two kinds: byte-level BPE with the markers of this repository's recipe, and SentencePiece-style BPE with byte
-    fallback, as Gemma's (`▁` means a space, `<0x0A>` a byte).
+    There are two kinds: byte-level BPE, and SentencePiece-style BPE with byte fallback such as Gemma's (`▁` means a
+    space, `<0x0A>` a byte).
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
@@ -73,16 +75,16 @@ class Tokenizer:
         self._encode_line = lru_cache(maxsize=LINES_KEPT)(self.encode)
         self._encode_lines = lru_cache(maxsize=16)(self._join_lines)
         self.ids_starting: Callable[[bytes], tuple[int, ...]] = lru_cache(maxsize=64)(self._ids_starting)
-        """The ids that may come next while some bytes are still to be written: ids whose bytes start with these, and
-        ids whose bytes begin them."""
+        """The ids that may come next while the text must go on with some bytes: ids whose bytes start with all of them,
+        and ids whose bytes are a beginning of them."""
         self.ids_without_blanks: Callable[[bytes], tuple[int, ...]] = lru_cache(maxsize=64)(self._ids_without_blanks)
-        """Those of `ids_starting` that add no blanks to these bytes; all of them if all do."""
+        """Those of `ids_starting` that have no blank right after these bytes; all of them if each has one."""
         self.has_byte_fallback = bool(getattr(tokenizer.model, "byte_fallback", False))
-        """SentencePiece style; otherwise byte-level."""
+        """Whether it is of the SentencePiece kind; otherwise it is byte-level."""
         self._special_ids = {t.content: i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
         self.special_ids = frozenset(self._special_ids.values())
         self.end_id = self._special(next((name for name in END_NAMES if name in self._special_ids), END))
-        """What ends a text."""
+        """The id of end-of-text."""
         if self.has_byte_fallback:
             self._check_byte_fallback()
         elif tokenizer.pre_tokenizer is None or not self._is_byte_level():
@@ -90,22 +92,27 @@ class Tokenizer:
 
     @property
     def suffix_id(self) -> int:
-        """Marker of the recipe's prompts; so are the next three. Other tokenizers have none of them."""
+        """The id of the marker before the suffix. This and the next three are in the embedded checkpoint's tokenizer
+        only.
+
+        Raises:
+            TokenizerError: there is none. The next three properties raise it, too.
+        """
         return self._special(SUFFIX)
 
     @property
     def prefix_id(self) -> int:
-        """Marker before the prefix."""
+        """The id of the marker before the prefix."""
         return self._special(PREFIX)
 
     @property
     def mask_id(self) -> int:
-        """The noise of checkpoints that were trained with `Policy.noise` "mask"."""
+        """The id that is noise for checkpoints whose `Policy.noise` is "mask"."""
         return self._special(MASK)
 
     @property
     def middle_id(self) -> int:
-        """Marker of where the hole begins."""
+        """The id of the marker where the hole begins."""
         return self._special(MIDDLE)
 
     @classmethod
@@ -120,7 +127,7 @@ class Tokenizer:
         return _made(lambda: cls(tokenizers.Tokenizer.from_file(str(path))), f"{path.name} in {path.parent}")
 
     def id_of(self, data: bytes) -> int | None:
-        """The id of a token's bytes; special tokens have none."""
+        """The id of the token with exactly these bytes; None if there is none. Special tokens have no bytes."""
         return self._ids_by_bytes.get(data)
 
     @cached_property
@@ -147,8 +154,8 @@ class Tokenizer:
         return [list(encoding.ids) for encoding in batch]
 
     def encode_by_line(self, text: str) -> list[int]:
-        """`encode`, where each line of the text is encoded once and remembered, if the tokenizer is one that joins
-        nothing across the beginning of a line. While one line is typed, those before it are looked up together."""
+        """The same as `encode`, from a cache of lines if no token crosses the beginning of a line. All lines before the
+        last one are cached together as well, for a line that is being typed."""
         if not self._cuts_at_lines:
             return self.encode(text)
         before = text[: max(0, text.rfind("\n"))].rstrip("\n")
@@ -159,19 +166,19 @@ class Tokenizer:
 
     @cached_property
     def _cuts_at_lines(self) -> bool:
-        """Whether its pieces are those of the recipe, and nothing touches a text before they are cut."""
+        """Whether it cuts text into `PIECES`, and changes nothing before that."""
         tokenizer = self._tokenizer
         state = None if tokenizer.pre_tokenizer is None else tokenizer.pre_tokenizer.__getstate__()
         all_special = all(token.special for token in tokenizer.get_added_tokens_decoder().values())
         return tokenizer.normalizer is None and all_special and state == recipe_pieces().__getstate__()
 
     def special_id(self, name: str) -> int | None:
-        """The id of a special token; None where there is no such one."""
+        """The id of the special token of that name; None if there is none."""
         return self._special_ids.get(name)
 
     def split_special(self, text: str) -> list[str | int]:
-        """`text` with its special tokens read as such: their ids, and the text between them. For text that a
-        checkpoint's author wrote; source text has no special tokens."""
+        """`text`, cut at the special tokens that it spells: their ids, and the text between them. For texts of a
+        checkpoint's author, such as chat templates; never for source text."""
         return [self._special_ids.get(part, part) for part in self._special_names.split(text) if part]
 
     @cached_property
@@ -180,12 +187,12 @@ class Tokenizer:
         return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
     def decode(self, ids: list[int]) -> str:
-        """Text of `ids`; special tokens give nothing, bytes that are no UTF-8 give replacement characters."""
+        """The text of `ids`. Special tokens add nothing, and bytes that are not UTF-8 become replacement characters."""
         return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", "replace")
 
     @cached_property
     def token_bytes(self) -> Sequence[bytes]:
-        """The UTF-8 bytes of each id; a token may hold part of a character, and special tokens are empty."""
+        """The UTF-8 bytes of each id. A token may hold a part of a character. Special tokens are empty."""
         tokens = (self._tokenizer.id_to_token(i) for i in range(self.vocab_size))
         plain = ("" if token is None or i in self.special_ids else token for i, token in enumerate(tokens))
         if self.has_byte_fallback:
@@ -212,9 +219,9 @@ class Tokenizer:
         return [token for token, _ in pairs], [i for _, i in pairs]
 
     def split_last_piece(self, text: str) -> tuple[str, str]:
-        """Split before the last piece of `text` that more text could still change the tokens of.
+        """Split `text` before its last piece, whose tokens may change when more text follows.
 
-        Everything before the split is tokenised the same whatever follows `text` (token healing starts there).
+        The tokens before the split are the same whatever follows `text`, so token healing starts there.
         """
         tail = text[-256:]
         if self._cuts_at_lines and tail:
@@ -227,12 +234,12 @@ class Tokenizer:
         split = len(text) - len(tail) + border
         return text[:split], text[split:]
 
-    # Byte fallback. Nothing splits a text before its pieces are merged. So a border is where nothing can be merged:
-    # between two characters that are side by side in no token.
+    # Byte fallback. There are no pieces: merges may cross any place of a text. So a border is only between two
+    # characters that are not side by side in any token.
 
     def _last_border(self, text: str) -> int:
         for border in range(len(text) - 1, 0, -1):
-            if SPACE in text[border - 1 : border + 1]:  # a real one is spelled in bytes
+            if SPACE in text[border - 1 : border + 1]:  # this character itself is spelled in bytes
                 return border
             if text[border - 1 : border + 1].replace(" ", SPACE) not in self._neighbours:
                 return border
@@ -240,13 +247,13 @@ class Tokenizer:
 
     @cached_property
     def _neighbours(self) -> frozenset[str]:
-        """Pairs of characters that are side by side in some token."""
+        """All pairs of characters that are side by side in some token."""
         tokens = (token for token, i in self._tokenizer.get_vocab().items() if i not in self.special_ids)
         plain = (token.replace(" ", SPACE) for token in tokens if not BYTE_TOKEN.fullmatch(token))
         return frozenset(token[at : at + 2] for token in plain for at in range(len(token) - 1))
 
     def _encode_around_space_signs(self, text: str) -> list[int]:
-        """A `▁` in a file is not the space that the tokenizer would take it for: it is spelled in bytes."""
+        """Encode a text with the character `▁`. The library would take it for a space, so it is spelled in bytes."""
         sign = [self._special(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         ids: list[int] = []
         for number, part in enumerate(text.split(SPACE)):
@@ -261,7 +268,7 @@ class Tokenizer:
         probe = " a  b\n\tc\r\n= é e\u0301 ﬁ 漢 😀 ▁ "
         if self.decode(self.encode(probe)) != probe:
             raise TokenizerError("the tokenizer changes text (spaces, accents or signs); it cannot fill source code")
-        _ = self._neighbours, self._by_bytes  # seconds with a large vocabulary: now, not in the first fill
+        _ = self._neighbours, self._by_bytes  # takes seconds with a large vocabulary, so not in the first fill
 
     def _is_byte_level(self) -> bool:
         try:
@@ -277,18 +284,18 @@ class Tokenizer:
 
 
 class TabledTokenizer(Tokenizer):
-    """A byte-level tokenizer that looks its tokens and merges up in tables, which may be mapped from a file.
+    """A byte-level tokenizer whose tokens and merges are tables (`byte_pairs`), which may be mapped from a file.
 
-    The library cuts texts into pieces, and `BytePairs` merges their bytes. Ids are the library's, which would take 60
-    MB and most of a second for a vocabulary of 150,000 tokens.
+    The library only cuts texts into pieces; `BytePairs` merges their bytes. The ids are the same as with the library
+    alone, which would take 60 MB and most of a second to load 150,000 tokens.
     """
 
     def __init__(self, description: str, pairs: BytePairs) -> None:
-        """`description` is a `tokenizer.json` with the pre-tokenizer, but for the last step, which spells pieces in
-        bytes; and with no tokens but special ones.
+        """`description` is the text of a `tokenizer.json` with special tokens only. Its pre-tokenizer lacks the last
+        step, which spells pieces in bytes.
 
         Raises:
-            TokenizerError: it cannot be read, or has no token that ends a text.
+            TokenizerError: it cannot be read, or has no end-of-text token.
         """
         self._pairs = pairs
         self._encode_piece = lru_cache(maxsize=PIECES_KEPT)(self._merge)
@@ -326,10 +333,10 @@ class TabledTokenizer(Tokenizer):
 
 
 def _made(make: Callable[[], Made], of_what: str) -> Made:
-    """What `make` returns.
+    """The tokenizer that `make` returns.
 
     Raises:
-        TokenizerError: it fails; the message names `of_what`.
+        TokenizerError: `make` fails; the message names `of_what`.
     """
     try:
         return make()
@@ -342,7 +349,7 @@ def _made(make: Callable[[], Made], of_what: str) -> Made:
 
 
 def _beginnings(data: bytes) -> list[bytes]:
-    """All proper, non-empty beginnings of `data`."""
+    """All non-empty beginnings of `data` that are shorter than it."""
     return [data[:size] for size in range(1, len(data))]
 
 

@@ -133,7 +133,7 @@ class Reader:
             missing = prompt.ids[len(cached.ids) :]
             said = cached.append([*missing, *ids], last=len(ids) + 1).log_softmax(-1)
             figures = EndFigures(excerpt.prefix, excerpt.suffix, self._vocabulary)
-            figures_said = torch.tensor([figures.said(row) for row in said.numpy()])
+            figures_said = torch.tensor([figures.next_log_probs(row) for row in said.numpy()])
             below = dict[int, Tensor]()
             for count in range(len(ids), 0, -1) if figures.next_ids else ():
                 place = figures.place(self._vocabulary.read(ids[:count], prompt.forced)[0])

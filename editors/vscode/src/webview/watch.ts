@@ -1,11 +1,11 @@
-/** The page of the view: plays the passes, which take milliseconds, at a pace for eyes. */
+/** The page of the view. A pass takes milliseconds; the page shows one after the other slowly enough to watch. */
 import type { Canvas, CanvasToken, Watched } from '../protocol';
 import type { ToView } from '../watch';
 
 declare function acquireVsCodeApi(): { postMessage(message: unknown): void };
 
 const PACE_MS = 220;
-/** Stands for the token that ends the text, and that fills the rest of the canvas. */
+/** Shown for the token that ends the text, and that fills the rest of a canvas. */
 const END = '▪';
 const vscode = acquireVsCodeApi();
 
@@ -26,7 +26,7 @@ function element<T extends HTMLElement = HTMLElement>(id: string): T {
 
 const slider = element<HTMLInputElement>('step');
 
-/** The class of a tenth of confidence: the page's policy allows no styles of its own. */
+/** The CSS class for a confidence, one for each tenth: the page's content policy allows no inline styles. */
 function tenth(confidence: number): string {
   return `c${Math.min(9, Math.max(0, Math.floor(confidence * 10)))}`;
 }
@@ -40,7 +40,7 @@ function drawn(token: CanvasToken): HTMLElement {
   return span;
 }
 
-/** What happened in a pass. */
+/** One line about a pass or step. */
 function headline({ check, step, ms }: Canvas): string {
   const took = `${ms.toFixed(1)} ms`;
   if (check === undefined) {
@@ -50,7 +50,7 @@ function headline({ check, step, ms }: Canvas): string {
   return `pass ${step} · ${took} · ${drafts} · ${check.written} written`;
 }
 
-/** Passes, tokens and time of the whole fill. */
+/** A sentence with the passes, tokens and time of the whole fill. */
 function summary(): string {
   const passes = steps[steps.length - 1]?.step ?? 0;
   const ms = steps.reduce((sum, step) => sum + step.ms, 0).toFixed(0);
@@ -61,7 +61,7 @@ function summary(): string {
   return `${tokens} tokens in ${passes} ${passes === 1 ? 'pass' : 'passes'}, ${(tokens / Math.max(1, passes)).toFixed(1)} a pass, ${ms} ms. `;
 }
 
-/** Whether the fill is written from left to right, and not denoised. */
+/** Whether the fill is written from left to right; otherwise it is denoised. */
 function isWritten(): boolean {
   return steps.some(({ check }) => check !== undefined);
 }

@@ -1,7 +1,8 @@
-"""A `tokenizer.json` from the tokenizer that a `.gguf` file holds: byte-level BPE of the Qwen2 and Llama families.
+"""Makes a `tokenizer.json` from the tokenizer in a `.gguf` file: byte-level BPE of the Qwen2 and Llama families. No
+torch.
 
-Text is cut into pieces before bytes are merged. GGUF stores only the name of how; the expressions are those of the
-models' own `tokenizer.json`, without their normalisation: a file's bytes stay what they are. No torch.
+Before bytes are merged, a regular expression cuts text into pieces. GGUF stores only a name for the expression. Those
+here are from the models' own `tokenizer.json`; their Unicode normalisation is left out, so that text is not changed.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ PIECES = {
     "llama-bpe": _WORDS + r"\p{N}{1,3}" + _REST,
     "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
 }
-"""How a text is cut, by the name in the file; `smollm` cuts at digits first and then like GPT-2."""
+"""The expression that cuts text, by its name in the file."""
 DIGITS_APART = {"smollm": "gpt-2"}
+"""Names that cut every digit apart first, and then cut by the other name's expression."""
 
 CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
-"""Kinds of tokens that are no bytes of the vocabulary."""
+"""Values of `token_type` for tokens that are not spelled in bytes."""
 
 
 def tokenizer_json(

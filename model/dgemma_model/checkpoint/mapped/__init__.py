@@ -1,1 +1,1 @@
-"""Files beside a converted checkpoint that are mapped, so that all processes that serve it share one copy."""
+"""Files beside a converted checkpoint that processes map into memory, so that all who serve it share one copy."""

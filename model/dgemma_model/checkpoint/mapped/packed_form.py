@@ -1,8 +1,8 @@
-"""A converted checkpoint's matrices in the layout of this machine's products, in a file beside the plain ones.
+"""A converted checkpoint's int8 matrices, packed for this machine's products, in a file beside the plain ones.
 
-It is mapped: the network is ready at once, and all processes that serve it share one copy. The layout is that of the
-compiled passes where they can run, and else oneDNN's, which is another for each version of torch and processor. The
-file's name says which, and files of other layouts are replaced.
+The file is mapped: the network is ready at once, and all processes that serve it share one copy. If the compiled passes
+can run, the layout is theirs. Otherwise it is oneDNN's, which differs by torch version and processor. The file's name
+tells the layout; when a file is written, those of other layouts are deleted.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ Shapes = Mapping[str, tuple[int, int]]
 
 
 def packed_path(directory: Path, config: Qwen2Config) -> Path:
-    """Where the file of this machine belongs."""
+    """The path of the file for this machine's layout."""
     return directory / f"{STEM}{'bands' if native.can_run(config) else layout_key()}.safetensors"
 
 
 def packed_weights(
     directory: Path, config: Qwen2Config, layout: Layout, weights: Int8Weights, source: str
 ) -> Int8Weights:
-    """`weights` with the matrices mapped from the file of this machine, which is written now if it is missing or
-    damaged; as they are where that is not possible.
+    """`weights` with their matrices mapped from the file of this machine.
 
-    `layout` is that of the plain tensors, and `source` names what they were converted from. `embed_tokens` is the tied
-    head's.
+    The file is written first if it is missing, damaged or of another `source`. If that fails, `weights` are returned as
+    they are. `layout` has dtype and shape of each plain tensor. `source` identifies the file that they were converted
+    from. If there is an `lm_head`, `embed_tokens` is not packed: then no product uses it.
     """
     if weights.products != torch.int8 or not (native.can_run(config) or can_restore()):
         return weights
@@ -111,7 +111,7 @@ def _write(path: Path, config: Qwen2Config, shapes: Shapes, tensors: Mapping[str
 
 
 ToWrite = tuple[Layout, dict[str, str], Iterator[tuple[str, Tensor]]]
-"""The layout of a file, its notes, and its tensors one at a time."""
+"""The layout of a file, its metadata, and its tensors, made one at a time."""
 
 
 def _blocks_to_write(shapes: Shapes, tensors: Mapping[str, Tensor]) -> ToWrite:

@@ -1,7 +1,7 @@
-"""A converted checkpoint's tokenizer as tables, in a file beside its `tokenizer.json`.
+"""A converted checkpoint's tokenizer as tables (`prompt/byte_pairs`), in a file beside its `tokenizer.json`.
 
-The file is mapped: all processes that serve the checkpoint share one copy, and nothing is built when it is loaded. It
-is written when it is missing, damaged, or made of another checkpoint.
+The file is mapped: all processes that serve the checkpoint share one copy, and loading builds nothing. It is written if
+it is missing, damaged, of an older version, or made from another checkpoint.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 TABLES = "tokenizer.safetensors"
 _VERSION = "1"
 _UNUSABLE = (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError)
-"""What damaged files raise, and those of other kinds."""
+"""Exceptions that mean a damaged file, or a tokenizer that does not fit into tables."""
 _SOURCE, _VERSION_NOTE, _DESCRIPTION, _PREFERS_WHOLE = "source", "version", "description", "prefers_whole"
 
 
 def tokenizer_of(json_path: Path, source: str) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`, in tables where its kind allows them.
+    """The tokenizer of a `tokenizer.json`: as mapped tables if it is plain byte-level BPE, otherwise by the library.
 
-    `source` names what the checkpoint was converted from.
+    `source` identifies the file that the checkpoint was converted from.
 
     Raises:
         TokenizerError: the file is missing or unusable.
@@ -64,10 +64,10 @@ def _mapped(path: Path, source: str) -> Tokenizer:
 
 
 def _tables(content: Mapping[str, Any]) -> tuple[Tables, dict[str, str]]:
-    """The tables of a `tokenizer.json`, and what the library needs besides.
+    """The tables of a `tokenizer.json`, and the file's metadata with all that `TabledTokenizer` needs besides.
 
     Raises:
-        ValueError: it is of a kind that tables would not do justice to.
+        ValueError: it does more than plain byte-level BPE, so tables would give other ids.
     """
     model, steps = content["model"], _steps(content["pre_tokenizer"])
     added = content["added_tokens"]
