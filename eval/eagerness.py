@@ -29,7 +29,7 @@ from dgemma_lsp.command.loading import load_infiller
 from dgemma_lsp.eagerness import LEVELS
 from dgemma_model.checkpoint.catalogue import DEFAULT
 from dgemma_model.checkpoint.config import Policy
-from dgemma_model.evaluation.calibration import Choice, Judged, choice
+from dgemma_model.evaluation.calibration import Judged, ThresholdOutcome, at_threshold
 from dgemma_model.evaluation.held_out import SHOWN_KINDS, Case
 from dgemma_model.evaluation.report import DEFAULT_WAY
 
@@ -72,12 +72,12 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def shares(measured: Iterable[dict[str, str]]) -> dict[str, Choice]:
+def shares(measured: Iterable[dict[str, str]]) -> dict[str, ThresholdOutcome]:
     """What each level shows at these holes, and how much of it is right."""
     found = list(measured)
     judged = [Judged(float(row["score"]), row["right"] == "1") for row in found if row["score"]]
     threshold = Policy.from_json(json.loads(POLICY.read_text("utf-8"))).threshold
-    return {name: choice(judged, len(found), level.factor * threshold) for name, level in LEVELS.items()}
+    return {name: at_threshold(judged, len(found), level.factor * threshold) for name, level in LEVELS.items()}
 
 
 def languages(measured: Iterable[dict[str, str]]) -> int:

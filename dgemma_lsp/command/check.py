@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dgemma_lsp.command.loading import UserError, Writer
+from dgemma_lsp.command.loading import ModelOptions, UserError
 from dgemma_model.request import Excerpt, FillRequest
 from dgemma_model.source import languages, syntax
 
@@ -23,7 +23,7 @@ HASHED_BYTES = 2**30
 """Larger checkpoints are not read through only to name them."""
 
 
-def check(writer: Writer) -> bool:
+def check(wanted: ModelOptions) -> bool:
     """Print a table of what works on this machine; whether all of it does."""
     rows: list[tuple[str, Callable[[], str]]] = [
         ("Python", platform.python_version),
@@ -33,8 +33,8 @@ def check(writer: Writer) -> bool:
         ("passes", _passes),
         ("memory", _memory),
         ("grammars", _grammars),
-        ("writer", lambda: _writer_line(writer)),
-        ("a fill", lambda: _trial_fill(writer)),
+        ("writer", lambda: _model_line(wanted)),
+        ("a fill", lambda: _trial_fill(wanted)),
     ]
     table = Table("", "", "", show_header=False)
     all_well = True
@@ -84,15 +84,15 @@ def _grammars() -> str:
     return ", ".join(sorted(row.name for row in rows))
 
 
-def _writer_line(writer: Writer) -> str:
+def _model_line(wanted: ModelOptions) -> str:
     """What fills, why, and what would be better."""
     from dgemma_model.checkpoint.selection import default_checkpoint, find
 
-    if (engine := writer.chosen_engine()) is not None:
+    if (engine := wanted.chosen_engine()) is not None:
         return f"an engine, {engine.why}; text goes to {engine.address.described}"
-    if writer.checkpoint:
-        return f"{writer.checkpoint}, named on the command line: {_weights_line(find(writer.checkpoint))}"
-    default = default_checkpoint(writer.device)
+    if wanted.checkpoint:
+        return f"{wanted.checkpoint}, named on the command line: {_weights_line(find(wanted.checkpoint))}"
+    default = default_checkpoint(wanted.device)
     advice = f"\n{default.advice}" if default.advice else ""
     return f"{default.name}, because {default.why}: {_weights_line(default.path)}{advice}"
 
@@ -118,8 +118,8 @@ def weights_digest(weights: Sequence[Path]) -> str | None:
     return digest.hexdigest()
 
 
-def _trial_fill(writer: Writer) -> str:
-    infiller = writer.load()
+def _trial_fill(wanted: ModelOptions) -> str:
+    infiller = wanted.load()
     excerpt = Excerpt("def area(width, height):\n    return ", "\n")
     started = time.perf_counter()
     *_, draft = infiller.fill(FillRequest(excerpt, one_line=True))

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from dgemma_lsp.command.loading import UserError, Writer
+from dgemma_lsp.command.loading import ModelOptions, UserError
 from dgemma_model.checkpoint import catalogue
 from dgemma_model.checkpoint.config import Quantize
 
@@ -87,7 +87,7 @@ def serve(
             fail(f"options go after the command: dgemma-lsp {context.invoked_subcommand} --checkpoint ...")
         return
     try:
-        Writer(checkpoint, engine=engine).chosen_engine()
+        ModelOptions(checkpoint, engine=engine).chosen_engine()
     except UserError as error:
         fail(str(error))
     from dgemma_lsp.server import server
@@ -153,13 +153,13 @@ def fill(
         fail("pass either FILE:LINE:COLUMN or --batch TASKS.jsonl")
     if one_line is not None and batch is None:
         fail("--one-line and --no-one-line are about --batch: at FILE:LINE:COLUMN the syntax decides")
-    writer = Writer(checkpoint, device, quantize, engine, engine_token_file)
+    wanted = ModelOptions(checkpoint, device, quantize, engine, engine_token_file)
     try:
         if batch is not None:
-            fill_command.fill_batch(batch, writer, one_line=one_line, denoise=denoise, steps=steps, budget_ms=budget_ms)
+            fill_command.fill_batch(batch, wanted, one_line=one_line, denoise=denoise, steps=steps, budget_ms=budget_ms)
         elif place is not None:
             fill_command.fill_once(
-                place, writer, watch=watch, as_json=as_json, denoise=denoise, steps=steps, budget_ms=budget_ms
+                place, wanted, watch=watch, as_json=as_json, denoise=denoise, steps=steps, budget_ms=budget_ms
             )
     except UserError as error:
         fail(str(error))
@@ -176,7 +176,7 @@ def check(
     """Say what works on this machine, and what to do where something does not."""
     from dgemma_lsp.command.check import check as check_machine
 
-    if not check_machine(Writer(checkpoint, device, quantize, engine, engine_token_file)):
+    if not check_machine(ModelOptions(checkpoint, device, quantize, engine, engine_token_file)):
         raise typer.Exit(1)
 
 

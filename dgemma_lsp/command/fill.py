@@ -1,4 +1,4 @@
-"""What the commands `fill` and `check` do: the server's own pipeline, shown in a terminal."""
+"""What the command `fill` does: the server's own pipeline, shown in a terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.progress import Progress
 from rich.style import Style
 from rich.text import Text
 
-from dgemma_lsp.command.loading import UserError, Writer
+from dgemma_lsp.command.loading import ModelOptions, UserError
 from dgemma_lsp.command.opened import TASK_TOKENS, opened
 from dgemma_lsp.documents import disk
 from dgemma_lsp.documents.documents import ParsedSnapshot
@@ -50,7 +50,7 @@ _MOST_BATCH_BYTES = 1 << 30
 
 def fill_once(
     place: str,
-    writer: Writer,
+    wanted: ModelOptions,
     *,
     watch: bool,
     as_json: bool,
@@ -65,7 +65,7 @@ def fill_once(
     """
     parsed = parsed_at(place)
     snapshot = parsed.snapshot
-    infiller = writer.load()
+    infiller = wanted.load()
     console = Console(stderr=as_json, highlight=False)
     started = time.perf_counter()
     try:
@@ -86,8 +86,8 @@ def fill_once(
         console.print(f"[dim]{timing}{score}[/dim]")
     else:
         console.print(f"nothing to suggest: {answer.value}")
-    is_default = writer.checkpoint is None and writer.chosen_engine() is None
-    if is_default and not as_json and (advice := default_checkpoint(writer.device).advice):
+    is_default = wanted.checkpoint is None and wanted.chosen_engine() is None
+    if is_default and not as_json and (advice := default_checkpoint(wanted.device).advice):
         console.print(f"[dim]{escape(advice)}[/dim]")
 
 
@@ -265,7 +265,7 @@ def _as_json(
 
 def fill_batch(
     tasks: Path,
-    writer: Writer,
+    wanted: ModelOptions,
     *,
     one_line: bool | None,
     denoise: bool,
@@ -283,7 +283,7 @@ def fill_batch(
         UserError: the file cannot be read, or neither checkpoint nor engine can be used.
     """
     lines = _content(tasks, _MOST_BATCH_BYTES).splitlines()
-    infiller = writer.load()
+    infiller = wanted.load()
     with Progress(console=Console(stderr=True)) as progress:
         for number, line in enumerate(progress.track(lines, description="filling"), start=1):
             if line.strip():

@@ -44,8 +44,8 @@ def load_infiller(
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
-    """What a command fills with, as its user named it."""
+class ModelOptions:
+    """The options that name what a command fills with: a checkpoint on a device, or an engine."""
 
     checkpoint: str | None = None
     device: str | None = None
@@ -54,7 +54,7 @@ class Writer:
     engine_token_file: Path | None = None
 
     def chosen_engine(self) -> ChosenEngine | None:
-        """The engine; None where a checkpoint fills.
+        """The engine; None if a checkpoint fills.
 
         Raises:
             UserError: what is named is no engine's address, or there is a checkpoint beside it.

@@ -151,7 +151,7 @@ class Frames:
             self._step = draft.step
         self._last = self._clock()
 
-    def _canvas(self, draft: Draft) -> list[Place]:
+    def _canvas(self, draft: Draft) -> list[ShownToken]:
         tokens = draft.tokens[0]
         states = [self._state(at, token) for at, token in enumerate(tokens)]
         return list(_without(self._healed(draft), zip(tokens, states, strict=True)))
@@ -173,10 +173,10 @@ class Frames:
         return TokenState.REVISED if at in self._revised else TokenState.ACCEPTED
 
 
-Place = tuple[DraftToken, TokenState]
+ShownToken = tuple[DraftToken, TokenState]
 
 
-def _written(draft: Draft, check: Check | None) -> tuple[list[Place], int]:
+def _written(draft: Draft, check: Check | None) -> tuple[list[ShownToken], int]:
     """The written tokens up to the end of the text, and the index of the first one of this pass.
 
     The tokens that the pass refused are right before the one that the writer put instead.
@@ -184,7 +184,7 @@ def _written(draft: Draft, check: Check | None) -> tuple[list[Place], int]:
     tokens, length = draft.tokens[0], len(draft.text)
     before = len(tokens) - (0 if check is None else check.written)
     accepted = sum(1 for _ in takewhile(lambda token: token.drafted_by is not None, tokens[before:]))
-    found = list[Place]()
+    found = list[ShownToken]()
     new = 0
     for at in range(len(tokens) + 1):
         new = len(found) if at == before else new
@@ -198,7 +198,7 @@ def _written(draft: Draft, check: Check | None) -> tuple[list[Place], int]:
     return found, new
 
 
-def _refused(check: Check | None) -> list[Place]:
+def _refused(check: Check | None) -> list[ShownToken]:
     if check is None:
         return []
     refused = check.drafted[check.accepted :]
@@ -213,7 +213,7 @@ def _state_of(token: DraftToken) -> TokenState:
     return TokenState.CHOSEN if token.drafted_by == "judge" else TokenState.DRAFTED
 
 
-def _without(count: int, places: Iterable[Place]) -> Iterator[Place]:
+def _without(count: int, places: Iterable[ShownToken]) -> Iterator[ShownToken]:
     """The positions of a canvas without its first `count` characters."""
     for token, state in places:
         rest = token.text[count:]

@@ -1,4 +1,4 @@
-"""What is said of the checkpoint that a server loads."""
+"""The contract of loading a model: what was chosen and why, and who is told how loading goes."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from dgemma_lsp.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What fills, for a user who wants to know."""
+class ChosenModel:
+    """The checkpoint or engine that fills, as users are told of it."""
 
     checkpoint: str
+    """Its name, or the engine's address."""
     why: str
+    """Why it was chosen."""
     better: str | None = None
     """The checkpoint that this machine should use instead."""
     offer: str | None = None
-    """What that one is: size, languages, quality, licence."""
+    """What that one brings: size, languages, quality, licence."""
     advice: str | None = None
-    """What to do, in a sentence for whoever has a terminal."""
+    """A sentence with the command that gets it."""
     engine: str | None = None
-    """The address of the engine that is asked in place of a checkpoint."""
+    """The address of the engine; None if a checkpoint fills."""
     text_goes_to: str | None = None
-    """The same in words; None where text stays in the server."""
+    """Where text goes, in words; None if it stays in the server."""
 
 
 class LoadListener(Protocol):
-    """Who is told how loading goes, on the thread that loads."""
+    """Is told how loading goes. All methods are called on the thread that loads."""
 
-    def chose(self, choice: Choice) -> None:
-        """This checkpoint is loaded now."""
+    def chose(self, choice: ChosenModel) -> None:
+        """This model is loaded now."""
 
     def read(self, share: float) -> None:
-        """This share of it has been read, from 0 to 1."""
+        """This share of its weights has been read, from 0 to 1."""
 
     def health_changed(self, health: Health) -> None:
         """The engine's health has changed. Called on the model's thread, also while it fills."""

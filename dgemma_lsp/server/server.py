@@ -22,7 +22,7 @@ from dgemma_lsp.engine.health import Health
 from dgemma_lsp.pipeline.actions import ActionKind
 from dgemma_lsp.pipeline.infiller import InfillerLike
 from dgemma_lsp.server import admission, code_actions, completions, from_client, to_client, transport
-from dgemma_lsp.server.loading import Choice, LoadInfiller, LoadListener
+from dgemma_lsp.server.loading import ChosenModel, LoadInfiller, LoadListener
 from dgemma_lsp.server.session import DgemmaServer
 from dgemma_lsp.server.streams import LogHandler
 from dgemma_lsp.settings import Settings
@@ -127,7 +127,7 @@ class _LoadProgress:
         self.changes = asyncio.Queue[int | None]()
         server.become("loading", _LOADING, 0)
 
-    def chose(self, choice: Choice) -> None:
+    def chose(self, choice: ChosenModel) -> None:
         """Take the checkpoint that is loaded."""
         self._loop.call_soon_threadsafe(setattr, self._server, "choice", choice)
 
@@ -359,11 +359,11 @@ def _infiller_loader(
 
         wanted, place = checkpoint or using.checkpoint, device or using.device
         if wanted:
-            choice = Choice(wanted, "named on the command line" if checkpoint else "named in the settings")
+            choice = ChosenModel(wanted, "named on the command line" if checkpoint else "named in the settings")
         else:
             default = default_checkpoint(place)
             wanted, better = str(default.path), default.better
-            choice = Choice(
+            choice = ChosenModel(
                 default.name,
                 default.why,
                 better=better.name if better else None,
@@ -385,7 +385,7 @@ def _engine(chosen: ChosenEngine, token_file: Path | None, listener: LoadListene
     from dgemma_lsp.engine.infiller import EngineInfiller  # imports a client for HTTP
 
     address, why = chosen
-    listener.chose(Choice(address.url, why, engine=address.url, text_goes_to=address.described))
+    listener.chose(ChosenModel(address.url, why, engine=address.url, text_goes_to=address.described))
     infiller = EngineInfiller(address, token_for(address, token_file), listener.health_changed)
     infiller.check_health()
     return infiller

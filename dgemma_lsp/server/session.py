@@ -32,7 +32,7 @@ from dgemma_lsp.pipeline.next_edit import Renames
 from dgemma_lsp.pipeline.suggest import candidates, suggest, why_disabled
 from dgemma_lsp.pipeline.watched import Frame, Frames, WatchedInfiller, before_cursor
 from dgemma_lsp.server import from_client, log_line, to_client, transport
-from dgemma_lsp.server.loading import Choice, LoadInfiller
+from dgemma_lsp.server.loading import ChosenModel, LoadInfiller
 from dgemma_lsp.server.memory import Memory, Rhythm, Silences, Statistics
 from dgemma_lsp.server.worker import Answer, Lane, Steps, Worker
 from dgemma_lsp.settings import Settings
@@ -65,7 +65,7 @@ class DgemmaServer(transport.StrictServer):
         self.load_infiller = load_infiller
         self.loading = False
         self.state: dict[str, object] = {"state": "starting", "message": "the model is not loaded yet"}
-        self.choice: Choice | None = None
+        self.choice: ChosenModel | None = None
         self.engine_health: Health | None = None  # of an engine, once it has been asked
         self.settings = self.configured = defaults
         self.languages: frozenset[str] | None = None

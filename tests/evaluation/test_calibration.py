@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma_model.evaluation.calibration import (
-    Choice,
     Isotonic,
     Judged,
-    choice,
+    ThresholdOutcome,
+    at_threshold,
     measured,
     reliability,
     summary,
@@ -74,9 +74,9 @@ def test_every_suggestion_is_in_one_bin(found: list[Judged], bins: int) -> None:
 
 def test_a_threshold_offers_what_is_above_it() -> None:
     found = judged("-+-+")
-    assert choice(found, 8, -9.0) == Choice(-9.0, 0.5, 0.5)
-    assert (choice(found, 8, -1.0).offered, choice(found, 8, -1.0).right) == (0.125, 1.0)
-    assert (choice(found, 8, 0.0).offered, choice(found, 8, 0.0).right) == (0.0, None)
+    assert at_threshold(found, 8, -9.0) == ThresholdOutcome(-9.0, 0.5, 0.5)
+    assert (at_threshold(found, 8, -1.0).offered, at_threshold(found, 8, -1.0).right) == (0.125, 1.0)
+    assert (at_threshold(found, 8, 0.0).offered, at_threshold(found, 8, 0.0).right) == (0.0, None)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def fills(count: int) -> list[Fill]:
 def test_what_is_measured_is_plotted() -> None:
     found = measured(fills(200), -0.5)
     assert found.suggested == pytest.approx(-1.0, abs=0.01)  # half are right
-    (own,) = [c for c in found.choices if c.threshold == -0.5]
+    (own,) = [c for c in found.outcomes if c.threshold == -0.5]
     assert (own.offered, own.right) == (0.375, 1.0)
     assert sum(one.n for one in found.bins) == 75  # the other half was fitted
     root = ElementTree.fromstring(svg(found))

@@ -18,7 +18,7 @@ from default_writer import default_weights
 from users_store import USERS_STORE
 from wire import Wire, inline, insertion
 
-from dgemma_lsp.server.loading import Choice
+from dgemma_lsp.server.loading import ChosenModel
 from dgemma_lsp.server.server import _infiller_loader
 from dgemma_lsp.settings import Settings
 from dgemma_model.checkpoint.catalogue import DEFAULT
@@ -113,9 +113,9 @@ class Heard:
     """Remembers what is said while a checkpoint is loaded."""
 
     def __init__(self) -> None:
-        self.chosen: list[Choice] = []
+        self.chosen: list[ChosenModel] = []
 
-    def chose(self, choice: Choice) -> None:
+    def chose(self, choice: ChosenModel) -> None:
         self.chosen.append(choice)
 
     def read(self, share: float) -> None:

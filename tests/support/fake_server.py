@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from dgemma_lsp.documents import verdicts, workspace
 from dgemma_lsp.server import server as dgemma_server
 from dgemma_lsp.server import transport
-from dgemma_lsp.server.loading import Choice, LoadListener
+from dgemma_lsp.server.loading import ChosenModel, LoadListener
 from dgemma_lsp.settings import Settings
 from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest
 
@@ -125,7 +125,7 @@ def main() -> NoReturn:
     def load(settings: Settings, listener: LoadListener) -> FakeInfiller:
         logging.getLogger("dgemma_lsp").info("loading checkpoint=%s", settings.checkpoint)
         if better := os.environ.get("FAKE_BETTER"):
-            listener.chose(Choice("fake", "no other is here", better, "3 MB, all languages", f"get {better}"))
+            listener.chose(ChosenModel("fake", "no other is here", better, "3 MB, all languages", f"get {better}"))
         match os.environ.get("FAKE_LOAD"):
             case "fail":
                 raise ValueError("the weights are truncated")

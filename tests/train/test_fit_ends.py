@@ -9,9 +9,9 @@ import torch
 from model_fixtures import tiny_checkpoint
 
 from dgemma_model.checkpoint import load
-from dgemma_model.decoding.end_probe import END_FIGURES, Place
+from dgemma_model.decoding.end_probe import END_FIGURES, PlaceKind
 from dgemma_model.request import Excerpt
-from dgemma_model.train.fit_ends import Candidate, Middle, Reader, crossed, fitted, middle_of
+from dgemma_model.train.fit_ends import EndCandidate, Middle, Reader, crossed, fitted, middle_of
 
 
 def middles(count: int) -> list[Middle]:
@@ -19,11 +19,11 @@ def middles(count: int) -> list[Middle]:
     rng = random.Random(0)
     found = []
     for number in range(count):
-        kind: Place = "inside" if number % 2 else "line_end"
+        kind: PlaceKind = "inside" if number % 2 else "line_end"
         candidates = []
         for is_end in (False, False, True):
             figures = (1.0, rng.gauss(0, 1), 0.0, rng.gauss(2.0 * is_end, 0.3), *(0.0,) * (END_FIGURES - 4))
-            candidates.append(Candidate(kind, figures, is_end, ends=0.0))
+            candidates.append(EndCandidate(kind, figures, is_end, ends=0.0))
         found.append(Middle("line", f"package{number % 6}", candidates, is_cut_early=False))
     return found
 

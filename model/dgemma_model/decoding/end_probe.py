@@ -18,7 +18,7 @@ from dgemma_model.decoding.fill_end import FillEnd, indent_of, is_level
 from dgemma_model.prompt.format import FillVocabulary
 from dgemma_model.prompt.tokenizer import Tokenizer
 
-Place = Literal["line_end", "inside"]
+PlaceKind = Literal["line_end", "inside"]
 
 END_FIGURES = 24
 """The number of figures (features) of the logistic model, for each kind of place."""
@@ -34,7 +34,7 @@ _LEAST = -20.0
 class EndPlace:
     """A place where a fill may end."""
 
-    kind: Place
+    kind: PlaceKind
     cut: int
     """The length of the fill in code points, if it ends here."""
 
@@ -119,7 +119,7 @@ class EndProbe:
     def __init__(self, weights: Sequence[float], figures: EndFigures) -> None:
         """`weights` [2 * END_FIGURES]: those for ends of lines, then those for places inside a line."""
         line_end, inside = np.array(weights).reshape(2, END_FIGURES)
-        self._weights: dict[Place, np.ndarray] = {"line_end": line_end, "inside": inside}
+        self._weights: dict[PlaceKind, np.ndarray] = {"line_end": line_end, "inside": inside}
         self._figures = figures
 
     def draft(self, text: str) -> list[int]:

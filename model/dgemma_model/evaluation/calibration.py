@@ -45,8 +45,8 @@ class Bin:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What a threshold would give."""
+class ThresholdOutcome:
+    """How many suggestions a threshold would offer, and how many of these are right."""
 
     threshold: float
     offered: float
@@ -60,7 +60,7 @@ class Reliability:
     """What is plotted."""
 
     bins: tuple[Bin, ...]
-    choices: tuple[Choice, ...]
+    outcomes: tuple[ThresholdOutcome, ...]
     threshold: float
     """The checkpoint's own."""
     suggested: float | None
@@ -98,10 +98,10 @@ def measured(fills: Sequence[Fill], threshold: float) -> Reliability:
     ]
     fitted, checked = judged[::2], judged[1::2]
     probability = Isotonic(fitted)
-    choices = [choice(judged, len(shown), at) for at in sorted({*THRESHOLDS, threshold}, reverse=True)]
+    outcomes = [at_threshold(judged, len(shown), at) for at in sorted({*THRESHOLDS, threshold}, reverse=True)]
     return Reliability(
         bins=tuple(reliability(checked, probability)),
-        choices=tuple(choices),
+        outcomes=tuple(outcomes),
         threshold=threshold,
         suggested=threshold_for(judged, ACCEPTED),
         expected_at_threshold=probability(threshold),
@@ -127,11 +127,11 @@ def reliability(judged: Sequence[Judged], probability: Isotonic, bins: int = BIN
     return found
 
 
-def choice(judged: Sequence[Judged], cases: int, threshold: float) -> Choice:
+def at_threshold(judged: Sequence[Judged], cases: int, threshold: float) -> ThresholdOutcome:
     """What would be offered with this threshold, and how much of it is right; `cases` are those without a suggestion,
     too."""
     rights = [one.is_right for one in judged if one.score >= threshold]
-    return Choice(threshold, len(rights) / max(cases, 1), sum(rights) / len(rights) if rights else None)
+    return ThresholdOutcome(threshold, len(rights) / max(cases, 1), sum(rights) / len(rights) if rights else None)
 
 
 def threshold_for(judged: Sequence[Judged], precision: float) -> float | None:
@@ -149,7 +149,7 @@ def threshold_for(judged: Sequence[Judged], precision: float) -> float | None:
 def summary(found: Reliability) -> str:
     """For people: what thresholds give."""
     lines = ["threshold  offered  right of these"]
-    for c in found.choices:
+    for c in found.outcomes:
         right = "" if c.right is None else f"  {100 * c.right:6.1f}%"
         lines.append(f"{c.threshold:9.2f}  {100 * c.offered:6.1f}%{right}")
     if found.suggested is None:
@@ -168,7 +168,7 @@ _STYLE = "font: 12px sans-serif; fill: #444"
 def svg(found: Reliability) -> str:
     """Two panels: fitted probability against what came true, and what each threshold gives."""
     left, right = _Panel(MARGIN), _Panel(2 * MARGIN + SIDE + 40)
-    lowest = min(choice.threshold for choice in found.choices)
+    lowest = min(outcome.threshold for outcome in found.outcomes)
     parts = [
         left.frame("fitted probability of being right", "share that was right", ("0", "0.5", "1")),
         left.line([(0.0, 0.0), (1.0, 1.0)], "#999", dashed=True),
@@ -181,8 +181,8 @@ def svg(found: Reliability) -> str:
         return 1 - threshold / lowest
 
     at = place(found.threshold)
-    offered = [(place(c.threshold), c.offered) for c in found.choices]
-    rights = [(place(c.threshold), c.right) for c in found.choices if c.right is not None]
+    offered = [(place(c.threshold), c.offered) for c in found.outcomes]
+    rights = [(place(c.threshold), c.right) for c in found.outcomes if c.right is not None]
     parts += [
         right.frame("threshold (nats per token)", "share", (f"{lowest:g}", f"{lowest / 2:g}", "0")),
         right.line([(at, 0.0), (at, 1.0)], "#c60", dashed=True),

@@ -30,7 +30,7 @@ from torch import Tensor
 from dgemma_model.checkpoint import load as checkpoints
 from dgemma_model.checkpoint import selection
 from dgemma_model.checkpoint.contract import Checkpoint
-from dgemma_model.decoding.end_probe import EndFigures, Place
+from dgemma_model.decoding.end_probe import EndFigures, PlaceKind
 from dgemma_model.decoding.fill_end import FillEnd, is_level
 from dgemma_model.decoding.prompt_cache import PromptCaches
 from dgemma_model.network.kernels import fastest_products
@@ -49,28 +49,28 @@ MIX: dict[HoleKind, float] = {
     "block": 0.45, "expression": 0.2, "line": 0.1, "statement": 0.1, "span": 0.05, "rest_of_line": 0.1
 }  # fmt: skip
 CLOSERS = ")]}:,;"
-PLACES: tuple[Place, ...] = ("line_end", "inside")
+PLACES: tuple[PlaceKind, ...] = ("line_end", "inside")
 RIDGE = 1.0
 PARTS = 5
 """Into so many parts the packages are divided for validation."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """A hole, and what the network computes while its true middle is written."""
+class ReadMiddle:
+    """A hole whose true middle the network has read, with the figures along it."""
 
     kind: HoleKind
     package: str
     excerpt: Excerpt
     middle: str
     ids: list[int]
-    """What is written: the healed end of the prefix, the middle, and a little of the suffix."""
+    """What was read after the prompt: the healed piece, the middle, and the first tokens of the suffix."""
     forced: bytes
-    said: Tensor
-    """float32 [len(ids) + 1, 3]: what `EndFigures.said` gives before the first of `ids`, and after each."""
+    next_log_probs: Tensor
+    """float32 [len(ids) + 1, 3]: what `EndFigures.next_log_probs` gives before the first of `ids`, and after each."""
     below: dict[int, Tensor]
-    """By how many of `ids` come before, at ends of lines: float32 [tokens of the next line, 2], what `EndFigures.of`
-    is told of these."""
+    """For each end of a line, by the number of `ids` before it: float32 [tokens of the next line, 2], the `below` of
+    `EndFigures.of`."""
 
 
 def holes_of(text: str, rng: random.Random) -> list[CutHole]:
@@ -120,7 +120,7 @@ class Reader:
         self._caches = PromptCaches(self._network, 64 * 2**20)
 
     @torch.inference_mode()
-    def read(self, kind: HoleKind, package: str, excerpt: Excerpt, middle: str) -> Reading | None:
+    def read(self, kind: HoleKind, package: str, excerpt: Excerpt, middle: str) -> ReadMiddle | None:
         """None where the middle is too long."""
         prompt = self._format.encode(excerpt, PROMPT_TOKENS)
         text = prompt.forced.decode() + middle
@@ -133,7 +133,7 @@ class Reader:
             missing = prompt.ids[len(cached.ids) :]
             said = cached.append([*missing, *ids], last=len(ids) + 1).log_softmax(-1)
             figures = EndFigures(excerpt.prefix, excerpt.suffix, self._vocabulary)
-            figures_said = torch.tensor([figures.next_log_probs(row) for row in said.numpy()])
+            next_log_probs = torch.tensor([figures.next_log_probs(row) for row in said.numpy()])
             below = dict[int, Tensor]()
             for count in range(len(ids), 0, -1) if figures.next_ids else ():
                 place = figures.place(self._vocabulary.read(ids[:count], prompt.forced)[0])
@@ -143,7 +143,7 @@ class Reader:
                     rows = torch.cat((said[count][None], following[:-1]))
                     agreed = rows.gather(1, torch.tensor(figures.next_ids)[:, None])
                     below[count] = torch.cat((agreed, rows.max(-1).values[:, None]), 1)
-        return Reading(kind, package, excerpt, middle, ids, prompt.forced, figures_said, below)
+        return ReadMiddle(kind, package, excerpt, middle, ids, prompt.forced, next_log_probs, below)
 
     def _count(self, ids: list[int], size: int) -> int:
         """How many tokens hold the first `size` bytes."""
@@ -183,25 +183,25 @@ def gather(folder: Path, packages: dict[str, list[str]], reader: Reader, seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A place where a fill might end, and whether it does."""
+class EndCandidate:
+    """A place where a fill might end, and whether it should."""
 
-    kind: Place
+    kind: PlaceKind
     figures: Sequence[float]
     is_end: bool
     ends: float
-    """Log-probability that the writer says so."""
+    """The writer's log-probability, in nats, that the fill ends here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Middle:
-    """A hole's candidates up to its end."""
+    """The candidates of one hole, up to its true end."""
 
     kind: HoleKind
     package: str
-    candidates: Sequence[Candidate]
+    candidates: Sequence[EndCandidate]
     is_cut_early: bool
-    """The rules of `FillEnd` end it too early."""
+    """Whether the rules of `FillEnd` end the fill too early."""
 
     def is_right(self, odds: Sequence[float], threshold: float = 0.0) -> bool:
         """Whether the fill ends where it should, and nowhere before, with such odds of its candidates."""
@@ -209,11 +209,11 @@ class Middle:
         return not self.is_cut_early and ending is not None and ending.is_end
 
 
-def middle_of(reading: Reading, vocabulary: FillVocabulary) -> Middle:
+def middle_of(reading: ReadMiddle, vocabulary: FillVocabulary) -> Middle:
     """The candidates of a reading, as a fill would meet them."""
     prefix, suffix = reading.excerpt.prefix, reading.excerpt.suffix
     figures, rules = EndFigures(prefix, suffix, vocabulary), FillEnd.of(prefix, suffix, one_line=False)
-    candidates, right = list[Candidate](), reading.middle.rstrip()
+    candidates, right = list[EndCandidate](), reading.middle.rstrip()
     for count in range(1, len(reading.ids) + 1):
         text, _ = vocabulary.read(reading.ids[:count], reading.forced)
         cut = rules.cut(text)
@@ -221,17 +221,17 @@ def middle_of(reading: Reading, vocabulary: FillVocabulary) -> Middle:
             return Middle(reading.kind, reading.package, candidates, is_cut_early=True)
         if (place := figures.place(text)) is None:
             continue
-        said, is_end = reading.said[count].tolist(), text[: place.cut].rstrip() == right
+        said, is_end = reading.next_log_probs[count].tolist(), text[: place.cut].rstrip() == right
         below = reading.below.get(count, torch.empty(0, 2)).numpy()
-        candidates.append(Candidate(place.kind, figures.of(text, said, below), is_end, said[0]))
+        candidates.append(EndCandidate(place.kind, figures.of(text, said, below), is_end, said[0]))
         if is_end:
             break
     return Middle(reading.kind, reading.package, candidates, is_cut_early=False)
 
 
-def fitted(middles: Sequence[Middle]) -> dict[Place, Tensor]:
+def fitted(middles: Sequence[Middle]) -> dict[PlaceKind, Tensor]:
     """Weights [END_FIGURES] of a logistic model for each kind of place, with a ridge on figures of unit variance."""
-    found: dict[Place, Tensor] = {}
+    found: dict[PlaceKind, Tensor] = {}
     for kind in PLACES:
         candidates = [each for middle in middles for each in middle.candidates if each.kind == kind]
         figures = torch.tensor([each.figures for each in candidates], dtype=torch.float64)
@@ -262,7 +262,7 @@ def _minimum(figures: Tensor, right: Tensor, ridge: Tensor) -> Tensor:
     return weights.detach()
 
 
-def odds_of(middle: Middle, weights: dict[Place, Tensor]) -> list[float]:
+def odds_of(middle: Middle, weights: dict[PlaceKind, Tensor]) -> list[float]:
     """Log-odds of each candidate."""
     return [float(torch.tensor(each.figures, dtype=torch.float64) @ weights[each.kind]) for each in middle.candidates]
 

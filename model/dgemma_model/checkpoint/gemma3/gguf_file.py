@@ -18,7 +18,7 @@ from dgemma_model.checkpoint import store
 from dgemma_model.checkpoint.contract import Progress
 from dgemma_model.checkpoint.converted import CONFIG, ORIGIN, TOKENIZER, ConvertedError, read_json, replacing
 from dgemma_model.checkpoint.errors import CheckpointError
-from dgemma_model.checkpoint.gguf.header import GgufError, GgufHeader, StoredTensor, read_header
+from dgemma_model.checkpoint.gguf.header import GgufError, GgufHeader, GgufTensor, read_header
 from dgemma_model.checkpoint.quantised.source_hash import weights_hash
 from dgemma_model.checkpoint.weights import write_tensors
 
@@ -106,7 +106,7 @@ def _published_name(name: str) -> str:
     return f"model.{layer}{NAMES[parts[-1]]}.weight"
 
 
-def _widened(named: Mapping[str, StoredTensor], progress: Progress) -> Iterator[tuple[str, Tensor]]:
+def _widened(named: Mapping[str, GgufTensor], progress: Progress) -> Iterator[tuple[str, Tensor]]:
     for done, (name, tensor) in enumerate(named.items(), 1):
         if len(tensor.shape) == 1:
             yield name, torch.from_numpy(tensor.dequantised()[0] - 1)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dgemma_model.checkpoint.gguf.header import GgufError, StoredTensor, read_header
+from dgemma_model.checkpoint.gguf.header import GgufError, GgufTensor, read_header
 from dgemma_model.checkpoint.gguf.tokenizer import tokenizer_json
 from dgemma_model.network.config import ConfigError
 from dgemma_model.network.qwen2 import parameter_shapes
@@ -110,7 +110,7 @@ class GgufFile:
         order = np.arange(len(self._sources[name].data)).reshape(-1, size // 2, 2)
         return order.swapaxes(1, 2).reshape(-1)[rows]
 
-    def _parameter(self, tensor: StoredTensor) -> str:
+    def _parameter(self, tensor: GgufTensor) -> str:
         found = _TENSOR.fullmatch(tensor.name)
         if found is None:
             reason = "scaled rotary embeddings" if tensor.name.startswith("rope") else "another architecture"

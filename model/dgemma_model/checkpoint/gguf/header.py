@@ -39,7 +39,7 @@ class GgufError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTensor:
+class GgufTensor:
     """A tensor of the file, still as it is stored."""
 
     name: str
@@ -80,7 +80,7 @@ class GgufHeader:
     """What a file says before its weights."""
 
     metadata: dict[str, Any]
-    tensors: dict[str, StoredTensor]
+    tensors: dict[str, GgufTensor]
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -161,7 +161,7 @@ class _Parser:
         shape = tuple(self._scalar("Q") for _ in range(count))[::-1]
         return name, shape, self._scalar("I"), self._scalar("Q")
 
-    def _tensor(self, start: int, name: str, shape: tuple[int, ...], kind: int, offset: int) -> StoredTensor:
+    def _tensor(self, start: int, name: str, shape: tuple[int, ...], kind: int, offset: int) -> GgufTensor:
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
         try:
@@ -178,7 +178,7 @@ class _Parser:
                 f"is cut short: tensor {name!r} ends beyond its {len(self._data):,} bytes; download or copy it again"
             )
         data = np.frombuffer(self._data, np.uint8, rows * row_bytes, start + offset).reshape(rows, row_bytes)
-        return StoredTensor(name, shape, stored_as, data)
+        return GgufTensor(name, shape, stored_as, data)
 
     def _value(self, kind: int) -> Any:
         if kind in _SCALARS:

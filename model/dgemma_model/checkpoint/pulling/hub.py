@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class RepositoryFiles:
     """A repository at a commit."""
 
     repository: str
@@ -52,7 +52,7 @@ class Listing:
     files: tuple[Wanted, ...]
 
 
-def listing(repository: str, revision: str | None, file: str | None) -> Listing:
+def listing(repository: str, revision: str | None, file: str | None) -> RepositoryFiles:
     """What is to be fetched: `file`, or else the published directory, or else the repository's `.gguf` file, each
     with the licence files beside it.
 
@@ -84,7 +84,7 @@ def listing(repository: str, revision: str | None, file: str | None) -> Listing:
         what = file or "a config.json with .safetensors files, or one .gguf file in Q4_K_M or Q8_0"
         raise UnavailableError(f"{repository} on the hub does not have {what}")
     names += legal_names(list(there))
-    return Listing(repository, str(found.sha), tuple(there[name] for name in names))
+    return RepositoryFiles(repository, str(found.sha), tuple(there[name] for name in names))
 
 
 def published_names(names: list[str]) -> list[str]:
@@ -106,7 +106,7 @@ def _matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
     return [name for name in sorted(names) if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
 
 
-def fetch(source: Listing, partial: Partial, progress: Progress) -> None:
+def fetch(source: RepositoryFiles, partial: Partial, progress: Progress) -> None:
     """Download what is missing of a file.
 
     Raises:
@@ -133,7 +133,7 @@ def fetch(source: Listing, partial: Partial, progress: Progress) -> None:
             time.sleep(_PAUSE_S)
 
 
-def _download(source: Listing, partial: Partial, progress: Progress) -> None:
+def _download(source: RepositoryFiles, partial: Partial, progress: Progress) -> None:
     """One request for the rest of a file."""
     from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, loaded lazily
