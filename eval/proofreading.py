@@ -7,7 +7,8 @@ function, a number off by one, a comparison made strict or not, another operator
 taken of each word, number and operator of the function, in nats:
 
 - `causal`: how much likelier than it the network finds another token there, reading from left to right;
-- `rewritten`: how much likelier all of the function becomes with another word there that stands around.
+- `rewritten`: how much likelier the whole function becomes with another word in its place, one that occurs in the
+  function or near it.
 
 Of checkpoints that denoise, also:
 
@@ -224,8 +225,9 @@ def rewritten(
     causal: Sequence[float],
     known: frozenset[str],
 ) -> dict[int, float]:
-    """Of each word, by its start: how much likelier, in nats, the whole piece `ids` becomes where the word is replaced
-    by the likeliest other one that stands around. What follows speaks for a word, too. -inf where none is likelier.
+    """Of each word, by its start: how much likelier, in nats, the whole piece `ids` becomes if the word is replaced
+    by the likeliest other word that occurs in the function or near it. The text after the word counts, too. -inf if no
+    other is likelier.
 
     `logits` are those after the prompt and after each of `ids`; `places` say which tokens each word has.
     """
