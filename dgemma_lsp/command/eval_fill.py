@@ -21,7 +21,7 @@ from dgemma_model.evaluation.held_out import (
 )
 from dgemma_model.evaluation.judging import Fill
 from dgemma_model.evaluation.report import QUIET
-from dgemma_model.evaluation.surroundings import elsewhere_of, in_its_file, nearby_of
+from dgemma_model.evaluation.surroundings import in_its_file, nearby_of, project_text_of
 from dgemma_model.request import Draft, FillRequest, InfillError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def fill_case(
     `unconfined` says that tests may run where nothing confines them; see `execution.run`.
     """
     if overrides is None:
-        texts = baseline_texts(case, way, elsewhere_of(case))
+        texts = baseline_texts(case, way, project_text_of(case))
         return Fill(case, texts, passed=_passed(case, texts, unconfined=unconfined))
     asked = OneWayInfiller(infiller, overrides)
     if way not in ALONE:

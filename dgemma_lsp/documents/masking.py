@@ -35,8 +35,8 @@ def masked(text: str) -> str:
 
 
 def with_secrets_hidden(source: Text, holes: Sequence[Span]) -> Text:
-    """A document of the same length in which what looks secret is written over, line by line: for a model that is asked
-    elsewhere. A literal that is being typed before a hole counts as if it were closed there."""
+    """A document of the same length in which text that looks secret is replaced, line by line, before it is sent to an
+    engine. A literal that is being typed before a hole counts as if it were closed there."""
     _, found = _masked_text(tuple(source.pieces()))
     parts = [*found]
     for start, _ in holes:

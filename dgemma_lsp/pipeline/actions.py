@@ -348,7 +348,7 @@ def _fitted(text: str, kind: HoleContent, at_holes: ParsedSnapshot, hole: int, *
 
 
 def _parseable(fill: str, tree: SyntaxTree | None, hole: int) -> str:
-    """As many of a block's first lines as parse where they stand."""
+    """As many of a block's first lines as parse in their place."""
     if tree is None:
         return fill
     tolerated = syntax.error_count_after(tree, hole, hole, tree.row.stand_in)

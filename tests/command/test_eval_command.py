@@ -73,7 +73,7 @@ def test_several_holes_and_repairs_are_filled_but_not_offered(way: str) -> None:
         assert fill.failure == "" and len(fill.texts) == case.holes and fill.is_offered is None
 
 
-def test_what_stands_there_is_repaired_unless_it_is_read_token_by_token() -> None:
+def test_the_present_text_is_repaired_unless_it_is_read_token_by_token() -> None:
     repair = replace(LINE, kind="repair", start=("self.balance = amount",))
     anew = replace(LINE, kind="repair")
     by_token = WAYS["token-by-token"]

@@ -260,7 +260,7 @@ def test_drafts_never_cost_more_than_a_pass_or_two(excerpt: Excerpt, drafting: A
     assert drafted.step <= alone.step + (0 if drafting == "copied" else 1 + alone.step // 2)
 
 
-def test_what_stands_in_the_prompt_is_copied_for_nothing() -> None:
+def test_text_of_the_prompt_is_copied_for_nothing() -> None:
     """A loop that the head writes by itself is in the prompt from the second round on."""
     longest = max(
         (last(INFILLER, excerpt, max_tokens=30, verify=True, drafting="none") for excerpt in EXCERPTS),

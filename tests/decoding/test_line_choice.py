@@ -61,7 +61,7 @@ def written(excerpt: Excerpt, branches: list[str] | None) -> tuple[Draft, TextLi
     cuts=st.lists(st.integers(0, 40), max_size=3),
     others=st.lists(st.text("abfx =().:'", max_size=12), max_size=3, unique=True),
 )
-def test_no_text_beside_a_line_changes_what_is_written(number: int, cuts: list[int], others: list[str]) -> None:
+def test_no_branch_changes_what_is_written(number: int, cuts: list[int], others: list[str]) -> None:
     alone, *_ = written(EXCERPTS[number], None)
     branches = list(dict.fromkeys([*(alone.text[:cut] for cut in cuts), *others]))
     draft, likelihoods, alone_read = written(EXCERPTS[number], branches)
@@ -77,7 +77,7 @@ def test_no_text_beside_a_line_changes_what_is_written(number: int, cuts: list[i
 
 
 @pytest.mark.parametrize("excerpt", EXCERPTS[:3])
-def test_a_line_that_stands_beside_is_written_in_one_pass(excerpt: Excerpt, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_is_a_branch_is_written_in_one_pass(excerpt: Excerpt, monkeypatch: pytest.MonkeyPatch) -> None:
     ids, take = list[int](), verified.CausalText.take
 
     def watched(text: verified.CausalText, logits: torch.Tensor, drafted: list[int], by: DraftedBy) -> int:
@@ -96,7 +96,7 @@ def test_a_line_that_stands_beside_is_written_in_one_pass(excerpt: Excerpt, monk
 
 
 @pytest.mark.parametrize("drafting", ["none", "copied"])
-def test_token_by_token_means_that_no_line_beside_is_a_draft(drafting: Drafting) -> None:
+def test_token_by_token_means_that_no_branch_is_a_draft(drafting: Drafting) -> None:
     request = FillRequest(EXCERPTS[1], ("def g(self):\n    return self\n\n" * 3 + "# more\n" * 900,), one_line=True)
     infiller = reading_infiller()
     plan = infiller._plan(replace(request, drafting=drafting))

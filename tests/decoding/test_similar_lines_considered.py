@@ -28,7 +28,7 @@ def total(excerpt: Excerpt, line: str) -> tuple[float, int]:
     return at + scores[len(ids), ends].logsumexp(0).item(), free
 
 
-def test_what_is_considered_stands_elsewhere_or_was_written() -> None:
+def test_candidates_are_in_the_project_or_were_written() -> None:
     excerpt = Excerpt("log(path, mode)\nopen(a)\nlog(", ", mode)\nclose(a)\n")
     project_text = ("load(path)\nlog(name, mode)\nclose(a)\n",)
     considered = INFILLER.considered(FillRequest(excerpt, project_text, one_line=True, copy_weight=1.0, max_tokens=8))
@@ -41,7 +41,7 @@ def test_what_is_considered_stands_elsewhere_or_was_written() -> None:
         assert reading.figures[MEAN] == reading.log_probability / reading.tokens
 
 
-def test_a_line_without_end_elsewhere_is_not_considered() -> None:
+def test_a_very_long_line_of_the_project_is_no_candidate() -> None:
     excerpt = Excerpt("x = a\nlog(", ")\n")
     request = FillRequest(excerpt, (f"log({'y' * 3000})\nlog(z)\n",), one_line=True, copy_weight=1.0, max_tokens=4)
     assert {len(reading.text) < 1000 for reading in INFILLER.considered(request)} == {True}

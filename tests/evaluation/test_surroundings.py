@@ -18,13 +18,13 @@ from dgemma_model.evaluation.held_out import (
     read_holes,
     read_set,
 )
-from dgemma_model.evaluation.surroundings import NEARBY_CHARS, elsewhere_of, in_its_file, nearby, nearby_of
+from dgemma_model.evaluation.surroundings import NEARBY_CHARS, in_its_file, nearby, nearby_of, project_text_of
 
 HOLES = read_holes()
 
 
 @pytest.mark.parametrize("held_out", SETS.values(), ids=SETS)
-def test_every_case_stands_in_its_file_and_what_is_elsewhere_is_the_rest_of_it(held_out: HeldOutSet) -> None:
+def test_every_case_is_in_its_file_and_the_project_text_is_the_rest(held_out: HeldOutSet) -> None:
     with lzma.open(held_out.files, "rt", encoding="utf-8") as lines:
         files = [json.loads(line) for line in lines]
     texts = {file["path"]: file["text"] for file in files}
@@ -32,7 +32,7 @@ def test_every_case_stands_in_its_file_and_what_is_elsewhere_is_the_rest_of_it(h
     assert all(digests[hole.path] == hole.sha256 for hole in read_holes(held_out.holes))
     for case in read_set(held_out):
         assert case.middles is not None
-        *others, after, before = elsewhere_of(case)
+        *others, after, before = project_text_of(case)
         assert before + case.filled(case.middles) + after == texts[case.path]
         assert texts[case.path] not in others and sum(map(len, others)) <= NEARBY_CHARS
         whole = in_its_file(case)
@@ -42,7 +42,7 @@ def test_every_case_stands_in_its_file_and_what_is_elsewhere_is_the_rest_of_it(h
 
 def test_files_of_the_same_folder_are_nearest() -> None:
     case = next(case_of(hole) for hole in HOLES if hole.path.startswith("networkx/algorithms/flow/"))
-    *others, _, _ = elsewhere_of(case)
+    *others, _, _ = project_text_of(case)
     with lzma.open(FILES, "rt", encoding="utf-8") as lines:
         path_of = {file["text"]: file["path"] for file in map(json.loads, lines)}
     paths = [path_of[text] for text in others]
@@ -58,10 +58,10 @@ def test_files_of_other_packages_and_with_other_endings_are_not_near() -> None:
 
 def test_a_case_of_no_file_is_alone_and_one_of_another_text_is_refused() -> None:
     alone = Case("a", "line", "x = ", "\n", ("1",))
-    assert elsewhere_of(alone) == nearby_of(alone) == ()
+    assert project_text_of(alone) == nearby_of(alone) == ()
     assert in_its_file(alone) == alone
     case = case_of(HOLES[0])
     with pytest.raises(ValueError, match="does not hold the text"):
-        elsewhere_of(replace(case, prefix=case.prefix + "?"))
+        project_text_of(replace(case, prefix=case.prefix + "?"))
     with pytest.raises(ValueError, match="nowhere"):
-        elsewhere_of(replace(case, path="nowhere.py"))
+        project_text_of(replace(case, path="nowhere.py"))

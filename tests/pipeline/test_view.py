@@ -31,7 +31,7 @@ def words() -> Iterator[str]:
 
 
 def document(rng: random.Random, line_breaks: tuple[str, ...]) -> str:
-    """Python in which names say where they stand: imports, functions that are used again, and very long lines."""
+    """Python in which names say where they are: imports, functions that are used again, and very long lines."""
     new = words()
     defined, lines = [next(new)], list[str]()
     for _ in range(rng.randrange(LINES)):

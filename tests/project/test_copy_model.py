@@ -223,7 +223,7 @@ def test_the_closest_text_between_comes_first() -> None:
 
 
 @given(st.lists(st.sampled_from(["f(a)", "f(b, c)", "  g = f(a)", "f(", "", "f(f(d))"]), max_size=12))
-def test_what_stands_between_does_so_somewhere(lines: list[str]) -> None:
+def test_a_text_between_is_so_in_some_place(lines: list[str]) -> None:
     text = "\n".join([*lines, ""])
     for each in texts_between(text + "  x = f(", ")\n" + text, [IndexedText(text, [])], 9):
         assert f"f({each.text})" in text
@@ -241,7 +241,7 @@ def test_what_stands_between_does_so_somewhere(lines: list[str]) -> None:
         ("x = f(▮", "name", (3, 2, 1, 0)),
     ],
 )
-def test_how_often_a_text_stands_elsewhere(marked: str, text: str, expected: tuple[int, ...]) -> None:
+def test_how_often_a_text_occurs(marked: str, text: str, expected: tuple[int, ...]) -> None:
     prefix, suffix = marked.split("▮")
     pieces = TextIndex(TOKENIZER).read(["y = f(name)\n", "g(name)\nother name\n"])
     assert occurrences([text], prefix, suffix, pieces) == [expected]

@@ -89,7 +89,7 @@ def test_a_character_that_is_only_begun_is_left_out(data: bytes, ends: bool, exp
     )
 
 
-def test_what_stands_behind_the_end_is_not_read() -> None:
+def test_text_after_the_end_is_not_read() -> None:
     assert FillVocabulary(TOKENIZER, [TOKENIZER.end_id]).read(
         [*TOKENIZER.encode("a"), TOKENIZER.end_id, *TOKENIZER.encode("b")], b""
     ) == ("a", True)

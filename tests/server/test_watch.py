@@ -51,7 +51,7 @@ def test_a_token_that_was_accepted_and_is_another_one_is_revised_for_good() -> N
     assert framed("A", "B", "b", "B", "A") == [["accepted"], ["revised"], ["renoised"], ["revised"], ["revised"]]
 
 
-def test_a_pass_that_writes_what_stands_before_the_cursor_is_shown() -> None:
+def test_a_pass_that_writes_the_healed_piece_is_shown() -> None:
     check = Check((" ",), "copies", 1, 0)
     assert written(Draft(("",), 0, tokens=((),)), Draft(("",), 1, tokens=((),), check=check)) == [("|", check)]
 
@@ -64,7 +64,7 @@ def test_a_canvas_may_grow_and_drafts_without_one_are_left_out() -> None:
     assert [frame.states for frame in seen] == [(TokenState.ACCEPTED,), (TokenState.ACCEPTED, TokenState.NOISE)]
 
 
-def test_what_stands_before_the_cursor_already_is_not_shown_again() -> None:
+def test_text_before_the_cursor_is_not_shown_again() -> None:
     """Token healing: the canvas begins with what was taken away from the prompt."""
 
     def shown(before: str, text: str, *tokens: str) -> list[tuple[str, str]]:
@@ -81,7 +81,7 @@ def test_what_stands_before_the_cursor_already_is_not_shown_again() -> None:
         end,
     ]
     assert shown("x = ", "item.x", "item", ".x", "") == [item, dot, end], "nothing was taken away"
-    assert shown("x = ", "item", "!item", "") == [("!item", "noise"), end], "it does not stand there"
+    assert shown("x = ", "item", "!item", "") == [("!item", "noise"), end], "it is not before the cursor"
     assert shown("f(x ", "", " ") == [(" ", "noise")]
     assert shown("x ", "y", " ", "y") == [("y", "accepted")]
 

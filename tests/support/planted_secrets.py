@@ -1,4 +1,4 @@
-"""Secrets of many forms, made up at random, as they stand in files. None of them ever opened anything."""
+"""Secrets of many forms, made up at random, as they are in files. None of them ever opened anything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Planted(NamedTuple):
 
     form: str
     secret: str
-    """What must not be seen elsewhere."""
+    """The text that no other document may show."""
     source: str
     """Lines that hold it."""
 

@@ -110,7 +110,7 @@ def width(character: str, encoding: str) -> int:
 
 
 def joined(text: str) -> str:
-    """Halves of a character that came to stand together are that character."""
+    """Two surrogates side by side become the character that they are halves of."""
 
     def join(pair: re.Match[str]) -> str:
         high, low = pair[0]

@@ -74,7 +74,7 @@ def test_no_hole_is_cut_twice_and_large_packages_may_weigh_more() -> None:
     assert sum(h.package == "a" for h in holes) > 12
 
 
-def test_what_stands_twice_in_a_file_is_no_hole() -> None:
+def test_a_text_that_is_twice_in_a_file_is_no_hole() -> None:
     apart = "#" * (cut_held_out.PREFIX_CHARS + cut_held_out.SUFFIX_CHARS)
     text = f"{apart}\nx = 1\n{apart}\nx = 1\n{apart}"
     at = text.index("x = 1")

@@ -76,7 +76,7 @@ export class Installer {
   /** The checkpoint that is offered with the server, and the buttons; first the one that suits this machine. */
   private checkpointOffer(): { text: string; wanted: Record<string, Installed> } {
     const [withIt, alone] = [`Install with ${DEFAULT.name}`, 'Install the server only'];
-    const free = process.platform === 'linux' ? freemem() : totalmem(); // elsewhere what caches hold does not count as free
+    const free = process.platform === 'linux' ? freemem() : totalmem(); // on other systems memory of caches does not count as free
     const isSmall = free < DEFAULT.memoryBytes;
     const lack = ` It needs ${inWords(DEFAULT.memoryBytes)} of memory, and ${inWords(free)} are free on this machine.`;
     const text = `The checkpoint ${DEFAULT.name} comes on top (${DEFAULT.offer}; ${inWords(DEFAULT.diskBytes)} on the disk once it is converted); it arrives while the one inside the package, which ` +

@@ -19,7 +19,7 @@ def in_its_file(case: Case) -> Case:
     """The case with all of its file around it; itself where it comes from no file.
 
     Raises:
-        ValueError: see `elsewhere_of`.
+        ValueError: see `project_text_of`.
     """
     if not case.path or case.middles is None:
         return case
@@ -55,7 +55,7 @@ def nearby(path: str, texts: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(near[::-1])
 
 
-def elsewhere_of(case: Case) -> tuple[str, ...]:
+def project_text_of(case: Case) -> tuple[str, ...]:
     """Texts to copy from beside what the case has, the nearest last; none where it comes from no file.
 
     The case's own text is not among them, so that nothing of it is given away.

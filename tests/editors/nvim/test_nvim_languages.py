@@ -54,7 +54,7 @@ def asked(editor: Editor) -> str:
 
 
 def written(editor: Editor, basket: Basket) -> str:
-    """What stands between the two parts of the file."""
+    """The text between the two parts of the file."""
     text = "\n".join([*editor.lines(), ""])
     assert text.startswith(basket.before) and text.endswith(basket.after)
     return text.removeprefix(basket.before).removesuffix(basket.after)

@@ -18,7 +18,7 @@ local namespace = vim.api.nvim_create_namespace('dgemma_next_edit')
 ---@field tick integer the buffer's, for which it is
 ---@field first integer[] row and column
 ---@field last integer[]
----@field lines string[] what is to stand there
+---@field lines string[] the lines to put there
 
 ---@class dgemma.NextEdits
 ---@field sequence integer the newest request; answers to older ones are dropped

@@ -1,8 +1,8 @@
 """A layer's experts in 4 or 8 bits: the products of `diffusion_gemma.Experts` over weights that are widened as they are
 read.
 
-On a GPU one kernel reads the rounded weights of all experts that were chosen (grouped_product.py). Elsewhere the
-weights of an expert are widened, one expert after the other: the plain form, which tests hold the kernel to.
+On a GPU one kernel reads the rounded weights of all experts that were chosen (grouped_product.py). On other devices the
+weights are widened, one expert after the other. Tests compare the kernel with that plain form.
 """
 
 from __future__ import annotations
