@@ -133,7 +133,7 @@ def test_of_planted_secrets_none_is_on_the_wire(engine: SmallEngine) -> None:
         for number, (_, secret, source) in enumerate(secrets):
             text = f"import os\n\n{source}\n\n\ndef total_{number}(items):\n    return sum("
             asked(wire, text, f"file:///project/{number}.py", kind=2 if number % 2 else 1)
-            if secret in source and f'"{secret}"' in source:  # the cursor is behind it, before the closing quote
+            if secret in source and f'"{secret}"' in source:  # the cursor is after it, before the closing quote
                 asked(wire, source[: source.index(secret) + len(secret)], f"file:///project/typed_{number}.py")
     assert len(engine.questions()) >= 200
     sent = "".join(json.dumps(question.json, ensure_ascii=False) for question in engine.questions())
