@@ -193,19 +193,26 @@ class StateDrafts:
         self._drafted = None
 
 
-def worthwhile(likely: Sequence[float], token_cost: float) -> tuple[int, float]:
-    """How many tokens of a proposal a pass should check, and how many it is then expected to write, by its cost.
+def worthwhile(likely: Sequence[float], token_cost: float, others: int = 0) -> tuple[int, float]:
+    """How many tokens of a proposal a pass should check beside `others`, which it reads anyway; and how many tokens it
+    is then expected to write, by its cost.
 
     `likely` are those of the `Proposal`; `token_cost` is `Policy.token_cost`.
     """
-    best, chance, expected = (0, 1.0), 1.0, 1.0
+    chance = expected = 1.0
+    best = 0, 1 / _cost(others, token_cost)
     for count, probability in enumerate(likely, start=1):
         chance *= probability
         expected += chance
-        rate = expected / (1 + token_cost * (count - 1))
+        rate = expected / _cost(others + count, token_cost)
         if rate > best[1]:
             best = count, rate
     return best
+
+
+def _cost(tokens: int, token_cost: float) -> float:
+    """Of a pass that checks so many tokens, by that of one that checks none; the first costs nothing."""
+    return 1 + token_cost * max(0, tokens - 1)
 
 
 def drafters_for(

@@ -94,18 +94,18 @@ def _written(
     pending = prompt.ids[len(cached.ids) :]
     others = list(beside.texts) if beside is not None else []
     while not text.is_finished:
-        read, by = text.asked, None
-        if not read:
-            read, by, rate = _best(drafters, text, token_cost)
-            if rate < GOOD_RATE:
-                for drafter in drafters:
-                    for tokens in drafter.passes(text):
-                        passes += 1
-                        yield replace(text.draft(passes), tokens=(text.shown + tokens,), check=Check())
-                read, by, _ = _best(drafters, text, token_cost)
+        below = text.asked
+        read, by, rate = _best(drafters, text, token_cost, len(below))
+        if rate < GOOD_RATE:
+            for drafter in drafters:
+                for tokens in drafter.passes(text):
+                    passes += 1
+                    yield replace(text.draft(passes), tokens=(text.shown + tokens,), check=Check())
+            read, by, _ = _best(drafters, text, token_cost, len(below))
         read = read[: text.room]
         before = len(text.ids)
         drafted_by: DraftedBy = "line below" if by is None else by.name
+        logits_below: Tensor | None = None
         if beside is not None and others:
             rows = [read, *map(beside.likely.row, others)]
             logits, tree = cached.append_tree(pending, rows)
@@ -115,10 +115,16 @@ def _written(
             if best:
                 read, by, drafted_by = text.worth_reading(rows[best]), None, "similar line"
             logits = logits[tree.paths[best][: len(read) + 1]]
+        elif below and read:
+            logits, tree = cached.append_tree(pending, [read, below])
+            logits_below, logits = logits[tree.paths[1]], logits[tree.paths[0]]
+            if int(logits[0].argmax()) != read[0]:
+                logits, read, by, drafted_by = logits_below, below, None, "line below"
         else:
+            read = read or below
             logits = cached.append([*pending, *read], last=len(read) + 1)
         passes += 1
-        agreed = text.take(logits, read, drafted_by)
+        agreed = text.take(logits, read, drafted_by, logits_below)
         for drafter in drafters:
             drafter.checked(len(text.ids) - before, agreed if drafter is by else None)
         kept = common_length(cached.ids[len(prompt.ids) :], text.ids[:-1])
@@ -145,15 +151,17 @@ def _limit(opened: OpenPrompt, plan: FillPlan) -> int:
     return min(plan.max_tokens, opened.cached.room(opened.prompt.ids) - len(opened.prompt.forced))
 
 
-def _best(drafters: Sequence[Drafter], text: CausalText, token_cost: float) -> tuple[list[int], Drafter | None, float]:
-    """What the next pass should check, whose proposal it is, and the tokens that it will probably write by its cost;
-    the first of equals."""
-    best: tuple[list[int], Drafter | None, float] = [], None, 1.0
+def _best(
+    drafters: Sequence[Drafter], text: CausalText, token_cost: float, others: int
+) -> tuple[list[int], Drafter | None, float]:
+    """What the next pass should check beside `others`, tokens that it reads anyway; whose proposal it is; and the
+    tokens that the pass will probably write by its cost. The first of equals."""
+    best: tuple[list[int], Drafter | None, float] = [], None, 0.0
     for drafter in drafters:
         ids, likely = drafter.at_hand()
         ids = text.worth_reading(ids)
-        count, rate = worthwhile(likely[: len(ids)], token_cost)
-        if rate > best[2]:
+        count, rate = worthwhile(likely[: len(ids)], token_cost, others)
+        if count and rate > best[2]:
             best = ids[:count], drafter, rate
     return best
 
@@ -222,37 +230,42 @@ class CausalText:
         return self.limit - self.written + len(self.forced)
 
     def worth_reading(self, ids: Sequence[int]) -> list[int]:
-        """The beginning of a proposal: as much as there is room for, and of a line nothing from its end on. What ends
-        it is read off the token before."""
+        """The beginning of a proposal: as much as there is room for. Of a line, nothing from its end on, which is
+        read off the token before. Of several lines, nothing after a place where the line below must be read first."""
         token_bytes, within = self._tokenizer.token_bytes, self.room
+        breaks = (at for at, token in enumerate(ids[:within]) if b"\n" in token_bytes[token])
         if self._one_line:
-            ends = (at for at, token in enumerate(ids) if token in self._end_set or b"\n" in token_bytes[token])
-            within = min(within, next(ends, within))
+            ends = (at for at, token in enumerate(ids) if token in self._end_set)
+            within = min(within, next(ends, within), next(breaks, within))
+        elif self._probe is not None:
+            texts = ((at + 1, self._opened.read([*self.ids, *ids[: at + 1]])[0]) for at in breaks)
+            within = next((end for end, text in texts if self._probe.draft(text)), within)
         return list(ids[:within])
 
-    def take(self, logits: Tensor, drafted: list[int], by: DraftedBy) -> int:
+    def take(self, logits: Tensor, drafted: list[int], by: DraftedBy, below: Tensor | None = None) -> int:
         """Write the next token, and further ones as long as the draft agrees; returns how many tokens it agreed on.
         Nothing is written after a place where the probe ends the text, or where it must read first.
 
         `logits` [len(drafted) + 1, V] are those after the last written token and after each token that `by` drafted.
+        `below` [len(asked) + 1, V] are those after the last written token and after each of `asked`, where that is not
+        what was drafted.
         """
         shown = len(self.shown)
-        agreed, accepted = self._take(logits, drafted, by)
+        agreed, accepted = self._take(logits, drafted, by, logits if below is None else below)
         texts = tuple(self._tokenizer.decode([token]) for token in drafted)
         self.check = Check(texts, by if drafted else None, accepted, len(self.shown) - shown)
         return agreed
 
-    def _take(self, logits: Tensor, drafted: list[int], by: DraftedBy) -> tuple[int, int]:
+    def _take(self, logits: Tensor, drafted: list[int], by: DraftedBy, below: Tensor) -> tuple[int, int]:
         """See `take`; also how many tokens of the draft were written, the last one included."""
-        with THREADS.chosen(len(logits)):
-            scores = logits.log_softmax(-1)
-        said = scores[:, : self._tokenizer.vocab_size].cpu().numpy()  # numbers are read one by one
-        said[:, self._vocabulary.never] = -np.inf
+        said, asked = self._scores(logits), self.asked
+        said_below = self._scores(below) if asked and below is not logits else said
         likeliest = said.argmax(1).tolist()
         ending = np.logaddexp.reduce(said[:, self._ends], axis=1).tolist() if len(self._ends) > 1 else None
         for place, spoken in enumerate(said):
             if self._probe is not None and self.written:
-                self._cut = self._probe.cut(self._text(), said[place:], drafted[place:])
+                first, read = (said[place:], []) if place else (said_below, asked)
+                self._cut = self._probe.cut(self._text(), first, read)
                 if self._cut is not None:
                     return place, place
             if not self.written and (self._avoided is not None or self._alternative):
@@ -264,6 +277,15 @@ class CausalText:
             if self.is_finished or self.asked or not is_drafted:
                 return place, place + is_drafted
         return len(drafted), len(drafted)
+
+    def _scores(self, logits: Tensor) -> NDArray[np.float32]:
+        """The log-probabilities [n, V] that logits give to the tokenizer's tokens, in an array that is fast to read one
+        by one."""
+        with THREADS.chosen(len(logits)):
+            scores = logits.log_softmax(-1)
+        said: NDArray[np.float32] = scores[:, : self._tokenizer.vocab_size].cpu().numpy()
+        said[:, self._vocabulary.never] = -np.inf
+        return said
 
     def _choose(self, spoken: Callable[[int], float], best: int, ending: float) -> tuple[int, float]:
         """The next token and its log-probability: the head's distribution, mixed with what copies suggest.
@@ -335,7 +357,7 @@ class CausalText:
         if is_free and self._end is not None:
             self._cut = self._end.cut(self._text())
         if is_free and self._probe is not None:
-            self.asked = self._probe.draft(self._text())
+            self.asked = self._probe.draft(self._text())[: self.room]
 
     def log_probabilities(self) -> list[float]:
         """Of the tokens that were not forced and of the end; empty where the text was cut before it came to an end."""
