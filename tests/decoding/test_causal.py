@@ -26,6 +26,11 @@ rows = st.lists(st.lists(few, max_size=6), min_size=1, max_size=5)
 prompts = st.lists(few, min_size=1, max_size=3 * WINDOW)
 
 
+def are_equal(logits: torch.Tensor, expected: torch.Tensor) -> bool:
+    """But for the rounding of float32, which is of the size of the largest."""
+    return worst(logits, expected) < 2e-5 * float(expected.abs().max())
+
+
 @pytest.mark.parametrize("network", [NETWORK, FUSED], ids=["plain", "fused"])
 @settings(max_examples=60, deadline=None)
 @given(prompt=prompts, texts=rows, more=st.lists(few, max_size=4))
@@ -39,11 +44,12 @@ def test_texts_are_read_as_if_each_stood_alone_behind_the_prompt(
     for text, path in zip(texts, paths, strict=True):
         with torch.inference_mode():
             alone = NETWORK.logits(NETWORK.encode(torch.tensor([[*prompt, *text]]), Cache())[0, len(prompt) - 1 :])
-        assert worst(logits[path], alone) < 1e-4
+        assert are_equal(logits[path], alone)
     assert cached.cache.length == len(cached.ids) == len(prompt) + len(more)
     following = cached.append([1])
     with torch.inference_mode():
-        assert worst(following[-1], NETWORK.logits(NETWORK.encode(torch.tensor([cached.ids]), Cache())[0, -1])) < 1e-4
+        alone = NETWORK.logits(NETWORK.encode(torch.tensor([cached.ids]), Cache())[0, -1])
+    assert are_equal(following[-1], alone)
 
 
 def test_a_text_beyond_the_context_is_refused() -> None:
@@ -67,12 +73,13 @@ def test_of_branches_the_first_is_kept(
         with torch.inference_mode():
             whole = torch.tensor([[*known, *ids, *text]])
             alone = NETWORK.logits(NETWORK.encode(whole, Cache())[0, len(known) + len(ids) - 1 :])
-        assert worst(logits[path], alone) < 1e-4
+        assert are_equal(logits[path], alone)
     assert cached.cache.length == len(cached.ids)
     assert cached.ids == [*known, *ids, *texts[0]]
     following = cached.append([1])
     with torch.inference_mode():
-        assert worst(following[-1], NETWORK.logits(NETWORK.encode(torch.tensor([cached.ids]), Cache())[0, -1])) < 1e-4
+        alone = NETWORK.logits(NETWORK.encode(torch.tensor([cached.ids]), Cache())[0, -1])
+    assert are_equal(following[-1], alone)
 
 
 @pytest.mark.parametrize("alien", [VOCAB_SIZE, -1])

@@ -58,8 +58,11 @@ def writer() -> Checkpoint:
     return replace(checkpoint, network=ServedQwen2(checkpoint.network.config, weights))
 
 
-def with_drafter(drafter: DrafterNetwork | None, network: ServedQwen2 | None = None) -> Infiller:
-    checkpoint = replace(writer(), drafter=drafter)
+def with_drafter(
+    drafter: DrafterNetwork | None, network: ServedQwen2 | None = None, ends: Sequence[float] | None = None
+) -> Infiller:
+    policy = replace(writer().policy, ends=None if ends is None else tuple(ends))
+    checkpoint = replace(writer(), drafter=drafter, policy=policy)
     return Infiller(checkpoint if network is None else replace(checkpoint, network=network), CPU)
 
 
@@ -114,15 +117,16 @@ excerpts = st.builds(
     limit=st.integers(1, 24),
     one_line=st.booleans(),
     drafting=st.sampled_from(["denoised", "both"]),
+    ends=st.sampled_from([None, [-1.0] + [0.0] * 47, [0.0, 0.1, *[0.0] * 17, 0.3, *[0.0] * 28]]),
 )
 def test_no_drafter_however_good_or_hostile_changes_a_fill(
-    excerpt: Excerpt, seed: int, share_wrong: float, limit: int, one_line: bool, drafting: str
+    excerpt: Excerpt, seed: int, share_wrong: float, limit: int, one_line: bool, drafting: str, ends: list[float] | None
 ) -> None:
     knobs: dict[str, Any] = {"max_tokens": limit, "one_line": one_line}
-    alone = last(with_drafter(None), excerpt, drafting="none", **knobs)
+    alone = last(with_drafter(None, ends=ends), excerpt, drafting="none", **knobs)
     ids = writer().tokenizer.encode(excerpt.prefix + alone.text)
     hostile = Hostile(ids, random.Random(seed), share_wrong)
-    drafted = last(with_drafter(hostile), excerpt, drafting=drafting, **knobs)
+    drafted = last(with_drafter(hostile, ends=ends), excerpt, drafting=drafting, **knobs)
     assert same(drafted, alone)
     assert drafted.step <= alone.step
 

@@ -61,6 +61,23 @@ def test_several_lines_end_where_the_probe_says(
     assert draft.complete == (len(expected) < 40)
 
 
+def test_copies_of_the_next_line_are_read_beside_the_line_below(fill: Any) -> None:
+    prefix, suffix, knobs = 2 * ABOVE + "total = ", "\nlast = gamma\n", {"max_tokens": 80}
+    alone = fill(prefix, suffix, {"ends": weights(figure0=-1.0)}, drafting="none", **knobs)
+    drafts = fill(prefix, suffix, {"ends": weights(figure0=-1.0)}, drafting="copied", **knobs)
+    assert drafts[-1].text == alone[-1].text and alone[-1].text.count("\n") == 4
+    copied = [draft.check.drafted for draft in drafts if draft.check and draft.check.drafted_by == "copies"]
+    assert len(copied) == 4  # a line in each pass
+    assert all("\n" not in drafted[:-1] for drafted in copied), "nothing is read after a place where a fill may end"
+    assert (alone[-1].step, drafts[-1].step) == (39, 6)
+
+
+def test_lines_within_brackets_are_copied_in_one_pass(fill: Any) -> None:
+    call = "total = f(\nalpha,\nbeta,\n)\nend = delta\n"
+    *_, draft = fill(2 * call + "total = ", "\nlast = gamma\n", {"ends": weights(figure0=1.0)}, max_tokens=80)
+    assert (draft.text, draft.step) == ("f(\nalpha,\nbeta,\n)", 2)
+
+
 def test_a_line_with_nothing_behind_it_needs_no_probe(fill: Any) -> None:
     *_, draft = fill(ABOVE + "total = ", "\n", {"ends": weights(figure0=-1.0)}, one_line=True)
     assert (draft.text, draft.complete) == ("alpha", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -80,8 +81,8 @@ def test_no_branch_changes_what_is_written(number: int, cuts: list[int], others:
 def test_a_line_that_is_a_branch_is_written_in_one_pass(excerpt: Excerpt, monkeypatch: pytest.MonkeyPatch) -> None:
     ids, take = list[int](), verified.CausalText.take
 
-    def watched(text: verified.CausalText, logits: torch.Tensor, drafted: list[int], by: DraftedBy) -> int:
-        agreed = take(text, logits, drafted, by)
+    def watched(text: verified.CausalText, logits: torch.Tensor, drafted: list[int], by: DraftedBy, *more: Any) -> int:
+        agreed = take(text, logits, drafted, by, *more)
         ids[:] = text.ids
         return agreed
 

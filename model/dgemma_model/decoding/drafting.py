@@ -204,20 +204,26 @@ class TrainedDrafter:
         self._drafted = None
 
 
-def worthwhile(probabilities: Sequence[float], token_cost: float) -> tuple[int, float]:
+def worthwhile(probabilities: Sequence[float], token_cost: float, others: int = 0) -> tuple[int, float]:
     """How many tokens of a proposal a pass should check, and how many it should write then, divided by its cost.
 
-    `probabilities` are those of the `Proposal`. A pass over n drafted tokens costs 1 + `token_cost` * (n - 1) passes
-    over one token.
+    `probabilities` are those of the `Proposal`, and `token_cost` is `Policy.token_cost`. The pass also reads `others`
+    further tokens in any case.
     """
-    best, chance, expected = (0, 1.0), 1.0, 1.0
+    chance = expected = 1.0
+    best = 0, 1 / _cost(others, token_cost)
     for count, probability in enumerate(probabilities, start=1):
         chance *= probability
         expected += chance
-        rate = expected / (1 + token_cost * (count - 1))
+        rate = expected / _cost(others + count, token_cost)
         if rate > best[1]:
             best = count, rate
     return best
+
+
+def _cost(tokens: int, token_cost: float) -> float:
+    """The cost of a pass that checks so many tokens; that of a pass that checks none is 1. The first token is free."""
+    return 1 + token_cost * max(0, tokens - 1)
 
 
 def drafters_for(

@@ -94,18 +94,18 @@ def _written(
     pending = prompt.ids[len(cached.ids) :]
     unread = list(branches.texts) if branches is not None else []
     while not text.is_finished:
-        read, by = text.to_read, None
-        if not read:
-            read, by, rate = _best(drafters, text, token_cost)
-            if rate < GOOD_RATE:
-                for drafter in drafters:
-                    for tokens in drafter.draft_anew(text):
-                        passes += 1
-                        yield replace(text.draft(passes), tokens=(text.shown + tokens,), check=Check())
-                read, by, _ = _best(drafters, text, token_cost)
+        below = text.to_read
+        read, by, rate = _best(drafters, text, token_cost, len(below))
+        if rate < GOOD_RATE:
+            for drafter in drafters:
+                for tokens in drafter.draft_anew(text):
+                    passes += 1
+                    yield replace(text.draft(passes), tokens=(text.shown + tokens,), check=Check())
+            read, by, _ = _best(drafters, text, token_cost, len(below))
         read = read[: text.room]
         before = len(text.ids)
         drafted_by: DraftedBy = "line below" if by is None else by.name
+        logits_below: Tensor | None = None
         if branches is not None and unread:
             rows = [read, *map(branches.likelihoods.row, unread)]
             logits, tree = cached.append_tree(pending, rows)
@@ -115,10 +115,16 @@ def _written(
             if best:
                 read, by, drafted_by = text.worth_reading(rows[best]), None, "similar line"
             logits = logits[tree.paths[best][: len(read) + 1]]
+        elif below and read:
+            logits, tree = cached.append_tree(pending, [read, below])
+            logits_below, logits = logits[tree.paths[1]], logits[tree.paths[0]]
+            if int(logits[0].argmax()) != read[0]:
+                logits, read, by, drafted_by = logits_below, below, None, "line below"
         else:
+            read = read or below
             logits = cached.append([*pending, *read], last=len(read) + 1)
         passes += 1
-        agreed = text.take(logits, read, drafted_by)
+        agreed = text.take(logits, read, drafted_by, logits_below)
         for drafter in drafters:
             drafter.checked(len(text.ids) - before, agreed if drafter is by else None)
         kept = common_length(cached.ids[len(prompt.ids) :], text.ids[:-1])
@@ -145,15 +151,18 @@ def _limit(opened: OpenPrompt, plan: FillPlan) -> int:
     return min(plan.max_tokens, opened.cached.room(opened.prompt.ids) - len(opened.prompt.forced))
 
 
-def _best(drafters: Sequence[Drafter], text: CausalText, token_cost: float) -> tuple[list[int], Drafter | None, float]:
+def _best(
+    drafters: Sequence[Drafter], text: CausalText, token_cost: float, others: int
+) -> tuple[list[int], Drafter | None, float]:
     """The proposal that pays most: its tokens, as many as are worth checking; its drafter; and how many tokens the pass
-    should write, divided by its cost. No tokens and no drafter if none pays."""
-    best: tuple[list[int], Drafter | None, float] = [], None, 1.0
+    should write, divided by its cost. No tokens and no drafter if none pays. The pass also reads `others` further
+    tokens in any case."""
+    best: tuple[list[int], Drafter | None, float] = [], None, 0.0
     for drafter in drafters:
         ids, probabilities = drafter.proposal()
         ids = text.worth_reading(ids)
-        count, rate = worthwhile(probabilities[: len(ids)], token_cost)
-        if rate > best[2]:
+        count, rate = worthwhile(probabilities[: len(ids)], token_cost, others)
+        if count and rate > best[2]:
             best = ids[:count], drafter, rate
     return best
 
@@ -222,37 +231,42 @@ class CausalText:
         return self.limit - self.written + len(self.forced)
 
     def worth_reading(self, ids: Sequence[int]) -> list[int]:
-        """The part of a proposal that is worth a pass: as much as there is room for, and in a fill of one line nothing
-        from the end of the line on. That the line ends is known from the logits of the token before."""
+        """The part of a proposal that is worth a pass: as much as there is room for. In a fill of one line, nothing
+        from the end of the line on; that the line ends is known from the logits of the token before. In a fill of
+        several lines, nothing after a place where the line below must be read first."""
         token_bytes, within = self._tokenizer.token_bytes, self.room
+        breaks = (at for at, token in enumerate(ids[:within]) if b"\n" in token_bytes[token])
         if self._one_line:
-            ends = (at for at, token in enumerate(ids) if token in self._end_set or b"\n" in token_bytes[token])
-            within = min(within, next(ends, within))
+            ends = (at for at, token in enumerate(ids) if token in self._end_set)
+            within = min(within, next(ends, within), next(breaks, within))
+        elif self._probe is not None:
+            texts = ((at + 1, self._opened.read([*self.ids, *ids[: at + 1]])[0]) for at in breaks)
+            within = next((end for end, text in texts if self._probe.draft(text)), within)
         return list(ids[:within])
 
-    def take(self, logits: Tensor, drafted: list[int], by: DraftedBy) -> int:
+    def take(self, logits: Tensor, drafted: list[int], by: DraftedBy, below: Tensor | None = None) -> int:
         """Write the next token, and further ones as long as they agree with `drafted`. Returns how many agreed.
 
         `logits` [len(drafted) + 1, V] are those after the last written token and after each token that `by` drafted.
-        Writing stops early where the probe ends the text, or where it needs a draft of its own first.
+        `below` [len(to_read) + 1, V] are those after the last written token and after each of `to_read`, if that is not
+        what was drafted. Writing stops early where the probe ends the text, or where it needs a draft of its own first.
         """
         shown = len(self.shown)
-        agreed, accepted = self._take(logits, drafted, by)
+        agreed, accepted = self._take(logits, drafted, by, logits if below is None else below)
         texts = tuple(self._tokenizer.decode([token]) for token in drafted)
         self.check = Check(texts, by if drafted else None, accepted, len(self.shown) - shown)
         return agreed
 
-    def _take(self, logits: Tensor, drafted: list[int], by: DraftedBy) -> tuple[int, int]:
+    def _take(self, logits: Tensor, drafted: list[int], by: DraftedBy, below: Tensor) -> tuple[int, int]:
         """See `take`. Also returns how many drafted tokens were written, one that ended the text included."""
-        with THREADS.chosen(len(logits)):
-            scores = logits.log_softmax(-1)
-        rows = scores[:, : self._tokenizer.vocab_size].cpu().numpy()  # reading single numbers is faster than in torch
-        rows[:, self._vocabulary.never] = -np.inf
+        rows, to_read = self._log_probabilities(logits), self.to_read
+        rows_below = self._log_probabilities(below) if to_read and below is not logits else rows
         likeliest = rows.argmax(1).tolist()
         ending = np.logaddexp.reduce(rows[:, self._ends], axis=1).tolist() if len(self._ends) > 1 else None
         for place, row in enumerate(rows):
             if self._probe is not None and self.written:
-                self._cut = self._probe.cut(self._text(), rows[place:], drafted[place:])
+                first, read = (rows[place:], []) if place else (rows_below, to_read)
+                self._cut = self._probe.cut(self._text(), first, read)
                 if self._cut is not None:
                     return place, place
             if not self.written and (self._avoided is not None or self._alternative):
@@ -264,6 +278,15 @@ class CausalText:
             if self.is_finished or self.to_read or not is_drafted:
                 return place, place + is_drafted
         return len(drafted), len(drafted)
+
+    def _log_probabilities(self, logits: Tensor) -> NDArray[np.float32]:
+        """The log-probabilities [n, V] of the tokenizer's tokens, from logits. They are in numpy, where single numbers
+        are read faster than in torch."""
+        with THREADS.chosen(len(logits)):
+            scores = logits.log_softmax(-1)
+        rows: NDArray[np.float32] = scores[:, : self._tokenizer.vocab_size].cpu().numpy()
+        rows[:, self._vocabulary.never] = -np.inf
+        return rows
 
     def _choose(self, own_log_probability: Callable[[int], float], best: int, ending: float) -> tuple[int, float]:
         """The next token and its log-probability in nats, by the head's distribution mixed with that of copies.
@@ -335,7 +358,7 @@ class CausalText:
         if is_free and self._end is not None:
             self._cut = self._end.cut(self._text())
         if is_free and self._probe is not None:
-            self.to_read = self._probe.draft(self._text())
+            self.to_read = self._probe.draft(self._text())[: self.room]
 
     def log_probabilities(self) -> list[float]:
         """Of the tokens that were not forced and of the end, in nats; empty if the model did not end the text."""
