@@ -1,4 +1,4 @@
-"""What the pipeline needs of a model."""
+"""The contract of a model in the pipeline: `Infiller` in this process, `EngineInfiller` over HTTP, or a test's fake."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dgemma_model.request import Draft, FillRequest
 
 
 class InfillerLike(Protocol):
-    """What the pipeline needs of `dgemma_model.infill.Infiller`: a model on some device."""
+    """What the pipeline needs of `dgemma_model.infill.Infiller`."""
 
     @property
     def name(self) -> str:
-        """The checkpoint, for people."""
+        """The name of the checkpoint or model, for people."""
 
     @property
     def device(self) -> str:
-        """Where it runs, as torch writes it, or the address of the engine that is asked."""
+        """Where it runs, as torch writes it; or the address of an engine."""
 
     @property
     def languages(self) -> frozenset[str] | None:
@@ -25,21 +25,25 @@ class InfillerLike(Protocol):
 
     @property
     def threshold(self) -> float:
-        """The `Draft.score`, in nats, under which nothing is shown unasked with the usual eagerness. A fill may be what
-        shows whether there are scores at all."""
+        """The `Draft.score`, in nats, below which nothing is shown unasked at the usual eagerness. It may change with a
+        fill: an engine tells only then whether it has scores."""
 
     @property
     def prompt_tokens(self) -> int:
-        """How many tokens of context it reads."""
+        """Most tokens of a prompt."""
 
     @property
     def uses_project_text(self) -> bool:
-        """Whether it makes use of `FillRequest.project_text`."""
+        """Whether it uses `FillRequest.project_text`."""
 
     @property
     def sends_text(self) -> bool:
-        """Whether what it is asked leaves this process: then values that look secret are hidden in the edited document,
+        """Whether requests leave this process. Then text that looks like a secret is hidden in the edited document,
         too."""
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
-        """A draft after each denoising step; the last one is `done`."""
+        """Yield a draft after each pass; the last one is `done`. Stop reading to stop the fill.
+
+        Raises:
+            InfillError: it cannot be done.
+        """
