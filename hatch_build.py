@@ -20,6 +20,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 FOLDER = Path("model") / "dgemma_model" / "network" / "passes"
 INSTRUCTIONS = {
     "avx2": ["-mavx2", "-mfma", "-Wno-psabi"],
+    "avx_vnni": ["-mavx2", "-mfma", "-mavxvnni", "-Wno-psabi"],
     "avx512_vnni": [
         *("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),
         "-mprefer-vector-width=512",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,10 @@ LANES, WIDEST_HEAD = 16, 128
 """The size of a head is a multiple of the one and at most the other."""
 LARGEST_WEIGHT, LARGEST_BYTE, LARGEST_SHORT = 127, 127, 2047
 """Of weights, and of the integers that activations are rounded to, by instruction set."""
+INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "avx2")
+"""The sets of instructions for which there may be a library, the fastest first."""
+CHOICE = "DGEMMA_PASSES"
+"""An environment variable: the only set of instructions that is wanted, for comparisons; any other word: none."""
 MOST_TOKENS = 256
 """Tokens of one call; a longer pass is several, which bounds the memory between products."""
 DOWN_DIGITS = 2
@@ -70,19 +75,24 @@ class Library:
 @lru_cache(maxsize=1)
 def library() -> Library | None:
     """The library for this processor, or None where there is none."""
-    return next(filter(None, map(opened, runnable())), None)
+    wanted = os.environ.get(CHOICE)
+    return next(filter(None, (opened(name) for name in runnable() if wanted in (None, "", name))), None)
 
 
 def runnable() -> list[str]:
-    """The sets of instructions for which there may be a library and that this processor has, the fastest first."""
-    has = torch.cpu.get_capabilities()
-    width = torch.backends.cpu.get_cpu_capability()  # which users can lower
-    names = []
-    if width == "AVX512" and all(has.get(f"avx512_{part}") for part in ("f", "bw", "dq", "vl", "vnni")):
-        names.append("avx512_vnni")
-    if width in ("AVX512", "AVX2") and has.get("avx2") and has.get("fma3"):
-        names.append("avx2")
-    return names
+    """Those of `INSTRUCTIONS` that this processor has, the fastest first.
+
+    Users can lower them by torch's own variable: `ATEN_CPU_CAPABILITY=avx2` leaves plain AVX2.
+    """
+    has = {name for name, value in torch.cpu.get_capabilities().items() if value is True}
+    width = torch.backends.cpu.get_cpu_capability()
+    is_lowered, widths = "ATEN_CPU_CAPABILITY" in os.environ, ("AVX2", "AVX512")
+    can_run = {
+        "avx512_vnni": width == "AVX512" and has >= {f"avx512_{part}" for part in ("f", "bw", "dq", "vl", "vnni")},
+        "avx_vnni": has >= {"avx2", "fma3", "avx_vnni"} and width in widths[is_lowered:],
+        "avx2": has >= {"avx2", "fma3"} and width in widths,
+    }
+    return [name for name in INSTRUCTIONS if can_run[name]]
 
 
 def opened(instructions: str) -> Library | None:

@@ -4,10 +4,11 @@ A pass over a few tokens takes as long as reading the weights takes. So each wei
 order in which it lies in memory, and everything between two products is done while its data is in the cache.
 
 Products: activations are rounded to integers with a scale for each token, weights are int8 with a scale for each row.
-- With AVX-512 VNNI, activations are unsigned bytes. Where one byte is too coarse, a second row holds what the first one
-  rounded away.
+- With AVX-512 VNNI and AVX-VNNI, activations are unsigned bytes. Where one byte is too coarse, a second row holds what the
+  first one rounded away.
 - With AVX2 they are 16-bit integers of at most 12 bits, because products of bytes overflow there.
-Integer sums are exact, so a result does not depend on how many tokens or threads there are.
+Integer sums are exact, and sums of floats are taken in one order. So a result does not depend on how many tokens or
+threads there are, and instruction sets that take bytes give the same bits.
 
 Compiled once for each instruction set. Nothing here allocates, and nothing outlives a call. */
 
@@ -29,10 +30,16 @@ Compiled once for each instruction set. Nothing here allocates, and nothing outl
 #if defined(__AVX512VNNI__)
 typedef uint8_t Digit;
 enum { ZERO = 128, TILE = 6, TOGETHER = 16, FLOATS = 16 };
+#elif defined(__AVXVNNI__)
+typedef uint8_t Digit;
+enum { ZERO = 128, TILE = 6, TOGETHER = 4, FLOATS = 8 }; /* 16 registers hold less */
 #else
 typedef int16_t Digit;
-enum { ZERO = 0, TILE = 6, TOGETHER = 4, FLOATS = 8 }; /* 16 registers hold less */
+enum { ZERO = 0, TILE = 6, TOGETHER = 4, FLOATS = 8 };
 #endif
+
+typedef float Floats __attribute__((vector_size(4 * FLOATS))); /* a register */
+enum { LANES = 16, PARTS = LANES / FLOATS, KEYS = 64, WIDEST_HEAD = 128 };
 
 typedef struct {
     const int8_t *weights;
@@ -197,6 +204,12 @@ static inline float exponential(float x) { /* relative error below 2e-7; a polyn
     return p * power;
 }
 
+static inline Floats load(const float *x) {
+    Floats floats;
+    memcpy(&floats, x, sizeof floats);
+    return floats;
+}
+
 static inline float root(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
 
 static void round_row(const float *x, int64_t columns, int64_t count, int64_t largest, Digit *digits, float *peak) {
@@ -224,16 +237,43 @@ static void round_row(const float *x, int64_t columns, int64_t count, int64_t la
 }
 
 static float norm_factor(const float *x, int64_t size, float eps) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < size; i++) sum += x[i] * x[i];
+    Floats sums[PARTS] = {0};
+    float lanes[LANES] = {0}, sum = 0;
+    const int64_t rest = size % LANES;
+    memcpy(lanes, x + size - rest, sizeof(float) * (size_t)rest);
+    for (int part = 0; part < PARTS; part++) sums[part] = load(lanes + part * FLOATS) * load(lanes + part * FLOATS);
+    for (int64_t i = 0; i + LANES <= size; i += LANES)
+        for (int part = 0; part < PARTS; part++) sums[part] += load(x + i + part * FLOATS) * load(x + i + part * FLOATS);
+    memcpy(lanes, sums, sizeof lanes);
+    for (int lane = 0; lane < LANES; lane++) sum += lanes[lane];
     return 1.0f / root(sum / (float)size + eps);
 }
 
 /* ------------------------------------------------------------------------------------------------ products */
 
-#if !defined(__AVX512VNNI__)
-static inline __m256i rows_of(const int8_t *weights) { /* 4 columns of 4 rows */
+#if defined(__AVX512VNNI__)
+#elif defined(__AVXVNNI__)
+enum { ROWS = 8 }; /* whose weights for 4 columns fill a register */
+
+static inline __m256i rows_of(const int8_t *weights) { return _mm256_loadu_si256((const __m256i *)weights); }
+
+static inline __m256i four_of(const Digit *digits) {
+    int32_t four;
+    memcpy(&four, digits, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+
+/* As an instruction, like below. VEX: processors that have no AVX-512 know no other form of it. */
+#define ADD_PRODUCTS(total, rows, digit) __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(total) : "x"(digit), "x"(rows))
+
+static inline void store_rows(__m256i first, __m256i second, int32_t *sums) {
+    _mm256_storeu_si256((__m256i *)sums, first);
+    _mm256_storeu_si256((__m256i *)(sums + ROWS), second);
+}
+#else
+enum { ROWS = 4 }; /* whose weights for 4 columns fill a register, in 16 bits */
+
+static inline __m256i rows_of(const int8_t *weights) {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)weights));
 }
 
@@ -243,7 +283,15 @@ static inline __m256i four_of(const Digit *digits) {
     return _mm256_set1_epi64x(four);
 }
 
-static inline void store_rows(__m256i first, __m256i second, int32_t *sums) { /* whose halves are added */
+#define ADD_PRODUCTS(total, rows, digit)                             \
+    do {                                                             \
+        __m256i product;                                             \
+        __asm__("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0"           \
+                : "+x"(total), "=&x"(product)                        \
+                : "x"(rows), "x"(digit));                            \
+    } while (0)
+
+static inline void store_rows(__m256i first, __m256i second, int32_t *sums) { /* each in two halves, whose sum it is */
     const __m256i whole = _mm256_permute4x64_epi64(_mm256_hadd_epi32(first, second), 0xd8);
     _mm256_storeu_si256((__m256i *)sums, whole);
 }
@@ -288,37 +336,38 @@ static inline __attribute__((always_inline)) void tile(const int count, Block we
 #pragma GCC unroll 4
         for (int part = 0; part < 4; part++) _mm512_storeu_si512(sums + t * BLOCK + 16 * part, total[t][part]);
 #else
-    const int parts = count > 2 ? 2 : 4, width = parts * BAND / 4; /* rows at a time, 4 in a register */
+    const int parts = count > 2 ? 2 : 4, width = parts * ROWS, bands = width > BAND ? width / BAND : 1; /* at a time */
     for (int64_t row = 0; row < BLOCK; row += width, sums += width) {
-        __m256i total[TILE][4]; /* in two halves, whose sum it is */
+        __m256i total[TILE][4];
 #pragma GCC unroll 6
         for (int t = 0; t < count; t++)
 #pragma GCC unroll 4
             for (int part = 0; part < parts; part++) total[t][part] = _mm256_setzero_si256();
-        const int8_t *weight = weights.band[row / BAND] + row % BAND * GROUP;
-        const int8_t *next = row % BAND == 0 ? ahead.band[row / BAND] : 0;
-        for (int64_t k = 0; k < columns; k += GROUP, weight += BAND * GROUP) {
+        const int8_t *weight[2], *next[2];
+#pragma GCC unroll 2
+        for (int band = 0; band < bands; band++) {
+            weight[band] = weights.band[row / BAND + band] + row % BAND * GROUP;
+            next[band] = row % BAND == 0 ? ahead.band[row / BAND + band] : 0;
+        }
+        for (int64_t k = 0; k < columns; k += GROUP) {
             __m256i rows[4];
-            fetch(next, k);
+#pragma GCC unroll 2
+            for (int band = 0; band < bands; band++) fetch(next[band], k);
 #pragma GCC unroll 4
-            for (int part = 0; part < parts; part++) rows[part] = rows_of(weight + 16 * part);
+            for (int part = 0; part < parts; part++)
+                rows[part] = rows_of(weight[part * ROWS / BAND] + part * ROWS % BAND * GROUP + BAND * k);
 #pragma GCC unroll 6
             for (int t = 0; t < count; t++) {
                 const __m256i digit = four_of(digits + t * stride + k);
 #pragma GCC unroll 4
-                for (int part = 0; part < parts; part++) {
-                    __m256i product;
-                    __asm__("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0"
-                            : "+x"(total[t][part]), "=&x"(product)
-                            : "x"(rows[part]), "x"(digit));
-                }
+                for (int part = 0; part < parts; part++) ADD_PRODUCTS(total[t][part], rows[part], digit);
             }
         }
 #pragma GCC unroll 6
         for (int t = 0; t < count; t++)
 #pragma GCC unroll 2
             for (int part = 0; part < parts; part += 2)
-                store_rows(total[t][part], total[t][part + 1], sums + t * BLOCK + 4 * part);
+                store_rows(total[t][part], total[t][part + 1], sums + t * BLOCK + ROWS * part);
     }
 #endif
 }
@@ -484,15 +533,6 @@ static void place_row(Team *team, int64_t row) { /* rotate a token's queries; wr
         for (int64_t i = 0; i < size; i++) key[i] = narrowed(rotated[i]);
         for (int64_t i = 0; i < size; i++) value[i] = narrowed(kept[i]);
     }
-}
-
-typedef float Floats __attribute__((vector_size(4 * FLOATS))); /* a register */
-enum { LANES = 16, PARTS = LANES / FLOATS, KEYS = 64, WIDEST_HEAD = 128 };
-
-static inline Floats load(const float *x) {
-    Floats floats;
-    memcpy(&floats, x, sizeof floats);
-    return floats;
 }
 
 static void widen(const uint16_t *stored, int64_t count, float *values) {
