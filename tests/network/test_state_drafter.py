@@ -25,7 +25,7 @@ from dgemma_model.network.state_drafter_served import LEAST_CHANCE, ServedStateD
 
 KNOWN = 404
 IDS = torch.arange(4, KNOWN, 3)
-CLOSE = {"avx512_vnni": 0.15, "avx_vnni": 0.15, "avx2": 0.04}
+CLOSE = {"amx_int8": 0.15, "avx512_vnni": 0.15, "avx_vnni": 0.15, "avx2": 0.04}
 """Mean relative error of a token's probability, with activations of 8 and of 12 bits."""
 CANVAS = 4
 """Of those that it denoises, as many as are drafted."""

@@ -12,11 +12,16 @@ threads there are, and instruction sets that take bytes give the same bits.
 
 Compiled once for each instruction set. Nothing here allocates, and nothing outlives a call. */
 
+#define _GNU_SOURCE /* syscall */
 #include <immintrin.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AMX_INT8__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #define BAND 16  /* rows of a matrix that lie together: [rows / 16][columns / 4][16][4] */
 #define GROUP 4  /* columns of a row that lie together */
@@ -27,7 +32,10 @@ Compiled once for each instruction set. Nothing here allocates, and nothing outl
 #define FEW 4 /* tokens that take no longer than waking a thread, in work between products */
 #define MASKED -1e30f
 
-#if defined(__AVX512VNNI__)
+#if defined(__AMX_INT8__)
+typedef uint8_t Digit;
+enum { ZERO = 128, TILE = 32, TOGETHER = 16, FLOATS = 16 };
+#elif defined(__AVX512VNNI__)
 typedef uint8_t Digit;
 enum { ZERO = 128, TILE = 6, TOGETHER = 16, FLOATS = 16 };
 #elif defined(__AVXVNNI__)
@@ -73,7 +81,7 @@ typedef struct {
     int64_t batch, tokens, before, capacity;
     float *wide; /* scratch [R, the longer of joined queries, keys and values, and of what goes into `down`] */
     float *attended; /* scratch [R, heads * head_dim] */
-    Digit *digits; /* scratch [2 * R, the longest row] */
+    Digit *digits; /* scratch [2 * R + 16, the longest row] */
     float *peaks; /* scratch [R] */
     const int64_t *kept; /* [kept_count]: layers before which the residual stream is copied */
     int64_t kept_count;
@@ -306,6 +314,82 @@ static inline __attribute__((always_inline)) void fetch(const int8_t *band, int6
     if (band) _mm_prefetch(band + BAND * column, _MM_HINT_T1);
 }
 
+#if defined(__AMX_INT8__)
+enum { TILE_ROWS = 16, TILE_BYTES = 64 };
+
+typedef struct { /* how many rows and bytes of them each of AMX's registers has */
+    uint8_t palette, start, reserved[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+} Tiles;
+
+/* Columns that are multiplied by at once: as many of at most 64 as a row has a multiple of. */
+static int64_t columns_together(int64_t columns) {
+    int64_t together = TILE_BYTES;
+    while (columns % together) together -= GROUP;
+    return together;
+}
+
+static void begin_tiles(int64_t columns) {
+    const int64_t together = columns_together(columns);
+    Tiles tiles = {.palette = 1};
+    for (int n = 0; n < 8; n++) { /* 0 to 3 are sums, 4 and 5 digits, 6 and 7 weights */
+        tiles.rows[n] = (uint8_t)(n < 6 ? TILE_ROWS : together / GROUP);
+        tiles.bytes[n] = (uint16_t)(n == 4 || n == 5 ? together : TILE_BYTES);
+    }
+    __asm__ volatile("ldtilecfg %0" : : "m"(tiles) : "memory"); /* the intrinsics do not say what memory they read */
+}
+
+static void end_tiles(void) { _tile_release(); }
+
+/* Sums of 16 or 32 rows of digits with a block of 64 rows of weights. A band is a tile of weights as it lies in memory.
+   Rows of digits beyond those that there are may hold anything, and so may their sums. */
+static inline __attribute__((always_inline)) void tile(const int both, Block weights, const Digit *digits,
+                                                       int64_t stride, int64_t columns, int32_t *sums, Block ahead) {
+    const int64_t together = columns_together(columns);
+    const Digit *further = digits + TILE_ROWS * stride;
+    for (int band = 0; band < 4; band += 2, sums += 2 * BAND) {
+        const int8_t *first = weights.band[band], *second = weights.band[band + 1];
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int64_t k = 0; k < columns; k += together) {
+            for (int64_t next = k; next < k + together; next += GROUP) {
+                fetch(ahead.band[band], next);
+                fetch(ahead.band[band + 1], next);
+            }
+            _tile_loadd(4, digits + k, stride);
+            _tile_loadd(6, first + BAND * k, TILE_BYTES);
+            _tile_loadd(7, second + BAND * k, TILE_BYTES);
+            _tile_dpbusd(0, 4, 6);
+            _tile_dpbusd(1, 4, 7);
+            if (both) {
+                _tile_loadd(5, further + k, stride);
+                _tile_dpbusd(2, 5, 6);
+                _tile_dpbusd(3, 5, 7);
+            }
+        }
+        _tile_stored(0, sums, sizeof(int32_t) * BLOCK);
+        _tile_stored(1, sums + BAND, sizeof(int32_t) * BLOCK);
+        if (both) {
+            _tile_stored(2, sums + TILE_ROWS * BLOCK, sizeof(int32_t) * BLOCK);
+            _tile_stored(3, sums + TILE_ROWS * BLOCK + BAND, sizeof(int32_t) * BLOCK);
+        }
+    }
+}
+
+static void tile_of(int count, Block weights, const Digit *digits, int64_t stride, int64_t columns,
+                    int32_t *sums, Block ahead) {
+    if (count > TILE_ROWS)
+        tile(1, weights, digits, stride, columns, sums, ahead);
+    else
+        tile(0, weights, digits, stride, columns, sums, ahead);
+}
+#else
+static void begin_tiles(int64_t columns) { (void)columns; }
+static void end_tiles(void) {}
+
 /* Sums of some rows of digits with a block of 64 rows of weights: [count][64]. */
 static inline __attribute__((always_inline)) void tile(const int count, Block weights, const Digit *digits,
                                                        int64_t stride, int64_t columns, int32_t *sums, Block ahead) {
@@ -383,6 +467,7 @@ static void tile_of(int count, Block weights, const Digit *digits, int64_t strid
     case 6: tile(6, weights, digits, stride, columns, sums, ahead); break;
     }
 }
+#endif
 
 /* What becomes of integer sums of a token with a block, and with its second digits. */
 typedef struct {
@@ -454,6 +539,7 @@ static void multiply_block(Team *team, int64_t block) {
     }
     const int64_t tiles = (team->token_rows + most - 1) / most, step = (team->token_rows + tiles - 1) / tiles;
     const Block weights = block_of(team, matrix, block), ahead = block_ahead(team, block);
+    begin_tiles(columns);
     for (int64_t tile = 0, token = 0; token < team->token_rows; tile++, token += step) {
         const int64_t tokens = team->token_rows - token < step ? team->token_rows - token : step;
         tile_of((int)(tokens * count), weights, pass->digits + token * count * columns, columns, columns, sums,
@@ -468,6 +554,7 @@ static void multiply_block(Team *team, int64_t block) {
                 hand_over(value, team->manner, rows, out);
         }
     }
+    end_tiles();
 }
 
 /* To `team->result`, for which `manner` tells how; `following` is the next matrix that is multiplied by, or missing. */
@@ -773,6 +860,16 @@ static void join(void *argument) {
     }
     job->run(job->team);
     atomic_store_explicit(&job->team->over, 1, memory_order_release);
+}
+
+/* Whether this process may use the instructions: 1 or 0. Linux gives AMX's registers only to those who ask. */
+int64_t dgemma_ready(void) {
+#if defined(__AMX_INT8__)
+    const long ask = 0x1023, tiles = 18; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
+    return syscall(SYS_arch_prctl, ask, tiles) == 0;
+#else
+    return 1;
+#endif
 }
 
 /* `parallel` is OpenMP's `GOMP_parallel`, of the library that torch uses, so that its threads are used; or missing. */
