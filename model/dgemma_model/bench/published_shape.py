@@ -7,7 +7,7 @@ say nothing about the large one.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -74,7 +74,9 @@ def small_config() -> NetworkConfig:
 
 
 @torch.inference_mode()
-def measure_shape(config: NetworkConfig, device: torch.device, repeats: int) -> dict[str, Any]:
+def measure_shape(
+    config: NetworkConfig, device: torch.device, repeats: int, forms: Sequence[Quantize] = FORMS
+) -> dict[str, Any]:
     """Times of denoising steps of networks with random weights, beside the time that reading the weights takes.
 
     Forms that do not fit the memory are said to need what they need.
@@ -84,7 +86,7 @@ def measure_shape(config: NetworkConfig, device: torch.device, repeats: int) -> 
     """
     bandwidth = copy_bandwidth(device, repeats)
     report: dict[str, Any] = {"copy_gb_per_s": bandwidth / 1e9, "device": str(device), "steps": STEPS, "forms": {}}
-    for form in FORMS:
+    for form in forms:
         try:
             budget = chosen_budget(config, device, free_memory(device), form)
         except CheckpointError as error:
@@ -99,7 +101,7 @@ def measure_shape(config: NetworkConfig, device: torch.device, repeats: int) -> 
         if device.type == "cuda":
             torch.cuda.empty_cache()
     if all("refused" in form for form in report["forms"].values()):
-        raise BenchError(report["forms"][FORMS[-1]]["refused"])
+        raise BenchError(report["forms"][forms[-1]]["refused"])
     return report
 
 
