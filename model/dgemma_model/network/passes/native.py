@@ -37,8 +37,9 @@ MOST_TOKENS = 256
 """Tokens of one call; a longer pass is several, which bounds the memory between products."""
 DIGIT_ROWS = 16
 """Rows of digits that are read together, also beyond the last one."""
-DOWN_DIGITS = 2
-"""Bytes for what goes into the down projections: one rounds its outliers' neighbours away (log/products.md)."""
+FINE_DIGITS = 2
+"""Bytes for each number that goes into queries, keys and values, and into the down projections: one rounds away the
+neighbours of their outliers (log/products.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,18 +240,19 @@ class NativePasses:
             self._scratch = (
                 torch.empty(rows, self._widest),
                 torch.empty(rows, self._attended),
-                torch.empty(DOWN_DIGITS * rows + DIGIT_ROWS, self._longest, dtype=self._library.digit),
+                torch.empty(FINE_DIGITS * rows + DIGIT_ROWS, self._longest, dtype=self._library.digit),
                 torch.empty(rows),
             )
         return self._scratch
 
     def _layer(self, tensors: Mapping[str, Tensor], matrices: Mapping[str, Blocks], prefix: str) -> Layer:
-        digits = DOWN_DIGITS if self._library.takes_bytes else 1
+        fine = FINE_DIGITS if self._library.takes_bytes else 1
         norms = (tensors[f"{prefix}{name}.weight"] for name in ("input_layernorm", "post_attention_layernorm"))
         return Layer(
             *map(self._pointer, norms),
-            *(self._matrix(tensors, matrices, prefix + name) for name in ("qkv", "out", "gate_up")),
-            self._matrix(tensors, matrices, f"{prefix}down", digits),
+            self._matrix(tensors, matrices, f"{prefix}qkv", fine),
+            *(self._matrix(tensors, matrices, prefix + name) for name in ("out", "gate_up")),
+            self._matrix(tensors, matrices, f"{prefix}down", fine),
         )
 
     def _matrix(
