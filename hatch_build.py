@@ -18,12 +18,15 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("model") / "dgemma_model" / "network" / "passes"
+AVX512 = [
+    *("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),
+    "-mprefer-vector-width=512",
+]
 INSTRUCTIONS = {
     "avx2": ["-mavx2", "-mfma", "-Wno-psabi"],
-    "avx512_vnni": [
-        *("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),
-        "-mprefer-vector-width=512",
-    ],
+    "avx_vnni": ["-mavx2", "-mfma", "-mavxvnni", "-Wno-psabi"],
+    "avx512_vnni": AVX512,
+    "amx_int8": [*AVX512, "-mamx-tile", "-mamx-int8"],
 }
 FLAGS = [
     *("-std=c11", "-O3", "-fPIC", "-shared", "-fopenmp-simd"),

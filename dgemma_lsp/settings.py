@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from dgemma_lsp import eagerness
 
@@ -29,6 +29,7 @@ class Settings:
     engine: str | None = None
     checkpoint: str | None = None
     device: str | None = None
+    quantize: Literal["none", "8bit", "4bit"] | None = None
     log_level: str = "info"
 
 
@@ -40,6 +41,7 @@ SECTION = "dgemma"
 _MAX_MS = 60_000
 _TRIGGERS = ("automatic", "manual")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
+_QUANTIZE = ("none", "8bit", "4bit")
 
 
 def parse(options: object, defaults: Settings = DEFAULTS) -> tuple[Settings, list[str]]:
@@ -238,6 +240,13 @@ OPTIONS: dict[str, Option] = {
         "a device such as cpu or cuda:0, or null",
         _NAME_OR_NULL,
         "where the model runs, as torch writes it: `cpu`, `cuda:0`; `null` chooses",
+    ),
+    "quantize": Option(
+        lambda value: None if value is None else _one_of(_QUANTIZE)(value),
+        f"one of {', '.join(_QUANTIZE)}, or null",
+        {"enum": [*_QUANTIZE, None]},
+        "in how many bits the experts of DiffusionGemma are held: `none` as published, `8bit`, `4bit`; `null` takes as"
+        " many as fit the memory. Checkpoints without experts are not loaded with any other value",
     ),
     "log_level": _choice(_LOG_LEVELS, "how much is logged; logs go to standard error, which editors keep"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from dgemma_lsp.command import bench_keystrokes, bench_server
 from dgemma_lsp.command.loading import UserError
+from dgemma_model.checkpoint.config import Quantize
 
 PING_SECONDS = 10.0
 SERVERS = (1, 3)
@@ -26,13 +28,17 @@ KEYSTROKES = {
 """Language, lines, keys pressed, and how many tokens the checkpoint reads."""
 
 
-def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repeats: int) -> None:
-    """Measure and print.
+def bench(
+    checkpoint: str | None, device: str | None, quantize: Quantize | None, *, shape: str | None, repeats: int
+) -> None:
+    """Measure and print. Of a `shape`, all forms of the experts are measured that `quantize` leaves.
 
     Raises:
         UserError: the checkpoint or device cannot be used, or the shape does not fit.
     """
-    servers = {} if shape is not None or checkpoint is None else _servers(checkpoint, device)
+    named = {"checkpoint": checkpoint, "device": device, "quantize": quantize}
+    options = [f"--{name}={value}" for name, value in named.items() if value]
+    servers = {} if shape is not None or checkpoint is None else _servers(checkpoint, device, options)
     from dgemma_model.bench import fill_times, network_times, published_shape, timing, writer_times
     from dgemma_model.checkpoint import selection
     from dgemma_model.checkpoint.errors import CheckpointError
@@ -43,15 +49,16 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
         if shape is not None:
             is_small = place.type == "cpu"
             config = published_shape.small_config() if is_small else published_shape.published_config()
-            report = published_shape.measure_shape(config, place, repeats) | {"in_small": is_small}
-        elif checkpoint is not None and writer_times.is_causal(source := selection.find(checkpoint), place):
+            forms = published_shape.FORMS if quantize is None else (quantize,)
+            report = published_shape.measure_shape(config, place, repeats, forms) | {"in_small": is_small}
+        elif checkpoint is not None and writer_times.is_causal(source := selection.find(checkpoint), place, quantize):
             report = writer_times.compare(source, place, repeats)
         else:
             directory = None if checkpoint is None else selection.find(checkpoint)
-            report = network_times.compare(directory, place, repeats)
-            report["written_fill"] = fill_times.written_fills(directory, place, repeats)
-            report["warm_fill"] = fill_times.warm_fills(directory, place, repeats)
-            report["ping_during_fills"] = asyncio.run(bench_server.pings(PING_SECONDS, checkpoint, device))
+            report = network_times.compare(directory, place, repeats, quantize)
+            report["written_fill"] = fill_times.written_fills(directory, place, repeats, quantize)
+            report["warm_fill"] = fill_times.warm_fills(directory, place, repeats, quantize)
+            report["ping_during_fills"] = asyncio.run(bench_server.pings(PING_SECONDS, *options))
             report["keystroke"] = {
                 name: bench_keystrokes.measure(language, lines, keys, tokens)
                 for name, (language, lines, keys, tokens) in KEYSTROKES.items()
@@ -67,7 +74,7 @@ def bench(checkpoint: str | None, device: str | None, *, shape: str | None, repe
     print(json.dumps(report))
 
 
-def _servers(checkpoint: str, device: str | None) -> dict[str, Any]:
+def _servers(checkpoint: str, device: str | None, options: Sequence[str]) -> dict[str, Any]:
     """Memory of whole servers, and what an idle one takes of the processor."""
     from dgemma_model.checkpoint import selection
     from dgemma_model.checkpoint.errors import CheckpointError
@@ -77,8 +84,8 @@ def _servers(checkpoint: str, device: str | None) -> dict[str, Any]:
     except CheckpointError as error:
         raise UserError(str(error)) from error
     return {
-        "servers_mb": {str(n): asyncio.run(bench_server.memory(n, checkpoint, device)) for n in SERVERS},
-        "idle_ms": asyncio.run(bench_server.idle_ms(IDLE_SECONDS, checkpoint, device)),
+        "servers_mb": {str(n): asyncio.run(bench_server.memory(n, *options)) for n in SERVERS},
+        "idle_ms": asyncio.run(bench_server.idle_ms(IDLE_SECONDS, *options)),
     }
 
 

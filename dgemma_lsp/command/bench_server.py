@@ -34,9 +34,8 @@ class Server:
         self.process, self._stdin, self._stdout = process, process.stdin, process.stdout
 
     @classmethod
-    async def start(cls, checkpoint: str | None, device: str | None = None) -> Self:
-        """Return once it has answered a first fill."""
-        options = [f"--{name}={value}" for name, value in (("checkpoint", checkpoint), ("device", device)) if value]
+    async def start(cls, *options: str) -> Self:
+        """Start it with these options, and return once it has answered a first fill."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "dgemma_lsp", *options),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
@@ -72,9 +71,9 @@ class Server:
         await self.process.wait()
 
 
-async def pings(seconds: float, checkpoint: str | None, device: str | None) -> dict[str, float]:
+async def pings(seconds: float, *options: str) -> dict[str, float]:
     """Round trips of a request that needs no model, while the server is kept filling."""
-    server = await Server.start(checkpoint, device)
+    server = await Server.start(*options)
     taken: list[float] = []
     fills = number = 0
     deadline = time.perf_counter() + seconds
@@ -100,11 +99,11 @@ async def pings(seconds: float, checkpoint: str | None, device: str | None) -> d
     return {"median_ms": round(median, 3), "p95_ms": round(p95, 3), "pings": len(taken), "fills": fills}
 
 
-async def memory(count: int, checkpoint: str | None, device: str | None = None) -> list[int]:
+async def memory(count: int, *options: str) -> list[int]:
     """Megabytes of each of `count` servers that run together, once they are idle: what is its own, and its part of the
     files that all of them have mapped. This is their proportional set size where no other process has mapped these
     files. Empty where the system does not tell."""
-    servers = [await Server.start(checkpoint, device) for _ in range(count)]
+    servers = [await Server.start(*options) for _ in range(count)]
     try:
         await asyncio.sleep(AHEAD_SECONDS)
         held = [found for server in servers if (found := own_and_mapped_mb(server.process.pid)) is not None]
@@ -114,10 +113,10 @@ async def memory(count: int, checkpoint: str | None, device: str | None = None) 
             await server.end()
 
 
-async def idle_ms(seconds: float, checkpoint: str | None, device: str | None = None) -> float | None:
+async def idle_ms(seconds: float, *options: str) -> float | None:
     """Milliseconds of the processor that a server takes in some seconds in which nobody asks it for anything, once it
     has worked out what may follow its last answer. None where the system does not tell."""
-    server = await Server.start(checkpoint, device)
+    server = await Server.start(*options)
     try:
         await asyncio.sleep(AHEAD_SECONDS)
         before = processor_ms(server.process.pid)

@@ -187,6 +187,7 @@ def bench(
     shape: Annotated[
         str | None, typer.Option(metavar="26b", help="Random weights of the published shape; on a processor, in small.")
     ] = None,
+    quantize: QuantizeOption = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of everything that is measured.")] = 20,
 ) -> None:
     """Measure the model and the server on this machine; the last line is one JSON document."""
@@ -195,7 +196,7 @@ def bench(
     if shape not in (None, "26b"):
         fail(f"--shape knows 26b only, not {shape!r}")
     try:
-        benchmark.bench(checkpoint, device, shape=shape, repeats=repeats)
+        benchmark.bench(checkpoint, device, quantize, shape=shape, repeats=repeats)
     except UserError as error:
         fail(str(error))
 
@@ -204,6 +205,7 @@ def bench(
 def evaluate(
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
+    quantize: QuantizeOption = None,
     ways: Annotated[str, typer.Option(metavar="A,B", help="Ways to fill; the shipped ones and baselines.")] = "",
     kinds: Annotated[str, typer.Option(metavar="A,B", help="Kinds of cases; all by default.")] = "",
     sample: Annotated[int | None, typer.Option(min=1, help="About so many cases, always the same ones.")] = None,
@@ -240,6 +242,7 @@ def evaluate(
         eval_run.evaluate(
             checkpoint,
             device,
+            quantize,
             ways=_names(ways),
             kinds=_names(kinds),
             sample=sample,

@@ -24,8 +24,9 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from dgemma_lsp.command.check import weights_digest
 from dgemma_lsp.command.eval_fill import Overrides, fill_case
 from dgemma_lsp.command.eval_tables import comparisons, tables
-from dgemma_lsp.command.loading import UserError, load_infiller
+from dgemma_lsp.command.loading import ModelOptions, UserError, load_infiller
 from dgemma_lsp.command.opened import TASK_TOKENS, task_ends_with_line
+from dgemma_model.checkpoint.config import Quantize
 from dgemma_model.evaluation import calibration, confinement
 from dgemma_model.evaluation.baselines import BASELINES
 from dgemma_model.evaluation.cases import TASKS_FOLDER, Task, read_quiet, read_tasks
@@ -83,6 +84,7 @@ UNIT = 12
 def evaluate(
     checkpoint: str | None,
     device: str | None,
+    quantize: Quantize | None = None,
     *,
     ways: Sequence[str] = (),
     kinds: Sequence[str] = (),
@@ -115,9 +117,10 @@ def evaluate(
     cases = drawn(_chosen_kinds(read_cases(tasks, held_out, one_line=one_line), wanted), sample)
     if not unconfined and confinement.find() is None:
         cases = without_programs(cases)
-    infiller = load_infiller(checkpoint, device, cache_bytes=0)
+    infiller = load_infiller(checkpoint, device, quantize, cache_bytes=0)
+    options = ModelOptions(checkpoint, device, quantize)
     started = perf_counter()
-    runs = fill_all(cases, chosen, infiller, checkpoint, device, unconfined=unconfined)
+    runs = fill_all(cases, chosen, infiller, options, unconfined=unconfined)
     table = rows(checkpoint_name(infiller.name, checkpoint), runs)
     console = Console(width=160, highlight=False)
     for shown in tables(table):
@@ -247,8 +250,7 @@ def fill_all(
     cases: Sequence[Case],
     ways: Mapping[str, Overrides | None],
     infiller: Infiller,
-    checkpoint: str | None,
-    device: str | None,
+    options: ModelOptions,
     *,
     unconfined: bool = False,
 ) -> dict[str, list[Fill]]:
@@ -265,7 +267,7 @@ def fill_all(
     console.print(f"{total} fills: {len(cases)} cases, {len(ways)} ways, {processes} at a time")
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("filling", total=total)
-        for number, fills in _work(units, infiller, processes, checkpoint, device):
+        for number, fills in _work(units, infiller, processes, options):
             done[number] = fills
             progress.update(task, advance=len(fills), description=units[number].way)
     runs: dict[str, list[Fill]] = {way: [] for way in ways}
@@ -280,7 +282,7 @@ def _cores() -> int:
 
 
 def _work(
-    units: Sequence[Unit], infiller: Infiller, processes: int, checkpoint: str | None, device: str | None
+    units: Sequence[Unit], infiller: Infiller, processes: int, options: ModelOptions
 ) -> Iterator[tuple[int, list[Fill]]]:
     """The number of each unit and its fills, as they come. What ends this early ends the processes, too."""
     if processes <= 1:
@@ -293,7 +295,7 @@ def _work(
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_begin)
     is_done = False
     try:
-        numbers = {pool.submit(_fill_unit, unit, checkpoint, device): at for at, unit in enumerate(units)}
+        numbers = {pool.submit(_fill_unit, unit, options): at for at, unit in enumerate(units)}
         for future in as_completed(numbers):
             yield numbers[future], future.result()
         is_done = True
@@ -313,12 +315,12 @@ def _begin() -> None:
 
 
 @cache
-def _infiller(checkpoint: str | None, device: str | None) -> Infiller:
-    return load_infiller(checkpoint, device, cache_bytes=0)
+def _infiller(options: ModelOptions) -> Infiller:
+    return load_infiller(options.checkpoint, options.device, options.quantize, cache_bytes=0)
 
 
-def _fill_unit(unit: Unit, checkpoint: str | None, device: str | None) -> list[Fill]:
-    return _filled(unit, _infiller(checkpoint, device))
+def _fill_unit(unit: Unit, options: ModelOptions) -> list[Fill]:
+    return _filled(unit, _infiller(options))
 
 
 def _filled(unit: Unit, infiller: Infiller) -> list[Fill]:

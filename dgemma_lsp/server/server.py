@@ -208,8 +208,8 @@ def _use_settings(server: DgemmaServer, before: Settings) -> None:
     server.memory.forget()
     server.show_complaints()
     now = server.settings
-    if (before.engine, before.checkpoint, before.device) != (now.engine, now.checkpoint, now.device):
-        server.show(types.MessageType.Info, "another engine, checkpoint or device is used after a restart")
+    if any(getattr(before, name) != getattr(now, name) for name in ("engine", "checkpoint", "device", "quantize")):
+        server.show(types.MessageType.Info, "another engine, checkpoint, device or quantize is used after a restart")
 
 
 def did_change_folders(server: DgemmaServer, params: types.DidChangeWorkspaceFoldersParams) -> None:
@@ -303,7 +303,7 @@ def serve_stdio(
 ) -> NoReturn:
     """Serve one client on standard input and output, and end the process.
 
-    `checkpoint`, `device` and `engine` go before the client's settings.
+    `checkpoint`, `device`, `quantize` and `engine` go before the client's settings.
     """
     log_to_stderr()
     transport.serve_stdio(create_server(_infiller_loader(checkpoint, device, quantize, engine, engine_token_file)))
@@ -371,7 +371,7 @@ def _infiller_loader(
                 advice=default.advice,
             )
         listener.chose(choice)
-        infiller = Infiller.load(wanted, place, quantize=quantize, progress=listener.read)
+        infiller = Infiller.load(wanted, place, quantize=quantize or using.quantize, progress=listener.read)
         # What torch brought stays. To look through it for garbage takes 150 ms, in which no key would be answered.
         gc.freeze()
         give_back_memory()

@@ -39,13 +39,14 @@ def test_everything_can_be_set_bare_or_by_name() -> None:
         "engine": "http://127.0.0.1:8080",
         "checkpoint": "/models/small",
         "device": "cpu",
+        "quantize": "4BIT",
         "log_level": "DEBUG",
     }
     assert list(options) == list(OPTIONS)
     known, unknown = frozenset({"python", "go"}), frozenset({"markdown", "python"})
-    engine, checkpoint = "http://127.0.0.1:8080", "/models/small"
+    engine, model = "http://127.0.0.1:8080", ("/models/small", "cpu", "4bit")
     expected = Settings(
-        False, "manual", "high", known, unknown, True, True, True, False, 0, 1000, engine, checkpoint, "cpu", "debug"
+        False, "manual", "high", known, unknown, True, True, True, False, 0, 1000, engine, *model, "debug"
     )
     assert parse(options) == (expected, [])
     assert parse({"dgemma": options, "other": {"server": "settings"}}) == (expected, [])
@@ -78,6 +79,7 @@ def test_the_documentation_has_the_table_and_the_schema() -> None:
             {"checkpoint": " "},
             "\"checkpoint\" must be a name, a directory, a .gguf file, or null, not ' '; None is used",
         ),
+        ({"quantize": 4}, '"quantize" must be one of none, 8bit, 4bit, or null, not 4; None is used'),
         ({"log_level": "loud"}, "\"log_level\" must be one of debug, info, warning, error, not 'loud'; 'info' is used"),
         (
             {"trigger": "sometimes"},

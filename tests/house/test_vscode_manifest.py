@@ -38,7 +38,8 @@ def test_no_workspace_says_where_text_goes_or_which_weights_are_loaded_untrusted
     properties = MANIFEST["contributes"]["configuration"]["properties"]
     assert properties["dgemma.engine"]["scope"] == "machine"
     restricted = MANIFEST["capabilities"]["untrustedWorkspaces"]["restrictedConfigurations"]
-    for name in ("dgemma.server.path", "dgemma.engine", "dgemma.checkpoint", "dgemma.device"):
+    for name in ("server.path", "engine", "checkpoint", "device", "quantize"):
+        name = f"dgemma.{name}"
         assert properties[name]["scope"] in ("machine", "machine-overridable") and name in restricted
 
 

@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from passes_fixtures import COMPILED
 from qwen2_fixtures import VARIANTS, VOCAB, Parameters, plain_network
 from torch import Tensor
 
@@ -21,19 +22,10 @@ from dgemma_model.network.qwen2_weights import JOINED, joined_layout, joined_wei
 
 KNOWN = 404
 """Ids that the tokenizer has; the networks have a few more."""
-CLOSE = {"float32": 1e-4, "oneDNN": 0.1, "avx512_vnni": 0.1, "avx2": 0.02}
+CLOSE = {"float32": 1e-4, "oneDNN": 0.1, "amx_int8": 0.1, "avx512_vnni": 0.1, "avx_vnni": 0.1, "avx2": 0.02}
 """Relative error of each way to multiply: in float32, with activations of 8 bits, and of 12; keys and values are
 bfloat16 beside integers."""
-NATIVE = tuple(
-    pytest.param(
-        name,
-        marks=pytest.mark.skipif(
-            name not in native.runnable() or native.opened(name) is None, reason="not compiled, or not runnable"
-        ),
-    )
-    for name in ("avx512_vnni", "avx2")
-)
-WAYS = ("float32", *NATIVE)
+WAYS = ("float32", *COMPILED)
 
 
 @cache
@@ -124,7 +116,7 @@ def test_pieces_crops_and_canvases_in_between_leave_nothing_behind(way: str) -> 
         assert error(encoded, plain.logits(plain.encode(text, Cache()))[:, kept:]) < CLOSE[way]
 
 
-@pytest.mark.parametrize("way", NATIVE)
+@pytest.mark.parametrize("way", COMPILED)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_is_written_does_not_depend_on_how_many_tokens_a_pass_has(variant: str, way: str) -> None:
     _, served = pair(variant, way)
@@ -200,7 +192,7 @@ def test_passes_of_new_lengths_are_filled_up_to_few() -> None:
     assert seen <= {*torch_passes.PASS_TOKENS, 512}
 
 
-@pytest.mark.parametrize("way", ["oneDNN", *NATIVE])
+@pytest.mark.parametrize("way", ["oneDNN", *COMPILED])
 def test_keys_and_values_take_two_bytes(way: str) -> None:
     _, served = pair("qwen2", way)
     cache = Cache()

@@ -8,13 +8,13 @@ import { EDITS, tell } from './edits';
 import { checkServer, Installer } from './install';
 import { showPage } from './pages';
 import { Server } from './server';
-import { isWanted, setting } from './settings';
+import { isWanted, modelOptions } from './settings';
 import { StatusItem } from './status';
 import { whereTextGoes } from './statusText';
 import { registerWatch } from './watch';
 
 /** What a running server cannot take over. */
-const NEED_RESTART = ['dgemma.server', 'dgemma.engine', 'dgemma.checkpoint', 'dgemma.device', 'dgemma.languages', 'dgemma.disabled_languages'];
+const NEED_RESTART = ['dgemma.server', 'dgemma.engine', 'dgemma.checkpoint', 'dgemma.device', 'dgemma.quantize', 'dgemma.languages', 'dgemma.disabled_languages'];
 const WALKTHROUGH = 'dgemma.dgemma#start';
 
 /** For tests: what happens inside. */
@@ -63,7 +63,7 @@ export function activate(context: vscode.ExtensionContext): Api {
     }),
     command('chooseCheckpoint', () => checkpoints.choose()),
     command('remove', () => checkpoints.remove()),
-    command('check', () => checkServer(running.server.command, setting('checkpoint', ''), log)),
+    command('check', () => checkServer(running.server.command, modelOptions(), log)),
     command('restart', () => running.server.restart()),
     command('pause', () => running.status.pause(true)),
     command('resume', () => running.status.pause(false)),

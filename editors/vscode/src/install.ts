@@ -214,7 +214,7 @@ function isRunning(processId: number): boolean {
 }
 
 /** Run the server's own check in a terminal, where the user sees what it says. */
-export function checkServer(command: Command | undefined, checkpoint: string, log: vscode.LogOutputChannel): void {
+export function checkServer(command: Command | undefined, options: readonly string[], log: vscode.LogOutputChannel): void {
   if (command === undefined || !existsSync(command.command)) {
     log.show(true);
     return;
@@ -223,7 +223,7 @@ export function checkServer(command: Command | undefined, checkpoint: string, lo
     name: 'dgemma check',
     cwd: homedir(),
     shellPath: command.command,
-    shellArgs: [...command.args, 'check', ...(checkpoint === '' ? [] : ['--checkpoint', checkpoint])],
+    shellArgs: [...command.args, 'check', ...options],
   });
   terminal.show();
 }

@@ -9,6 +9,12 @@ export function setting<T>(name: string, otherwise: T): T {
   return vscode.workspace.getConfiguration('dgemma').get<T | null>(name) ?? otherwise;
 }
 
+/** What fills, as options of the server's commands. */
+export function modelOptions(): string[] {
+  const named = setting('engine', '') === '' ? ['checkpoint', 'device', 'quantize'] : ['engine'];
+  return named.flatMap((name) => (setting(name, '') === '' ? [] : [`--${name}`, setting(name, '')]));
+}
+
 /** The languages that the server is started for: those that were named, or else all that it has a grammar of. */
 export function wantedLanguages(): readonly string[] {
   const excluded = setting<readonly string[]>('disabled_languages', []);

@@ -12,6 +12,7 @@ import torch
 
 from dgemma_model.bench.timing import finish_gpu, places, summary
 from dgemma_model.checkpoint import load as checkpoints
+from dgemma_model.checkpoint.config import Quantize
 from dgemma_model.checkpoint.selection import embedded_directory
 from dgemma_model.infill import Infiller
 from dgemma_model.network.contract import CodeNetwork
@@ -45,13 +46,15 @@ class _Clocked:
         return clocked
 
 
-def warm_fills(directory: Path | None, device: torch.device, repeats: int) -> dict[str, Any]:
+def warm_fills(
+    directory: Path | None, device: torch.device, repeats: int, quantize: Quantize | None = None
+) -> dict[str, Any]:
     """Times of one-line fills after a keystroke, with the prompt before it cached, as the server asks for them.
 
     Also the share of that time outside of the network, and the mean number of passes.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    loaded = checkpoints.load(directory or embedded_directory(), device, dtype)
+    loaded = checkpoints.load(directory or embedded_directory(), device, dtype, quantize=quantize)
     served = loaded.served(fastest_products(device))
     clock = _Clocked(served.network)
     infiller = Infiller(replace(served, network=cast(Any, clock)), device)
@@ -72,10 +75,12 @@ def warm_fills(directory: Path | None, device: torch.device, repeats: int) -> di
     }
 
 
-def written_fills(directory: Path | None, device: torch.device, repeats: int) -> dict[str, Any]:
+def written_fills(
+    directory: Path | None, device: torch.device, repeats: int, quantize: Quantize | None = None
+) -> dict[str, Any]:
     """Fills of up to `WRITTEN` tokens after a cached prompt, by each of `WRITTEN_WAYS` in turns: milliseconds a token,
     and tokens a pass."""
-    infiller = Infiller.load(None if directory is None else str(directory), str(device))
+    infiller = Infiller.load(None if directory is None else str(directory), str(device), quantize=quantize)
     found: dict[str, dict[str, list[float]]] = {name: {"ms": [], "tokens": [], "passes": []} for name in WRITTEN_WAYS}
     for number, (excerpt, project_text) in enumerate(places(repeats, 4 * WRITTEN)):
         infiller.index_ahead(project_text)

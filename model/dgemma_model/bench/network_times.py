@@ -21,7 +21,7 @@ from torch import Tensor
 from dgemma_model.bench.timing import Work, excerpts, peak_memory_mb, side_by_side
 from dgemma_model.checkpoint import contract
 from dgemma_model.checkpoint import load as checkpoints
-from dgemma_model.checkpoint.config import SamplerConfig
+from dgemma_model.checkpoint.config import Quantize, SamplerConfig
 from dgemma_model.checkpoint.selection import embedded_directory
 from dgemma_model.decoding.sampler import Noise, denoise
 from dgemma_model.network.cache import Cache
@@ -131,14 +131,16 @@ class _Transformers:
 
 
 @torch.inference_mode()
-def compare(directory: Path | None, device: torch.device, repeats: int) -> dict[str, Any]:
+def compare(
+    directory: Path | None, device: torch.device, repeats: int, quantize: Quantize | None = None
+) -> dict[str, Any]:
     """Times of the encoder, of a decoder step and of fills. Fills are also written token by token with the same
     weights.
 
     If `transformers` is installed, it takes turns with ours: in bfloat16, and on CPUs also in float32.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    loaded = checkpoints.load(directory or embedded_directory(), device, dtype)
+    loaded = checkpoints.load(directory or embedded_directory(), device, dtype, quantize=quantize)
     products = fastest_products(device)
     limit = loaded.policy.prompt_tokens
     prompts = [

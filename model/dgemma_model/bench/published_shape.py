@@ -6,7 +6,7 @@ Without a GPU the same code can run for a small network of the same kind. Those 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -73,7 +73,9 @@ def small_config() -> NetworkConfig:
 
 
 @torch.inference_mode()
-def measure_shape(config: NetworkConfig, device: torch.device, repeats: int) -> dict[str, Any]:
+def measure_shape(
+    config: NetworkConfig, device: torch.device, repeats: int, forms: Sequence[Quantize] = FORMS
+) -> dict[str, Any]:
     """Times of denoising steps with random weights, compared with the time that reading the weights takes.
 
     For a form that does not fit into memory, the report has a message with what it needs.
@@ -83,7 +85,7 @@ def measure_shape(config: NetworkConfig, device: torch.device, repeats: int) -> 
     """
     bandwidth = copy_bandwidth(device, repeats)
     report: dict[str, Any] = {"copy_gb_per_s": bandwidth / 1e9, "device": str(device), "steps": STEPS, "forms": {}}
-    for form in FORMS:
+    for form in forms:
         try:
             budget = chosen_budget(config, device, free_memory(device), form)
         except CheckpointError as error:
@@ -98,7 +100,7 @@ def measure_shape(config: NetworkConfig, device: torch.device, repeats: int) -> 
         if device.type == "cuda":
             torch.cuda.empty_cache()
     if all("refused" in form for form in report["forms"].values()):
-        raise BenchError(report["forms"][FORMS[-1]]["refused"])
+        raise BenchError(report["forms"][forms[-1]]["refused"])
     return report
 
 

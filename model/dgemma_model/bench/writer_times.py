@@ -23,6 +23,7 @@ from dgemma_model.bench.opponents import Opponent, opponents, versions
 from dgemma_model.bench.timing import Times, once, peak_memory_mb, places, side_by_side, summary
 from dgemma_model.checkpoint import contract
 from dgemma_model.checkpoint import load as checkpoints
+from dgemma_model.checkpoint.config import Quantize
 from dgemma_model.infill import Infiller, compiled_passes
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.contract import CodeNetwork
@@ -47,9 +48,14 @@ COPIED_LINES = 12
 """Half of the number of lines that `_copied` has written once more."""
 
 
-def is_causal(source: Path, device: torch.device) -> bool:
-    """Whether `compare` can measure this checkpoint: one that is served by `ServedQwen2`."""
-    return isinstance(checkpoints.load(source, device, torch.float32).network, ServedQwen2)
+def is_causal(source: Path, device: torch.device, quantize: Quantize | None = None) -> bool:
+    """Whether `compare` can measure this checkpoint: one that is served by `ServedQwen2`. It has no experts to
+    `quantize`.
+
+    Raises:
+        CheckpointError: it cannot be loaded so.
+    """
+    return isinstance(checkpoints.load(source, device, torch.float32, quantize=quantize).network, ServedQwen2)
 
 
 def compare(source: Path, device: torch.device, repeats: int) -> dict[str, Any]:

@@ -129,12 +129,13 @@ def health(editor: Editor) -> str:
 
 
 def test_health_with_the_real_server(bare: Editor) -> None:
-    bare.set_up(REAL, settings={"checkpoint": "embedded"})
+    bare.set_up(REAL, settings={"checkpoint": "embedded", "device": "cpu", "quantize": "none"})
     file = bare.open()
     bare.wait(lambda: "dgemma: ready" in bare.nvim.command_output("Dgemma status"), "it is ready")
     found = health(bare)
     for words in (
         f"Neovim {bare.lua('return tostring(vim.version())')}",
+        "check --checkpoint embedded --device cpu --quantize none",
         "a fill",
         "sha256",
         f"attached to {file}",

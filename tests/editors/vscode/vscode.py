@@ -58,7 +58,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-MACHINE = ("dgemma.server.path", "dgemma.engine", "dgemma.checkpoint", "dgemma.device")
+MACHINE = ("dgemma.server.path", "dgemma.engine", "dgemma.checkpoint", "dgemma.device", "dgemma.quantize")
 """Settings that belong to the machine with the files, not to the one with the window."""
 
 

@@ -30,10 +30,11 @@ local function check_server(command)
   vim.health.ok('server: ' .. path)
   local checking = M.check_command(command)
   local settings = require('dgemma.config').options.settings
-  if type(settings.engine) == 'string' then
-    vim.list_extend(checking, { '--engine', settings.engine })
-  elseif type(settings.checkpoint) == 'string' then
-    vim.list_extend(checking, { '--checkpoint', settings.checkpoint })
+  local named = type(settings.engine) == 'string' and { 'engine' } or { 'checkpoint', 'device', 'quantize' }
+  for _, name in ipairs(named) do
+    if type(settings[name]) == 'string' then
+      vim.list_extend(checking, { '--' .. name, settings[name] })
+    end
   end
   local shown = table.concat(checking, ' ')
   local started, found = pcall(function()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +29,17 @@ LANES, WIDEST_HEAD = 16, 128
 """The size of a head is a multiple of the one and at most the other."""
 LARGEST_WEIGHT, LARGEST_BYTE, LARGEST_SHORT = 127, 127, 2047
 """Of weights, and of the integers that activations are rounded to, by instruction set."""
+INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx2")
+"""The sets of instructions for which there may be a library, the fastest first."""
+CHOICE = "DGEMMA_PASSES"
+"""An environment variable: the only set of instructions that is wanted, for comparisons; any other word: none."""
 MOST_TOKENS = 256
 """Tokens of one call; a longer pass is several, which bounds the memory between products."""
-DOWN_DIGITS = 2
-"""Bytes for what goes into the down projections: one rounds its outliers' neighbours away (log/products.md)."""
+DIGIT_ROWS = 16
+"""Rows of digits that are read together, also beyond the last one."""
+FINE_DIGITS = 2
+"""Bytes for each number that goes into queries, keys and values, and into the down projections: one rounds away the
+neighbours of their outliers (log/products.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +78,39 @@ class Library:
 @lru_cache(maxsize=1)
 def library() -> Library | None:
     """The library for this processor, or None where there is none."""
-    return next(filter(None, map(opened, runnable())), None)
+    wanted = os.environ.get(CHOICE)
+    return next(filter(None, (opened(name) for name in runnable() if wanted in (None, "", name))), None)
 
 
 def runnable() -> list[str]:
-    """The sets of instructions for which there may be a library and that this processor has, the fastest first."""
-    has = torch.cpu.get_capabilities()
-    width = torch.backends.cpu.get_cpu_capability()  # which users can lower
-    names = []
-    if width == "AVX512" and all(has.get(f"avx512_{part}") for part in ("f", "bw", "dq", "vl", "vnni")):
-        names.append("avx512_vnni")
-    if width in ("AVX512", "AVX2") and has.get("avx2") and has.get("fma3"):
-        names.append("avx2")
-    return names
+    """Those of `INSTRUCTIONS` that this processor has, the fastest first.
+
+    Users can lower them by torch's own variable: `ATEN_CPU_CAPABILITY=avx2` leaves plain AVX2.
+    """
+    has = {name for name, value in torch.cpu.get_capabilities().items() if value is True}
+    width = torch.backends.cpu.get_cpu_capability()
+    is_lowered, widths = "ATEN_CPU_CAPABILITY" in os.environ, ("AVX2", "AVX512")
+    wide = width == "AVX512" and has >= {f"avx512_{part}" for part in ("f", "bw", "dq", "vl", "vnni")}
+    can_run = {
+        "amx_int8": wide and has >= {"amx_tile", "amx_int8"},
+        "avx512_vnni": wide,
+        "avx_vnni": has >= {"avx2", "fma3", "avx_vnni"} and width in widths[is_lowered:],
+        "avx2": has >= {"avx2", "fma3"} and width in widths,
+    }
+    return [name for name in INSTRUCTIONS if can_run[name]]
 
 
 def opened(instructions: str) -> Library | None:
-    """The library for a set of instructions, or None where it was not compiled, or not from the `passes.c` here."""
+    """The library for a set of instructions, or None where it was not compiled, not from the `passes.c` here, or where
+    the system does not let this process use them."""
     source = Path(__file__).with_name("passes.c")
     path = source.with_name(f"passes.{sys.platform}-{platform.machine().lower()}-{instructions}.so")
     try:
         functions = ctypes.CDLL(str(path))
         compiled = ctypes.c_char_p(ctypes.addressof(ctypes.c_char.in_dll(functions, "dgemma_source"))).value or b""
         if compiled.decode("ascii", "replace") != hashlib.sha256(source.read_bytes()).hexdigest():
+            return None
+        if not functions.dgemma_ready():
             return None
         digit_bytes = c_int64.in_dll(functions, "dgemma_digit_bytes").value
     except (OSError, ValueError):
@@ -222,18 +240,19 @@ class NativePasses:
             self._scratch = (
                 torch.empty(rows, self._widest),
                 torch.empty(rows, self._attended),
-                torch.empty(rows, DOWN_DIGITS * self._longest, dtype=self._library.digit),
+                torch.empty(FINE_DIGITS * rows + DIGIT_ROWS, self._longest, dtype=self._library.digit),
                 torch.empty(rows),
             )
         return self._scratch
 
     def _layer(self, tensors: Mapping[str, Tensor], matrices: Mapping[str, Blocks], prefix: str) -> Layer:
-        digits = DOWN_DIGITS if self._library.takes_bytes else 1
+        fine = FINE_DIGITS if self._library.takes_bytes else 1
         norms = (tensors[f"{prefix}{name}.weight"] for name in ("input_layernorm", "post_attention_layernorm"))
         return Layer(
             *map(self._pointer, norms),
-            *(self._matrix(tensors, matrices, prefix + name) for name in ("qkv", "out", "gate_up")),
-            self._matrix(tensors, matrices, f"{prefix}down", digits),
+            self._matrix(tensors, matrices, f"{prefix}qkv", fine),
+            *(self._matrix(tensors, matrices, prefix + name) for name in ("out", "gate_up")),
+            self._matrix(tensors, matrices, f"{prefix}down", fine),
         )
 
     def _matrix(

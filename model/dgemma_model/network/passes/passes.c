@@ -4,18 +4,24 @@ A pass over a few tokens takes as long as reading the weights takes. So each wei
 order in which it lies in memory, and everything between two products is done while its data is in the cache.
 
 Products: activations are rounded to integers with a scale for each token, weights are int8 with a scale for each row.
-- With AVX-512 VNNI, activations are unsigned bytes. Where one byte is too coarse, a second row holds what the first one
-  rounded away.
+- With AVX-512 VNNI and AVX-VNNI, activations are unsigned bytes. Where one byte is too coarse, a second row holds what the
+  first one rounded away.
 - With AVX2 they are 16-bit integers of at most 12 bits, because products of bytes overflow there.
-Integer sums are exact, so a result does not depend on how many tokens or threads there are.
+Integer sums are exact, and sums of floats are taken in one order. So a result does not depend on how many tokens or
+threads there are, and instruction sets that take bytes give the same bits.
 
 Compiled once for each instruction set. Nothing here allocates, and nothing outlives a call. */
 
+#define _GNU_SOURCE /* syscall */
 #include <immintrin.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AMX_INT8__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #define BAND 16  /* rows of a matrix that lie together: [rows / 16][columns / 4][16][4] */
 #define GROUP 4  /* columns of a row that lie together */
@@ -26,13 +32,22 @@ Compiled once for each instruction set. Nothing here allocates, and nothing outl
 #define FEW 4 /* tokens that take no longer than waking a thread, in work between products */
 #define MASKED -1e30f
 
-#if defined(__AVX512VNNI__)
+#if defined(__AMX_INT8__)
+typedef uint8_t Digit;
+enum { ZERO = 128, TILE = 32, TOGETHER = 16, FLOATS = 16 };
+#elif defined(__AVX512VNNI__)
 typedef uint8_t Digit;
 enum { ZERO = 128, TILE = 6, TOGETHER = 16, FLOATS = 16 };
+#elif defined(__AVXVNNI__)
+typedef uint8_t Digit;
+enum { ZERO = 128, TILE = 6, TOGETHER = 4, FLOATS = 8 }; /* 16 registers hold less */
 #else
 typedef int16_t Digit;
-enum { ZERO = 0, TILE = 6, TOGETHER = 4, FLOATS = 8 }; /* 16 registers hold less */
+enum { ZERO = 0, TILE = 6, TOGETHER = 4, FLOATS = 8 };
 #endif
+
+typedef float Floats __attribute__((vector_size(4 * FLOATS))); /* a register */
+enum { LANES = 16, PARTS = LANES / FLOATS, KEYS = 64, WIDEST_HEAD = 128 };
 
 typedef struct {
     const int8_t *weights;
@@ -66,7 +81,7 @@ typedef struct {
     int64_t batch, tokens, before, capacity;
     float *wide; /* scratch [R, the longer of joined queries, keys and values, and of what goes into `down`] */
     float *attended; /* scratch [R, heads * head_dim] */
-    Digit *digits; /* scratch [2 * R, the longest row] */
+    Digit *digits; /* scratch [2 * R + 16, the longest row] */
     float *peaks; /* scratch [R] */
     const int64_t *kept; /* [kept_count]: layers before which the residual stream is copied */
     int64_t kept_count;
@@ -197,6 +212,12 @@ static inline float exponential(float x) { /* relative error below 2e-7; a polyn
     return p * power;
 }
 
+static inline Floats load(const float *x) {
+    Floats floats;
+    memcpy(&floats, x, sizeof floats);
+    return floats;
+}
+
 static inline float root(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
 
 static void round_row(const float *x, int64_t columns, int64_t count, int64_t largest, Digit *digits, float *peak) {
@@ -224,16 +245,43 @@ static void round_row(const float *x, int64_t columns, int64_t count, int64_t la
 }
 
 static float norm_factor(const float *x, int64_t size, float eps) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < size; i++) sum += x[i] * x[i];
+    Floats sums[PARTS] = {0};
+    float lanes[LANES] = {0}, sum = 0;
+    const int64_t rest = size % LANES;
+    memcpy(lanes, x + size - rest, sizeof(float) * (size_t)rest);
+    for (int part = 0; part < PARTS; part++) sums[part] = load(lanes + part * FLOATS) * load(lanes + part * FLOATS);
+    for (int64_t i = 0; i + LANES <= size; i += LANES)
+        for (int part = 0; part < PARTS; part++) sums[part] += load(x + i + part * FLOATS) * load(x + i + part * FLOATS);
+    memcpy(lanes, sums, sizeof lanes);
+    for (int lane = 0; lane < LANES; lane++) sum += lanes[lane];
     return 1.0f / root(sum / (float)size + eps);
 }
 
 /* ------------------------------------------------------------------------------------------------ products */
 
-#if !defined(__AVX512VNNI__)
-static inline __m256i rows_of(const int8_t *weights) { /* 4 columns of 4 rows */
+#if defined(__AVX512VNNI__)
+#elif defined(__AVXVNNI__)
+enum { ROWS = 8 }; /* whose weights for 4 columns fill a register */
+
+static inline __m256i rows_of(const int8_t *weights) { return _mm256_loadu_si256((const __m256i *)weights); }
+
+static inline __m256i four_of(const Digit *digits) {
+    int32_t four;
+    memcpy(&four, digits, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+
+/* As an instruction, like below. VEX: processors that have no AVX-512 know no other form of it. */
+#define ADD_PRODUCTS(total, rows, digit) __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(total) : "x"(digit), "x"(rows))
+
+static inline void store_rows(__m256i first, __m256i second, int32_t *sums) {
+    _mm256_storeu_si256((__m256i *)sums, first);
+    _mm256_storeu_si256((__m256i *)(sums + ROWS), second);
+}
+#else
+enum { ROWS = 4 }; /* whose weights for 4 columns fill a register, in 16 bits */
+
+static inline __m256i rows_of(const int8_t *weights) {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)weights));
 }
 
@@ -243,7 +291,15 @@ static inline __m256i four_of(const Digit *digits) {
     return _mm256_set1_epi64x(four);
 }
 
-static inline void store_rows(__m256i first, __m256i second, int32_t *sums) { /* whose halves are added */
+#define ADD_PRODUCTS(total, rows, digit)                             \
+    do {                                                             \
+        __m256i product;                                             \
+        __asm__("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0"           \
+                : "+x"(total), "=&x"(product)                        \
+                : "x"(rows), "x"(digit));                            \
+    } while (0)
+
+static inline void store_rows(__m256i first, __m256i second, int32_t *sums) { /* each in two halves, whose sum it is */
     const __m256i whole = _mm256_permute4x64_epi64(_mm256_hadd_epi32(first, second), 0xd8);
     _mm256_storeu_si256((__m256i *)sums, whole);
 }
@@ -257,6 +313,82 @@ typedef struct { /* the weights of a block; some may be missing */
 static inline __attribute__((always_inline)) void fetch(const int8_t *band, int64_t column) {
     if (band) _mm_prefetch(band + BAND * column, _MM_HINT_T1);
 }
+
+#if defined(__AMX_INT8__)
+enum { TILE_ROWS = 16, TILE_BYTES = 64 };
+
+typedef struct { /* how many rows and bytes of them each of AMX's registers has */
+    uint8_t palette, start, reserved[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+} Tiles;
+
+/* Columns that are multiplied by at once: as many of at most 64 as a row has a multiple of. */
+static int64_t columns_together(int64_t columns) {
+    int64_t together = TILE_BYTES;
+    while (columns % together) together -= GROUP;
+    return together;
+}
+
+static void begin_tiles(int64_t columns) {
+    const int64_t together = columns_together(columns);
+    Tiles tiles = {.palette = 1};
+    for (int n = 0; n < 8; n++) { /* 0 to 3 are sums, 4 and 5 digits, 6 and 7 weights */
+        tiles.rows[n] = (uint8_t)(n < 6 ? TILE_ROWS : together / GROUP);
+        tiles.bytes[n] = (uint16_t)(n == 4 || n == 5 ? together : TILE_BYTES);
+    }
+    __asm__ volatile("ldtilecfg %0" : : "m"(tiles) : "memory"); /* the intrinsics do not say what memory they read */
+}
+
+static void end_tiles(void) { _tile_release(); }
+
+/* Sums of 16 or 32 rows of digits with a block of 64 rows of weights. A band is a tile of weights as it lies in memory.
+   Rows of digits beyond those that there are may hold anything, and so may their sums. */
+static inline __attribute__((always_inline)) void tile(const int both, Block weights, const Digit *digits,
+                                                       int64_t stride, int64_t columns, int32_t *sums, Block ahead) {
+    const int64_t together = columns_together(columns);
+    const Digit *further = digits + TILE_ROWS * stride;
+    for (int band = 0; band < 4; band += 2, sums += 2 * BAND) {
+        const int8_t *first = weights.band[band], *second = weights.band[band + 1];
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int64_t k = 0; k < columns; k += together) {
+            for (int64_t next = k; next < k + together; next += GROUP) {
+                fetch(ahead.band[band], next);
+                fetch(ahead.band[band + 1], next);
+            }
+            _tile_loadd(4, digits + k, stride);
+            _tile_loadd(6, first + BAND * k, TILE_BYTES);
+            _tile_loadd(7, second + BAND * k, TILE_BYTES);
+            _tile_dpbusd(0, 4, 6);
+            _tile_dpbusd(1, 4, 7);
+            if (both) {
+                _tile_loadd(5, further + k, stride);
+                _tile_dpbusd(2, 5, 6);
+                _tile_dpbusd(3, 5, 7);
+            }
+        }
+        _tile_stored(0, sums, sizeof(int32_t) * BLOCK);
+        _tile_stored(1, sums + BAND, sizeof(int32_t) * BLOCK);
+        if (both) {
+            _tile_stored(2, sums + TILE_ROWS * BLOCK, sizeof(int32_t) * BLOCK);
+            _tile_stored(3, sums + TILE_ROWS * BLOCK + BAND, sizeof(int32_t) * BLOCK);
+        }
+    }
+}
+
+static void tile_of(int count, Block weights, const Digit *digits, int64_t stride, int64_t columns,
+                    int32_t *sums, Block ahead) {
+    if (count > TILE_ROWS)
+        tile(1, weights, digits, stride, columns, sums, ahead);
+    else
+        tile(0, weights, digits, stride, columns, sums, ahead);
+}
+#else
+static void begin_tiles(int64_t columns) { (void)columns; }
+static void end_tiles(void) {}
 
 /* Sums of some rows of digits with a block of 64 rows of weights: [count][64]. */
 static inline __attribute__((always_inline)) void tile(const int count, Block weights, const Digit *digits,
@@ -288,37 +420,38 @@ static inline __attribute__((always_inline)) void tile(const int count, Block we
 #pragma GCC unroll 4
         for (int part = 0; part < 4; part++) _mm512_storeu_si512(sums + t * BLOCK + 16 * part, total[t][part]);
 #else
-    const int parts = count > 2 ? 2 : 4, width = parts * BAND / 4; /* rows at a time, 4 in a register */
+    const int parts = count > 2 ? 2 : 4, width = parts * ROWS, bands = width > BAND ? width / BAND : 1; /* at a time */
     for (int64_t row = 0; row < BLOCK; row += width, sums += width) {
-        __m256i total[TILE][4]; /* in two halves, whose sum it is */
+        __m256i total[TILE][4];
 #pragma GCC unroll 6
         for (int t = 0; t < count; t++)
 #pragma GCC unroll 4
             for (int part = 0; part < parts; part++) total[t][part] = _mm256_setzero_si256();
-        const int8_t *weight = weights.band[row / BAND] + row % BAND * GROUP;
-        const int8_t *next = row % BAND == 0 ? ahead.band[row / BAND] : 0;
-        for (int64_t k = 0; k < columns; k += GROUP, weight += BAND * GROUP) {
+        const int8_t *weight[2], *next[2];
+#pragma GCC unroll 2
+        for (int band = 0; band < bands; band++) {
+            weight[band] = weights.band[row / BAND + band] + row % BAND * GROUP;
+            next[band] = row % BAND == 0 ? ahead.band[row / BAND + band] : 0;
+        }
+        for (int64_t k = 0; k < columns; k += GROUP) {
             __m256i rows[4];
-            fetch(next, k);
+#pragma GCC unroll 2
+            for (int band = 0; band < bands; band++) fetch(next[band], k);
 #pragma GCC unroll 4
-            for (int part = 0; part < parts; part++) rows[part] = rows_of(weight + 16 * part);
+            for (int part = 0; part < parts; part++)
+                rows[part] = rows_of(weight[part * ROWS / BAND] + part * ROWS % BAND * GROUP + BAND * k);
 #pragma GCC unroll 6
             for (int t = 0; t < count; t++) {
                 const __m256i digit = four_of(digits + t * stride + k);
 #pragma GCC unroll 4
-                for (int part = 0; part < parts; part++) {
-                    __m256i product;
-                    __asm__("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0"
-                            : "+x"(total[t][part]), "=&x"(product)
-                            : "x"(rows[part]), "x"(digit));
-                }
+                for (int part = 0; part < parts; part++) ADD_PRODUCTS(total[t][part], rows[part], digit);
             }
         }
 #pragma GCC unroll 6
         for (int t = 0; t < count; t++)
 #pragma GCC unroll 2
             for (int part = 0; part < parts; part += 2)
-                store_rows(total[t][part], total[t][part + 1], sums + t * BLOCK + 4 * part);
+                store_rows(total[t][part], total[t][part + 1], sums + t * BLOCK + ROWS * part);
     }
 #endif
 }
@@ -334,6 +467,7 @@ static void tile_of(int count, Block weights, const Digit *digits, int64_t strid
     case 6: tile(6, weights, digits, stride, columns, sums, ahead); break;
     }
 }
+#endif
 
 /* What becomes of integer sums of a token with a block, and with its second digits. */
 typedef struct {
@@ -405,6 +539,7 @@ static void multiply_block(Team *team, int64_t block) {
     }
     const int64_t tiles = (team->token_rows + most - 1) / most, step = (team->token_rows + tiles - 1) / tiles;
     const Block weights = block_of(team, matrix, block), ahead = block_ahead(team, block);
+    begin_tiles(columns);
     for (int64_t tile = 0, token = 0; token < team->token_rows; tile++, token += step) {
         const int64_t tokens = team->token_rows - token < step ? team->token_rows - token : step;
         tile_of((int)(tokens * count), weights, pass->digits + token * count * columns, columns, columns, sums,
@@ -419,6 +554,7 @@ static void multiply_block(Team *team, int64_t block) {
                 hand_over(value, team->manner, rows, out);
         }
     }
+    end_tiles();
 }
 
 /* To `team->result`, for which `manner` tells how; `following` is the next matrix that is multiplied by, or missing. */
@@ -484,15 +620,6 @@ static void place_row(Team *team, int64_t row) { /* rotate a token's queries; wr
         for (int64_t i = 0; i < size; i++) key[i] = narrowed(rotated[i]);
         for (int64_t i = 0; i < size; i++) value[i] = narrowed(kept[i]);
     }
-}
-
-typedef float Floats __attribute__((vector_size(4 * FLOATS))); /* a register */
-enum { LANES = 16, PARTS = LANES / FLOATS, KEYS = 64, WIDEST_HEAD = 128 };
-
-static inline Floats load(const float *x) {
-    Floats floats;
-    memcpy(&floats, x, sizeof floats);
-    return floats;
 }
 
 static void widen(const uint16_t *stored, int64_t count, float *values) {
@@ -733,6 +860,16 @@ static void join(void *argument) {
     }
     job->run(job->team);
     atomic_store_explicit(&job->team->over, 1, memory_order_release);
+}
+
+/* Whether this process may use the instructions: 1 or 0. Linux gives AMX's registers only to those who ask. */
+int64_t dgemma_ready(void) {
+#if defined(__AMX_INT8__)
+    const long ask = 0x1023, tiles = 18; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
+    return syscall(SYS_arch_prctl, ask, tiles) == 0;
+#else
+    return 1;
+#endif
 }
 
 /* `parallel` is OpenMP's `GOMP_parallel`, of the library that torch uses, so that its threads are used; or missing. */
