@@ -142,3 +142,17 @@ def test_torchs_own_variable_leaves_plain_avx2() -> None:
     if "avx2" not in native.runnable() or native.opened("avx2") is None:
         pytest.skip("passes.c was not compiled for AVX2, or this processor does not have it")
     assert chosen(ATEN_CPU_CAPABILITY="avx2") == "avx2"
+
+
+@pytest.mark.parametrize("way", COMPILED)
+def test_scores_stay_while_somebody_holds_them_and_their_memory_is_taken_again(way: str) -> None:
+    network = served("usual", way)
+    hidden = network.encode(ids(1, 6), Cache())
+    scores = network.logits(hidden)
+    first, kept = scores[:, 1:2], scores[:, 1:2].clone()
+    del scores
+    other = network.logits(hidden.flip(1))
+    assert torch.equal(first, kept) and torch.equal(other, network.logits(hidden).flip(1))
+    del first, other
+    places = [network.logits(hidden).data_ptr() for _ in range(3)]
+    assert len(set(places)) == 1

@@ -37,6 +37,10 @@ MOST_TOKENS = 256
 """Tokens of one call; a longer pass is several, which bounds the memory between products."""
 DIGIT_ROWS = 16
 """Rows of digits that are read together, also beyond the last one."""
+KEPT_SCORES = 16
+"""Rows of scores whose memory is kept: as many as a line has drafted tokens, and some."""
+UNSHARED = 2
+"""What `sys.getrefcount` says of an object that one attribute holds."""
 FINE_DIGITS = 2
 """Bytes for each number that goes into queries, keys and values, and into the down projections: one rounds away the
 neighbours of their outliers (log/products.md)."""
@@ -159,6 +163,7 @@ class NativePasses:
         self._attended = max(config.hidden_size, config.num_attention_heads * config.head_dim)
         self._widest = max(layers[0].qkv.rows, config.intermediate_size)
         self._longest = max(self._attended, config.intermediate_size)
+        self._scores = bytearray()
         self._scratch = (torch.empty(0), torch.empty(0), torch.empty(0), torch.empty(0))
 
     def run(
@@ -225,14 +230,24 @@ class NativePasses:
     def scores(self, hidden: Tensor) -> Tensor:
         """See `Passes`."""
         rows = len(hidden)
-        hidden, scores = hidden.contiguous(), torch.empty(rows, self._network.head.rows)
         if not rows:
-            return scores
+            return torch.empty(0, self._network.head.rows)
+        hidden, scores = hidden.contiguous(), self._scores_for(rows)
         _, _, digits, peaks = self._scratch_for(rows)
         described = Pass(network=ctypes.pointer(self._network), x=hidden.data_ptr(), batch=1, tokens=rows)
         described.wide, described.digits, described.peaks = scores.data_ptr(), digits.data_ptr(), peaks.data_ptr()
         self._library.call("dgemma_score", described)
         return scores
+
+    def _scores_for(self, rows: int) -> Tensor:
+        """[rows, V] for scores. The memory of the last few is taken again once nobody holds them: fresh memory comes
+        from the system page by page, which can take longer than the product."""
+        size = rows * self._network.head.rows * torch.float32.itemsize
+        if rows > KEPT_SCORES:
+            return torch.empty(rows, self._network.head.rows)
+        if len(self._scores) < size or sys.getrefcount(self._scores) > UNSHARED:
+            self._scores = bytearray(size)
+        return torch.frombuffer(self._scores, dtype=torch.float32, count=size // 4).view(rows, -1)
 
     def _scratch_for(self, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The `wide`, `attended`, `digits` and `peaks` of a pass, which are kept for the next one."""

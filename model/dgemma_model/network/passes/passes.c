@@ -25,26 +25,26 @@ Compiled once for each instruction set. Nothing here allocates, and nothing outl
 
 #define BAND 16  /* rows of a matrix that lie together: [rows / 16][columns / 4][16][4] */
 #define GROUP 4  /* columns of a row that lie together */
-#define BLOCK 64 /* rows that are multiplied together: 4 bands */
-#define HALF 32  /* of them */
 #define LINE 64  /* bytes that come from memory together */
+#define CHUNK (640 << 10) /* bytes of digits that are multiplied by all blocks in turn: a part of the second cache */
 #define PIECES 16 /* of a product for each thread: enough that they end together */
 #define FEW 4 /* tokens that take no longer than waking a thread, in work between products */
 #define MASKED -1e30f
 
 #if defined(__AMX_INT8__)
 typedef uint8_t Digit;
-enum { ZERO = 128, TILE = 32, TOGETHER = 16, FLOATS = 16 };
+enum { ZERO = 128, TILE = 32, EVEN = 0, BANDS = 2, TOGETHER = 16, FLOATS = 16 };
 #elif defined(__AVX512VNNI__)
 typedef uint8_t Digit;
-enum { ZERO = 128, TILE = 6, TOGETHER = 16, FLOATS = 16 };
+enum { ZERO = 128, TILE = 6, EVEN = 1, BANDS = 4, TOGETHER = 16, FLOATS = 16 };
 #elif defined(__AVXVNNI__)
 typedef uint8_t Digit;
-enum { ZERO = 128, TILE = 6, TOGETHER = 4, FLOATS = 8 }; /* 16 registers hold less */
+enum { ZERO = 128, TILE = 6, EVEN = 1, BANDS = 4, TOGETHER = 4, FLOATS = 8 }; /* 16 registers hold less */
 #else
 typedef int16_t Digit;
-enum { ZERO = 0, TILE = 6, TOGETHER = 4, FLOATS = 8 };
+enum { ZERO = 0, TILE = 6, EVEN = 1, BANDS = 4, TOGETHER = 4, FLOATS = 8 };
 #endif
+enum { BLOCK = BANDS * BAND, HALF = BLOCK / 2 }; /* rows that are multiplied together */
 
 typedef float Floats __attribute__((vector_size(4 * FLOATS))); /* a register */
 enum { LANES = 16, PARTS = LANES / FLOATS, KEYS = 64, WIDEST_HEAD = 128 };
@@ -127,6 +127,7 @@ struct Team {
     Draft *draft;
     const Matrix *matrix, *following; /* `following` is the next one that is multiplied by, or missing */
     int64_t layer, token_rows;
+    int64_t blocks, chunk; /* of `matrix`, and tokens that each of them is multiplied by at a time */
     float *result;
     int64_t result_stride;
     enum { WRITTEN, ADDED, GATED } manner; /* what becomes of products: GATED are silu(the first half) * the second */
@@ -306,7 +307,8 @@ static inline void store_rows(__m256i first, __m256i second, int32_t *sums) { /*
 #endif
 
 typedef struct { /* the weights of a block; some may be missing */
-    const int8_t *band[4];
+    const int8_t *band[BANDS];
+    int64_t columns;
 } Block;
 
 /* From memory, while others are multiplied by. (GCC drops calls of a function that does nothing else.) */
@@ -342,40 +344,35 @@ static void begin_tiles(int64_t columns) {
 
 static void end_tiles(void) { _tile_release(); }
 
-/* Sums of 16 or 32 rows of digits with a block of 64 rows of weights. A band is a tile of weights as it lies in memory.
-   Rows of digits beyond those that there are may hold anything, and so may their sums. */
+/* Sums of 16 or 32 rows of digits with a block of weights. A band is a tile of weights as it lies in memory. Rows of
+   digits beyond those that there are may hold anything, and so may their sums. */
 static inline __attribute__((always_inline)) void tile(const int both, Block weights, const Digit *digits,
                                                        int64_t stride, int64_t columns, int32_t *sums, Block ahead) {
     const int64_t together = columns_together(columns);
     const Digit *further = digits + TILE_ROWS * stride;
-    for (int band = 0; band < 4; band += 2, sums += 2 * BAND) {
-        const int8_t *first = weights.band[band], *second = weights.band[band + 1];
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (int64_t k = 0; k < columns; k += together) {
-            for (int64_t next = k; next < k + together; next += GROUP) {
-                fetch(ahead.band[band], next);
-                fetch(ahead.band[band + 1], next);
-            }
-            _tile_loadd(4, digits + k, stride);
-            _tile_loadd(6, first + BAND * k, TILE_BYTES);
-            _tile_loadd(7, second + BAND * k, TILE_BYTES);
-            _tile_dpbusd(0, 4, 6);
-            _tile_dpbusd(1, 4, 7);
-            if (both) {
-                _tile_loadd(5, further + k, stride);
-                _tile_dpbusd(2, 5, 6);
-                _tile_dpbusd(3, 5, 7);
-            }
-        }
-        _tile_stored(0, sums, sizeof(int32_t) * BLOCK);
-        _tile_stored(1, sums + BAND, sizeof(int32_t) * BLOCK);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t k = 0, next = 0; k < columns; k += together) {
+        for (; next * columns < ahead.columns * (k + together); next += GROUP)
+            for (int band = 0; band < BANDS; band++) fetch(ahead.band[band], next);
+        _tile_loadd(4, digits + k, stride);
+        _tile_loadd(6, weights.band[0] + BAND * k, TILE_BYTES);
+        _tile_loadd(7, weights.band[1] + BAND * k, TILE_BYTES);
+        _tile_dpbusd(0, 4, 6);
+        _tile_dpbusd(1, 4, 7);
         if (both) {
-            _tile_stored(2, sums + TILE_ROWS * BLOCK, sizeof(int32_t) * BLOCK);
-            _tile_stored(3, sums + TILE_ROWS * BLOCK + BAND, sizeof(int32_t) * BLOCK);
+            _tile_loadd(5, further + k, stride);
+            _tile_dpbusd(2, 5, 6);
+            _tile_dpbusd(3, 5, 7);
         }
+    }
+    _tile_stored(0, sums, sizeof(int32_t) * BLOCK);
+    _tile_stored(1, sums + BAND, sizeof(int32_t) * BLOCK);
+    if (both) {
+        _tile_stored(2, sums + TILE_ROWS * BLOCK, sizeof(int32_t) * BLOCK);
+        _tile_stored(3, sums + TILE_ROWS * BLOCK + BAND, sizeof(int32_t) * BLOCK);
     }
 }
 
@@ -502,33 +499,45 @@ static Block block_of(const Team *team, const Matrix *matrix, int64_t block) {
     const int64_t columns = matrix->columns, between = gated ? matrix->rows / 2 : HALF;
     const int8_t *first = matrix->weights + block * (gated ? HALF : BLOCK) * columns;
     const int8_t *second = first + between * columns;
-    return (Block){{first, first + BAND * columns, second, second + BAND * columns}};
+    Block weights = {.columns = columns};
+    for (int band = 0; band < BANDS; band++)
+        weights.band[band] = (band < BANDS / 2 ? first : second) + band % (BANDS / 2) * BAND * columns;
+    return weights;
 }
 
 /* The weights that this thread will probably be the next to read, at the end of a product those of the next one. */
-static Block block_ahead(const Team *team, int64_t block) {
-    int64_t next = block + 1;
+static Block block_ahead(const Team *team, int64_t number) {
+    int64_t next = number + 1;
     if (next % team->span == 0) next += team->span * (team->threads - 1);
-    if (next < team->count) return block_of(team, team->matrix, next);
+    if (next < team->count) return block_of(team, team->matrix, next % team->blocks);
     return team->following ? block_of(team, team->following, next - team->count) : (Block){{0}};
 }
 
 /* What of a block is fetched during one of some tiles. */
 static Block share_of(Block block, int64_t tile, int64_t tiles) {
+#if defined(__AMX_INT8__)
+    const int64_t columns = block.columns / tiles / GROUP * GROUP;
+    for (int64_t band = 0; band < BANDS; band++)
+        if (block.band[band]) block.band[band] += BAND * columns * tile;
+    block.columns = columns;
+#else
     const int64_t shares = tiles < 2 ? 1 : tiles < 4 ? 2 : 4;
-    for (int64_t band = 0; band < 4; band++)
+    for (int64_t band = 0; band < BANDS; band++)
         if (band % shares != tile) block.band[band] = 0;
+#endif
     return block;
 }
 
-static void multiply_block(Team *team, int64_t block) {
+static void multiply_block(Team *team, int64_t number) { /* a block by a chunk of the tokens */
     const Matrix *matrix = team->matrix;
     const Pass *pass = team->pass;
     const int gated = is_gated(team, matrix);
     const int64_t columns = matrix->columns, count = matrix->digits, most = TILE / count;
+    const int64_t block = number % team->blocks, begin = number / team->blocks * team->chunk;
+    const int64_t end = begin + team->chunk < team->token_rows ? begin + team->chunk : team->token_rows;
     const int64_t first = block * (gated ? HALF : BLOCK), second = gated ? first + matrix->rows / 2 : first + HALF;
     const int64_t rows = gated ? HALF : matrix->rows - first < BLOCK ? matrix->rows - first : BLOCK; /* of the result */
-    int32_t sums[TILE * BLOCK];
+    _Alignas(LINE) int32_t sums[TILE * BLOCK];
     Ending ending = {.finer = 0.5f / (float)matrix->largest};
     for (int r = 0; r < BLOCK; r++) {
         const int64_t row = r < HALF ? first + r : second + r - HALF;
@@ -537,11 +546,11 @@ static void multiply_block(Team *team, int64_t block) {
         ending.scale[r] = matrix->scale[row] / (float)matrix->largest;
         ending.bias[r] = matrix->bias ? matrix->bias[row] : 0.0f;
     }
-    const int64_t tiles = (team->token_rows + most - 1) / most, step = (team->token_rows + tiles - 1) / tiles;
-    const Block weights = block_of(team, matrix, block), ahead = block_ahead(team, block);
+    const int64_t tiles = (end - begin + most - 1) / most, step = EVEN ? (end - begin + tiles - 1) / tiles : most;
+    const Block weights = block_of(team, matrix, block), ahead = block_ahead(team, number);
     begin_tiles(columns);
-    for (int64_t tile = 0, token = 0; token < team->token_rows; tile++, token += step) {
-        const int64_t tokens = team->token_rows - token < step ? team->token_rows - token : step;
+    for (int64_t tile = 0, token = begin; token < end; tile++, token += step) {
+        const int64_t tokens = end - token < step ? end - token : step;
         tile_of((int)(tokens * count), weights, pass->digits + token * count * columns, columns, columns, sums,
                 share_of(ahead, tile, tiles));
         for (int64_t t = 0; t < tokens; t++) {
@@ -567,8 +576,12 @@ static void multiply(Team *team, const Matrix *matrix, float *result, int64_t st
     team->result_stride = stride;
     team->manner = manner;
     const int64_t together = is_gated(team, matrix) ? 2 * HALF : BLOCK;
-    const int64_t blocks = (matrix->rows + together - 1) / together, span = blocks / (PIECES * team->threads);
-    in_pieces(team, multiply_block, blocks, span ? span : 1);
+    const int64_t fit = CHUNK / (int64_t)sizeof(Digit) / (matrix->digits * matrix->columns) / (TILE / matrix->digits);
+    team->chunk = (fit ? fit : 1) * (TILE / matrix->digits);
+    team->blocks = (matrix->rows + together - 1) / together;
+    const int64_t count = team->blocks * ((team->token_rows + team->chunk - 1) / team->chunk);
+    const int64_t span = count / (PIECES * team->threads);
+    in_pieces(team, multiply_block, count, span ? span : 1);
 }
 
 /* ------------------------------------------------------------------------------------------------ between products */
@@ -593,7 +606,8 @@ static void norms(Team *team, const float *weight, const Matrix *next) {
     in_pieces(team, norm_row, team->token_rows, FEW);
 }
 
-static void rotate(const float *x, const float *cos, const float *sin, int64_t size, float *rotated) {
+static void rotate(const float *restrict x, const float *restrict cos, const float *restrict sin, int64_t size,
+                   float *restrict rotated) {
     int64_t half = size / 2;
     for (int64_t i = 0; i < half; i++) {
         rotated[i] = x[i] * cos[i] + x[i + half] * sin[i];
@@ -644,7 +658,8 @@ static void attend(Team *team, int64_t piece) {
     const float scale = 1.0f / root((float)size);
     float queries[WIDEST_HEAD][LANES], found[WIDEST_HEAD][LANES], scores[KEYS][LANES], block[KEYS * WIDEST_HEAD];
     float most[LANES], total[LANES] = {0};
-    int64_t seen[LANES], all_see = length, any_sees = 0;
+    int64_t all_see = length, any_sees = 0;
+    int32_t seen[LANES];
     const uint8_t *allowed[LANES];
     memset(queries, 0, sizeof queries);
     memset(found, 0, sizeof found);
@@ -652,10 +667,11 @@ static void attend(Team *team, int64_t piece) {
     for (int lane = 0; lane < LANES; lane++) {
         const int64_t token = (first + (lane < lanes ? lane : 0)) / group, head = (first + lane) % group;
         const float *query = pass->wide + (batch * tokens + token) * stride + (kv * group + head) * size;
-        seen[lane] = pass->allowed ? length : pass->before + token + 1;
+        const int64_t last = pass->allowed ? length : pass->before + token + 1;
+        seen[lane] = (int32_t)last;
         allowed[lane] = pass->allowed ? pass->allowed + batch * pass->allowed_stride + token * length : 0;
-        all_see = seen[lane] < all_see ? seen[lane] : all_see;
-        any_sees = seen[lane] > any_sees ? seen[lane] : any_sees;
+        all_see = last < all_see ? last : all_see;
+        any_sees = last > any_sees ? last : any_sees;
         most[lane] = MASKED;
         if (lane < lanes)
             for (int64_t i = 0; i < size; i++) queries[i][lane] = query[i] * scale;
@@ -681,8 +697,9 @@ static void attend(Team *team, int64_t piece) {
                     scores[n][lane] = allowed[lane][start + n] ? scores[n][lane] : MASKED;
         else if (start + some > all_see)
             for (int n = 0; n < some; n++)
+#pragma omp simd
                 for (int lane = 0; lane < LANES; lane++)
-                    scores[n][lane] = start + n < seen[lane] ? scores[n][lane] : MASKED;
+                    scores[n][lane] = (int32_t)start + n < seen[lane] ? scores[n][lane] : MASKED;
         float kept[LANES];
         memcpy(kept, most, sizeof kept);
         for (int n = 0; n < some; n++)
