@@ -89,8 +89,11 @@ def converted_form(source: Path, progress: Progress = lambda share: None) -> Pat
         hashes = {file.name: file.sha256 for file in known.files} if known is not None else {}
         digest = hashes.get(source.name) or converted.sha256(source)
         folder = store.converted_folder(source, digest)
-        if not converted.is_current(folder, digest):
-            converted.convert(source, folder, progress)
+        converted.make(
+            folder,
+            lambda: converted.is_current(folder, digest),
+            lambda: converted.convert(source, folder, progress),
+        )
         return folder
     except OSError as error:
         raise CheckpointError(f"{source} cannot be read: {error.strerror or error}") from error

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dgemma_model.checkpoint import store
 from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.gguf.file import GgufFile
 from dgemma_model.checkpoint.mapped.packed_form import packed_weights
@@ -79,6 +80,16 @@ def convert(source: Path, directory: Path, progress: Progress = lambda share: No
         packed_weights(new, opened.config, layout, plain, digest)
         with suppress(TokenizerError):  # said when it is loaded
             tokenizer_of(new / TOKENIZER, digest)
+
+
+def make(folder: Path, is_current: Callable[[], bool], write: Callable[[], None]) -> None:
+    """Have a form in `folder`: `write` it unless it is there. Of several processes one writes, and the others wait and
+    use what it has made."""
+    if is_current():
+        return
+    with store.hold_form(folder):
+        if not is_current():
+            write()
 
 
 def is_current(directory: Path, source_sha256: str) -> bool:
@@ -205,7 +216,7 @@ def replacing(directory: Path) -> Iterator[Path]:
     new: Path | None = None
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        new = Path(tempfile.mkdtemp(prefix=store.unfinished_prefix(directory), dir=directory.parent))
         yield new
         if directory.exists():
             directory.rename(new / "replaced")

@@ -18,11 +18,14 @@ A folder gets its name only when all its files are there and checked, so what ha
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,8 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from dgemma_model.checkpoint.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 SOURCE_FILE = "source.json"
 CONVERTED = "converted"
@@ -290,6 +295,40 @@ def hold(name: str, *, wait: bool = False) -> AbstractContextManager[object]:
         raise BusyError(f"another process is pulling or removing {name}; try again when it has ended") from error
     except OSError as error:
         raise CheckpointError(unwritable(error)) from error
+
+
+@contextmanager
+def hold_form(folder: Path) -> Iterator[None]:
+    """Keep other processes from making the converted form `folder` until the end of the `with` block, or of this
+    process. Waits as long as another one makes it, and removes what one that was killed has left.
+
+    Where nothing can be locked, nobody waits: forms are written beside their place, so no reader finds half of one.
+    """
+    locks, name = root() / ".locks", hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    lock = FileLock(locks / f"form-{name}.lock")
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("another process is making %s; waiting until it has ended", folder)
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        logger.info("%s cannot be locked: %s", folder, error)
+        yield
+        return
+    try:
+        for left in folder.parent.iterdir() if folder.parent.is_dir() else ():
+            if left.name.startswith(unfinished_prefix(folder)):
+                shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def unfinished_prefix(folder: Path) -> str:
+    """How the names of folders begin in which the converted form `folder` is being made."""
+    return f".{folder.name}."
 
 
 class BusyError(CheckpointError):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dgemma_model.checkpoint import store
 from dgemma_model.checkpoint.contract import Progress
-from dgemma_model.checkpoint.converted import CONFIG, ORIGIN, TOKENIZER, ConvertedError, read_json, replacing
+from dgemma_model.checkpoint.converted import CONFIG, ORIGIN, TOKENIZER, ConvertedError, make, read_json, replacing
 from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.gguf.header import GgufError, GgufHeader, GgufTensor, read_header
 from dgemma_model.checkpoint.quantised.source_hash import weights_hash
@@ -58,8 +58,7 @@ def published_form(path: Path, progress: Progress = lambda share: None) -> Path:
     try:
         digest = weights_hash([path])
         folder = store.converted_folder(path, digest)
-        if not _is_current(folder, digest):
-            _write(path, folder, digest, progress)
+        make(folder, lambda: _is_current(folder, digest), lambda: _write(path, folder, digest, progress))
         return folder
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error

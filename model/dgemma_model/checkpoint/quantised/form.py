@@ -11,6 +11,8 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -69,14 +71,18 @@ def form_of(
     except OSError as error:
         raise CheckpointError(f"the weights cannot be read: {error}") from error
     folder = store.converted_folder(next(iter(files)), digest) / f"experts-{bits}bit"
+    read = partial(_read, folder, layout, digest, place)
+    with suppress(ConvertedError):
+        return read()
     try:
-        return _read(folder, layout, digest, place)
-    except ConvertedError as error:
-        if folder.exists():
-            logger.warning("%s; it is made anew", error)
-    try:
-        _write(folder, layout, stored, bits, digest, device, progress)
-        return _read(folder, layout, digest, place)
+        with store.hold_form(folder):
+            try:
+                return read()  # another process has made it meanwhile
+            except ConvertedError as error:
+                if folder.exists():
+                    logger.warning("%s; it is made anew", error)
+            _write(folder, layout, stored, bits, digest, device, progress)
+        return read()
     except ConvertedError as error:
         raise CheckpointError(str(error)) from error
 
