@@ -139,9 +139,7 @@ class ReadTexts:
         following = torch.stack([ids[text][where + 1] for text, where in zip(texts, anchors, strict=True)]).long()
         return Batch(chosen, following, at, pairs, torch.stack(targets))
 
-    def anchors(
-        self, ids: Tensor, said: Tensor, length: int, prompt: int, rng: random.Random
-    ) -> tuple[Tensor, Tensor]:
+    def anchors(self, ids: Tensor, said: Tensor, length: int, prompt: int, rng: random.Random) -> tuple[Tensor, Tensor]:
         """Where to draft in a text, [A], those of the middle first; and what, [A, L], indices in the vocabulary.
 
         `said` [T] are the ids that the writer chose after each of the `ids` [T].

@@ -45,7 +45,6 @@ from dgemma_model.train.drafter.fit import (
     CANVAS,
     LATER,
     LENGTHS,
-    PAIR_RANK,
     Figures,
     ReadTexts,
     widened,
@@ -53,7 +52,7 @@ from dgemma_model.train.drafter.fit import (
 from dgemma_model.train.drafter.read import HELD_OUT_SHARE, TEXTS, Prompts, count_tokens, texts_of
 
 RANK = 32
-TEXTS_A_STEP = 2
+TEXTS_A_STEP = 1
 LEARNING_RATE, WARM_UP = 1e-3, 20
 SAVE_SECONDS = 120
 
