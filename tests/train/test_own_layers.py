@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def test_without_terms_a_canvas_is_what_the_network_decodes() -> None:
     ids = torch.arange(12)[None]
     plain.encode(ids, cache := Cache())
     expected = plain.decode(torch.full((1, 3), 7), cache)[0]
-    layers = own_layers.OwnLayers(own_layers.copy.deepcopy(plain), (torch.zeros(5, 2), torch.zeros(5, 2)))
+    layers = own_layers.OwnLayers(copy.deepcopy(plain), (torch.zeros(5, 2), torch.zeros(5, 2)))
     layers.mask.data, layers.scale.data = plain.embed(torch.tensor(7)), torch.ones(64)
     layers.places.data.zero_()
     torch.testing.assert_close(layers(cache, torch.tensor([11]), 3)[0], expected)

@@ -17,7 +17,6 @@ Shapes: A canvases of one text, L positions of each, T tokens of the text, D hid
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import json
 import random
@@ -89,7 +88,7 @@ class OwnLayers(nn.Module):
         self.mask = nn.Parameter(network.embed_tokens.weight.float().mean(0))
         self.places = nn.Parameter(torch.randn(CANVAS, size) * 0.02)
         self.scale = nn.Parameter(torch.full((size,), BEGUN_SCALE))
-        self.before = nn.Embedding.from_pretrained(torch.cat((before, before.mean(0)[None])), freeze=False)
+        self.before = nn.Parameter(torch.cat((before, before.mean(0)[None])))
         """By the token before; the last row is that of tokens outside of the drafter's vocabulary."""
         self.after = nn.Parameter(after)
 
@@ -146,9 +145,9 @@ def plain(writer: ServedQwen2, dtype: torch.dtype) -> Qwen2Network:
         for name, parts in JOINED.items():
             names = [f"{prefix}{part}.weight" for part in parts]
             rows = [len(shapes[part]) for part in names]
-            state |= zip(names, widened(weights, prefix + name).to(dtype).split(rows), strict=True)
+            state |= zip(names, torch.split(widened(weights, prefix + name).to(dtype), rows), strict=True)
             if name == "qkv" and config.has_qkv_bias:
-                biases = weights.tensors[f"{prefix}qkv.bias"].to(dtype).split(rows)
+                biases = torch.split(weights.tensors[f"{prefix}qkv.bias"].to(dtype), rows)
                 state |= zip((f"{prefix}{part}.bias" for part in parts), biases, strict=True)
         state |= {f"{prefix}{norm}.weight": weights.tensors[f"{prefix}{norm}.weight"] for norm in NORMS}
     state["norm.weight"] = weights.tensors["norm.weight"]
@@ -192,7 +191,7 @@ class Trainer:
         following = self.texts.index[text[(anchors + 1).clamp(max=len(ids) - 1)]]
         before = torch.cat((following[:, None], targets[:, :-1]), 1)[known]
         before = torch.where(before < 0, len(self._head), before)
-        told = F.linear(self.layers.before(before).to(hidden.dtype), self.layers.after.to(hidden.dtype))
+        told = F.linear(self.layers.before[before].to(hidden.dtype), self.layers.after.to(hidden.dtype))
         places = (anchors[:, None] + 1 + torch.arange(length))[known]
         return F.linear(hidden, self._head) + told, targets[known], writers[places], known
 
@@ -223,7 +222,7 @@ class Trainer:
     def check(self, texts: Sequence[tuple[list[int], int]]) -> dict[str, float]:
         """The `Figures` of texts, with averaged terms."""
         rng, figures = random.Random(0), Figures()
-        kept = copy.deepcopy(self.layers.trained())
+        kept = {name: value.clone() for name, value in self.layers.trained().items()}
         self.layers.load_state_dict(self.average, strict=False)
         for ids, prompt in texts:
             scores, targets, _, known = self.scores(ids, prompt, CANVAS, rng)
