@@ -52,8 +52,9 @@ def states(writer: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path
         read.count_tokens(folder, SOURCES, writer.tokenizer)
         ids = json.loads((folder / "vocabulary.json").read_text())
         reader = read.WriterReader(writer, ids)
-        read.read_all(folder, reader, SOURCES, seconds=0.2, first=0, step=1)
-        read.read_all(folder, reader, SOURCES, seconds=0.2, first=1, step=1)
+        prompts = read.Prompts(SOURCES, writer)
+        read.read_all(folder, reader, prompts, seconds=0.2, first=0, step=1)
+        read.read_all(folder, reader, prompts, seconds=0.2, first=1, step=1)
     return folder
 
 

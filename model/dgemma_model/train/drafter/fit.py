@@ -128,7 +128,7 @@ class ReadTexts:
             read = [(keys[text], states[text]) for text in texts]
         anchors, targets = list[Tensor](), list[Tensor]()
         for text in texts:
-            at, chain = self._anchors(ids[text], said[text], int(lengths[text]), int(prompts[text]), rng)
+            at, chain = self.anchors(ids[text], said[text], int(lengths[text]), int(prompts[text]), rng)
             anchors.append(at)
             targets.append(chain)
         at = torch.stack(anchors)
@@ -139,10 +139,11 @@ class ReadTexts:
         following = torch.stack([ids[text][where + 1] for text, where in zip(texts, anchors, strict=True)]).long()
         return Batch(chosen, following, at, pairs, torch.stack(targets))
 
-    def _anchors(
-        self, ids: Tensor, said: Tensor, length: int, prompt: int, rng: random.Random
-    ) -> tuple[Tensor, Tensor]:
-        """Where to draft in a text, [A], and what, [A, L]."""
+    def anchors(self, ids: Tensor, said: Tensor, length: int, prompt: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Where to draft in a text, [A], those of the middle first; and what, [A, L], indices in the vocabulary.
+
+        `said` [T] are the ids that the writer chose after each of the `ids` [T].
+        """
         agreed = torch.zeros(len(ids) + CANVAS, dtype=torch.bool)
         agreed[: length - 1] = said[: length - 1] == ids[1:length]
         places = agreed[: length - 1].nonzero()[:, 0].tolist()
@@ -156,6 +157,35 @@ class ReadTexts:
         known = agreed[steps].cumprod(1).bool() & (steps + 1 < length)
         known[at == 0] = False
         return at, torch.where(known, self.index[said[(steps + 1).clamp(max=len(ids) - 1)].long()], -1)
+
+
+class Figures:
+    """Of drafts: loss, tokens written a pass as far as the writer's text is known, and the share that is right at each
+    position of those that have a target."""
+
+    def __init__(self) -> None:
+        self._right, self._known = torch.zeros(CANVAS), torch.zeros(CANVAS)
+        self._losses, self._runs, self._count = 0.0, 0, 0
+
+    def add(self, scores: Tensor, targets: Tensor, known: Tensor) -> None:
+        """Count canvases: scores [M, N] and targets [M] of the positions that are True in `known` [..., L]."""
+        self._losses += float(F.cross_entropy(scores.float(), targets, reduction="sum"))
+        agreed = torch.zeros_like(known)
+        agreed[known] = scores.argmax(-1) == targets
+        agreed, known = agreed.cpu().flatten(0, -2), known.cpu().flatten(0, -2)
+        self._right += agreed.sum(0)
+        self._known += known.sum(0)
+        self._runs += int(agreed.cumprod(-1).sum())
+        self._count += int(known[:, 0].sum())
+
+    def row(self) -> dict[str, float]:
+        """The figures by name."""
+        shares = (self._right / self._known.clamp(min=1)).tolist()
+        return {
+            "loss": self._losses / max(1.0, float(self._known.sum())),
+            "tokens_a_pass": 1 + self._runs / max(1, self._count),
+            **{f"right_{place + 1}": round(share, 3) for place, share in enumerate(shares)},
+        }
 
 
 class Trainer:
@@ -237,29 +267,14 @@ class Trainer:
 
     @torch.inference_mode()
     def check(self) -> dict[str, float]:
-        """On validation texts: loss, tokens written a pass as far as the writer's text is known, and the share that is
-        right at each position of those that have a target."""
-        rng, files = random.Random(0), self.texts.files(held_out=True)
-        right, known, losses, runs, count = torch.zeros(CANVAS), torch.zeros(CANVAS), 0.0, 0, 0
+        """The `Figures` of validation texts."""
+        rng, files, figures = random.Random(0), self.texts.files(held_out=True), Figures()
         places = [(path, text) for path in files for text in range(self.texts.count(path))][:CHECKED_TEXTS]
         for path, text in places:
             batch = self.texts.batch(path, [text], rng).to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16):
-                scores, targets = self.scores(self.average, batch)
-            losses += float(F.cross_entropy(scores.float(), targets, reduction="sum"))
-            agreed = torch.zeros_like(batch.targets, dtype=torch.bool)
-            agreed[batch.targets >= 0] = scores.argmax(-1) == targets
-            agreed = agreed.cpu()
-            right += agreed.sum((0, 1))
-            known += (batch.targets >= 0).cpu().sum((0, 1))
-            runs += int(agreed.cumprod(-1).sum())
-            count += int((batch.targets[..., 0] >= 0).sum())
-        shares = (right / known.clamp(min=1)).tolist()
-        return {
-            "loss": losses / max(1.0, float(known.sum())),
-            "tokens_a_pass": 1 + runs / max(1, count),
-            **{f"right_{place + 1}": round(share, 3) for place, share in enumerate(shares)},
-        }
+                figures.add(*self.scores(self.average, batch), batch.targets >= 0)
+        return figures.row()
 
     def save(self) -> None:
         """Write what the next run goes on from, in place of what was there."""

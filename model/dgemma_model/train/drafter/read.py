@@ -16,7 +16,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -92,22 +92,26 @@ def count_tokens(folder: Path, texts: Sequence[str], tokenizer: Tokenizer) -> No
     (folder / "vocabulary.json").write_text(json.dumps(vocabulary))
 
 
-class WriterReader:
-    """Reads texts with the writer."""
+class Prompts:
+    """Draws what is read from sources: prompts as they are served, and the true middles after them."""
 
-    def __init__(self, checkpoint: Checkpoint, vocabulary: Sequence[int]) -> None:
-        network = checkpoint.served(fastest_products(torch.device("cpu"))).network
-        assert isinstance(network, ServedQwen2), "drafters are made for networks that keep their states"
-        layers = network.config.num_hidden_layers
-        self._keys_of = layers_at(KEYS_AT, layers)
-        self._network = network.keeping_states(layers_at(STATES_AT, layers))
+    def __init__(self, texts: Sequence[str], checkpoint: Checkpoint) -> None:
+        """One text of `HELD_OUT_SHARE` is left for validation: the first ones."""
+        held_out = max(1, len(texts) // HELD_OUT_SHARE)
+        self._held_out, self._trained = texts[:held_out], texts[held_out:]
         self._format, self._tokenizer = checkpoint.format, checkpoint.tokenizer
-        ids = torch.tensor(vocabulary)
-        weight, scale = network.head_rows(ids)
-        self._head = Int8Product(packed(weight), scale)
-        self._ids = ids
 
-    def drawn(self, text: str, rng: random.Random) -> tuple[list[int], int] | None:
+    def of_file(self, number: int) -> Iterator[tuple[list[int], int]]:
+        """The `TEXTS` of a file, the same ones every time: the ids of each, and how many are the prompt's."""
+        rng, found = random.Random(number), 0
+        texts = self._held_out if number % HELD_OUT_SHARE == 0 else self._trained
+        while found < TEXTS:
+            drawn = self._drawn(rng.choice(texts), rng)
+            if drawn is not None:
+                found += 1
+                yield drawn
+
+    def _drawn(self, text: str, rng: random.Random) -> tuple[list[int], int] | None:
         """The ids of a prompt cut from `text` and of its middle, and how many are the prompt's."""
         lines = text.splitlines(keepends=True)
         if len(lines) < FEWEST_LINES:
@@ -125,6 +129,21 @@ class WriterReader:
         prompt = self._format.encode(excerpt, max(64, room))
         ids = [*prompt.ids, *self._tokenizer.encode(prompt.forced.decode("utf-8", "replace") + text[start:end])]
         return ids[:TOKENS], len(prompt.ids)
+
+
+class WriterReader:
+    """Reads texts with the writer."""
+
+    def __init__(self, checkpoint: Checkpoint, vocabulary: Sequence[int]) -> None:
+        network = checkpoint.served(fastest_products(torch.device("cpu"))).network
+        assert isinstance(network, ServedQwen2), "drafters are made for networks that keep their states"
+        layers = network.config.num_hidden_layers
+        self._keys_of = layers_at(KEYS_AT, layers)
+        self._network = network.keeping_states(layers_at(STATES_AT, layers))
+        ids = torch.tensor(vocabulary)
+        weight, scale = network.head_rows(ids)
+        self._head = Int8Product(packed(weight), scale)
+        self._ids = ids
 
     @torch.inference_mode()
     def read(self, ids: Sequence[int]) -> dict[str, Tensor]:
@@ -145,27 +164,19 @@ class WriterReader:
         }
 
 
-def read_all(folder: Path, reader: WriterReader, texts: Sequence[str], seconds: float, first: int, step: int) -> None:
+def read_all(folder: Path, reader: WriterReader, prompts: Prompts, seconds: float, first: int, step: int) -> None:
     """Read texts for so long, and write a file after every `TEXTS` of them: the files `first`, `first + step`, ..."""
-    began, number = time.monotonic(), first
-    while time.monotonic() - began < seconds:
+    began = time.monotonic()
+    for number in itertools.count(first, step):
+        if time.monotonic() - began >= seconds:
+            return
         place = folder / f"{number}.safetensors"
-        number += step
         if place.exists():
             continue
-        rng = random.Random(number - step)
-        held_out = max(1, len(texts) // HELD_OUT_SHARE)
-        some = texts[:held_out] if (number - step) % HELD_OUT_SHARE == 0 else texts[held_out:]
-        rows, lengths, prompts = list[dict[str, Tensor]](), list[int](), list[int]()
-        while len(rows) < TEXTS:
-            drawn = reader.drawn(rng.choice(some), rng)
-            if drawn is None:
-                continue
-            rows.append(reader.read(drawn[0]))
-            lengths.append(len(drawn[0]))
-            prompts.append(drawn[1])
+        drawn = list(prompts.of_file(number))
+        rows, lengths = [reader.read(ids) for ids, _ in drawn], [len(ids) for ids, _ in drawn]
         stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        stacked |= {"lengths": torch.tensor(lengths), "prompts": torch.tensor(prompts)}
+        stacked |= {"lengths": torch.tensor(lengths), "prompts": torch.tensor([prompt for _, prompt in drawn])}
         part = place.with_suffix(".part")
         save_file(stacked, part)
         part.rename(place)
@@ -193,7 +204,7 @@ def main() -> None:
     if not (args.states / "vocabulary.json").exists():
         count_tokens(args.states, texts, loaded.tokenizer)
     reader = WriterReader(loaded, json.loads((args.states / "vocabulary.json").read_text()))
-    read_all(args.states, reader, texts, args.seconds, args.first, args.step)
+    read_all(args.states, reader, Prompts(texts, loaded), args.seconds, args.first, args.step)
 
 
 if __name__ == "__main__":
