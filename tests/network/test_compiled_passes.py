@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -104,6 +105,8 @@ def test_a_batch_is_as_its_rows_are(way: str) -> None:
         ({*LAPTOP, "avx_vnni"}, "AVX2", ["avx_vnni", "avx2"]),
         ({*SERVER, "avx512_vnni"}, "AVX512", ["avx512_vnni", "avx2"]),
         ({*SERVER, "avx512_vnni", "avx_vnni"}, "AVX512", ["avx512_vnni", "avx_vnni", "avx2"]),
+        ({*SERVER, "avx512_vnni", "avx_vnni", "amx_tile", "amx_int8"}, "AVX512", list(native.INSTRUCTIONS)),
+        ({*SERVER, "avx512_vnni", "amx_tile", "amx_int8"}, "AVX2", ["avx2"]),
         (SERVER, "AVX512", ["avx2"]),
         ({"avx2"}, "AVX2", []),
         (LAPTOP, "DEFAULT", []),
@@ -156,3 +159,25 @@ def test_scores_stay_while_somebody_holds_them_and_their_memory_is_taken_again(w
     del first, other
     places = [network.logits(hidden).data_ptr() for _ in range(3)]
     assert len(set(places)) == 1
+
+
+def test_where_the_system_refuses_amx_the_next_set_of_instructions_is_taken() -> None:
+    """Linux refuses it to a process with a stack for signals that is too small for AMX's registers."""
+    if "amx_int8" not in native.runnable() or native.opened("amx_int8") is None:
+        pytest.skip("passes.c was not compiled for AMX, or this processor or system does not have it")
+    program = """
+import ctypes
+class Stack(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+memory = ctypes.create_string_buffer(8192)
+assert ctypes.CDLL(None).sigaltstack(ctypes.byref(Stack(ctypes.addressof(memory), 0, 8192)), None) == 0
+from dgemma_model.network.passes import native
+print(native.opened("amx_int8"), native.library().instructions)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["None", native.runnable()[1]]
+
+
+def test_every_set_of_instructions_is_compiled() -> None:
+    text = (Path(__file__).parents[2] / "hatch_build.py").read_text()
+    assert all(f'    "{name}": ' in text for name in native.INSTRUCTIONS)
