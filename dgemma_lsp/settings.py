@@ -27,6 +27,7 @@ class Settings:
     debounce_ms: int = 60
     time_budget_ms: int = 1000
     engine: str | None = None
+    engine_token_file: str | None = None
     checkpoint: str | None = None
     device: str | None = None
     quantize: Literal["none", "8bit", "4bit"] | None = None
@@ -227,6 +228,13 @@ OPTIONS: dict[str, Option] = {
         _NAME_OR_NULL,
         "the address of an engine that fills in place of a checkpoint: llama.cpp's server, vLLM, or another with their"
         " HTTP interface. Text around the cursor is sent there. `null`: the model runs inside the server",
+    ),
+    "engine_token_file": Option(
+        _optional_name,
+        "the path of a file, or null",
+        _NAME_OR_NULL,
+        "a file that nobody else can read, with the token that the engine wants; `null`: the environment has it"
+        " (DGEMMA_ENGINE_TOKEN, or a file in DGEMMA_ENGINE_TOKEN_FILE), or there is none",
     ),
     "checkpoint": Option(
         _optional_name,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import NamedTuple
 
-from dgemma_lsp.engine.address import Address
+from dgemma_lsp.engine.address import Address, is_on_loopback
+from dgemma_lsp.settings import Settings
 
 VARIABLE = "DGEMMA_ENGINE"
+_ONLY_FROM = "is taken only from initializationOptions, the command line or the environment"
 
 
 class ChosenEngine(NamedTuple):
@@ -35,3 +38,16 @@ def chosen_engine(
         (os.environ.get(VARIABLE), f"named by {VARIABLE}"),
     )
     return next((ChosenEngine(Address.parse(text), why) for text, why in named if text), None)
+
+
+def kept_to_user(using: Settings, own: Settings) -> tuple[Settings, list[str]]:
+    """Settings that may be a workspace's, without what only the user's `own` may say: an engine on another machine, and
+    the file of its token; and a complaint for each."""
+    complaints: list[str] = []
+    if using.engine not in (None, own.engine) and not is_on_loopback(using.engine):
+        using = replace(using, engine=own.engine)
+        complaints.append(f'"engine" on another machine {_ONLY_FROM}')
+    if using.engine_token_file not in (None, own.engine_token_file):
+        using = replace(using, engine_token_file=own.engine_token_file)
+        complaints.append(f'"engine_token_file" {_ONLY_FROM}')
+    return using, complaints

@@ -32,6 +32,8 @@ from dgemma_model.source.excerpt import ExcerptBudget
 logger = logging.getLogger(__name__)
 
 _STANDARD_ERROR = 2
+_OF_THE_START = ("engine", "engine_token_file", "checkpoint", "device", "quantize")
+"""Settings that are taken when the server starts."""
 _PATIENCE_S = 2.0
 """How long a client may take to answer what its settings are."""
 
@@ -208,7 +210,7 @@ def _use_settings(server: DgemmaServer, before: Settings) -> None:
     server.memory.forget()
     server.show_complaints()
     now = server.settings
-    if any(getattr(before, name) != getattr(now, name) for name in ("engine", "checkpoint", "device", "quantize")):
+    if any(getattr(before, name) != getattr(now, name) for name in _OF_THE_START):
         server.show(types.MessageType.Info, "another engine, checkpoint, device or quantize is used after a restart")
 
 
@@ -352,7 +354,8 @@ def _infiller_loader(
 ) -> LoadInfiller:
     def load(using: Settings, listener: LoadListener) -> InfillerLike:
         if (chosen := chosen_engine(engine, using.engine, checkpoint=checkpoint)) is not None:
-            return _engine(chosen, engine_token_file, listener)
+            named = using.engine_token_file
+            return _engine(chosen, engine_token_file or (Path(named).expanduser() if named else None), listener)
         from dgemma_model.checkpoint.machine import give_back_memory
         from dgemma_model.checkpoint.selection import default_checkpoint, offer
         from dgemma_model.infill import Infiller  # imports torch

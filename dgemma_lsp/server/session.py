@@ -23,7 +23,7 @@ from dgemma_lsp.documents.masking import adds_secret, without_secrets
 from dgemma_lsp.documents.notebooks import Notebooks
 from dgemma_lsp.documents.verdicts import Verdicts
 from dgemma_lsp.documents.workspace import Workspace
-from dgemma_lsp.engine.address import is_on_loopback
+from dgemma_lsp.engine.choice import kept_to_user
 from dgemma_lsp.engine.errors import EngineError
 from dgemma_lsp.engine.health import Health
 from dgemma_lsp.pipeline.cleanup import is_undoing
@@ -50,8 +50,6 @@ _WATCH_S = 10.0
 
 _INVOKED, _WATCHED = "invoked", "watched"
 """Of these questions about a document only the newest is wanted."""
-
-_FOREIGN_ENGINE = '"engine" on another machine is taken only from initializationOptions, --engine or DGEMMA_ENGINE'
 
 STOP_S = 1.0
 """How long the end of the process may wait for a denoising step."""
@@ -98,12 +96,11 @@ class DgemmaServer(transport.StrictServer):
 
     def configure(self, options: object, defaults: Settings, *, from_user: bool = False) -> None:
         """Use what the client sent; what cannot be used is kept as a complaint. Unless it is `from_user`, it may be a
-        workspace's, and names no engine on another machine."""
+        workspace's, and names no engine on another machine, nor the file of its token."""
         self.settings, self.complaints = settings.parse(options, defaults)
-        engine = self.settings.engine
-        if not from_user and engine not in (None, defaults.engine) and not is_on_loopback(engine):
-            self.settings = replace(self.settings, engine=defaults.engine)
-            self.complaints.append(_FOREIGN_ENGINE)
+        if not from_user:
+            self.settings, refused = kept_to_user(self.settings, defaults)
+            self.complaints += refused
         level = self.settings.log_level.upper()
         logging.getLogger("dgemma_lsp").setLevel(level)
         # pygls logs whole messages, and with them source text, at any level.

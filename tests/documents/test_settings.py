@@ -37,6 +37,7 @@ def test_everything_can_be_set_bare_or_by_name() -> None:
         "debounce_ms": 0,
         "time_budget_ms": 1000.0,
         "engine": "http://127.0.0.1:8080",
+        "engine_token_file": "/home/me/token",
         "checkpoint": "/models/small",
         "device": "cpu",
         "quantize": "4BIT",
@@ -44,9 +45,9 @@ def test_everything_can_be_set_bare_or_by_name() -> None:
     }
     assert list(options) == list(OPTIONS)
     known, unknown = frozenset({"python", "go"}), frozenset({"markdown", "python"})
-    engine, model = "http://127.0.0.1:8080", ("/models/small", "cpu", "4bit")
+    engine, model = ("http://127.0.0.1:8080", "/home/me/token"), ("/models/small", "cpu", "4bit")
     expected = Settings(
-        False, "manual", "high", known, unknown, True, True, True, False, 0, 1000, engine, *model, "debug"
+        False, "manual", "high", known, unknown, True, True, True, False, 0, 1000, *engine, *model, "debug"
     )
     assert parse(options) == (expected, [])
     assert parse({"dgemma": options, "other": {"server": "settings"}}) == (expected, [])

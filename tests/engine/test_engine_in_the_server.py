@@ -109,6 +109,33 @@ def test_a_workspace_cannot_name_an_engine_on_another_machine(way: str, engine_t
         assert wire.request(STATUS, {})["engine"] == engine.url
 
 
+def test_the_file_of_the_token_is_the_users_to_name(engine: SmallEngine, tmp_path: Path) -> None:
+    """One that a workspace names is not read, and the user's goes on."""
+    for name in ("own", "other"):
+        (tmp_path / name).write_text(f"t0ken-{name}")
+        (tmp_path / name).chmod(0o600)
+    engine.token = "t0ken-own"
+    options = PATIENT | {"engine": engine.url, "engine_token_file": str(tmp_path / "own")}
+    with Wire(*COMMAND) as wire:
+        wire.initialize(capabilities={"workspace": {"configuration": True}}, initializationOptions=options)
+        question = wire.wait(lambda message: message.get("method") == "workspace/configuration")
+        answer = {"engine": engine.url, "engine_token_file": str(tmp_path / "other")}
+        wire.send({"jsonrpc": "2.0", "id": question["id"], "result": [answer]})
+        complaint = wire.wait(lambda message: message.get("method") == "window/showMessage")
+        assert '"engine_token_file" is taken only from initializationOptions' in complaint["params"]["message"]
+        assert asked(wire, "x =")[0]["insertText"] == "value"
+
+
+def test_a_file_that_others_can_read_is_refused(engine: SmallEngine, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t0ken")
+    (tmp_path / "token").chmod(0o644)
+    with Wire(*COMMAND) as wire:
+        wire.initialize(initializationOptions={"engine": engine.url, "engine_token_file": str(tmp_path / "token")})
+        message = wire.wait(lambda message: message.get("method") == "window/showMessage")["params"]["message"]
+        assert "others can read" in message and "t0ken" not in message
+        assert asked(wire, "x =") == [] and silence(wire) == "NO_MODEL"
+
+
 def test_a_user_may_name_one_and_hears_where_text_goes() -> None:
     with Wire(*COMMAND) as wire:
         wire.initialize(initializationOptions={"engine": ELSEWHERE})

@@ -36,9 +36,10 @@ def test_it_has_the_servers_settings() -> None:
 def test_no_workspace_says_where_text_goes_or_which_weights_are_loaded_untrusted() -> None:
     """A setting of scope `machine` is none of a workspace's, trusted or not."""
     properties = MANIFEST["contributes"]["configuration"]["properties"]
-    assert properties["dgemma.engine"]["scope"] == "machine"
+    for name in ("engine", "engine_token_file"):
+        assert properties[f"dgemma.{name}"]["scope"] == "machine"
     restricted = MANIFEST["capabilities"]["untrustedWorkspaces"]["restrictedConfigurations"]
-    for name in ("server.path", "engine", "checkpoint", "device", "quantize"):
+    for name in ("server.path", "engine", "engine_token_file", "checkpoint", "device", "quantize"):
         name = f"dgemma.{name}"
         assert properties[name]["scope"] in ("machine", "machine-overridable") and name in restricted
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from model_fixtures import random_network, tiny_config, worst
 from test_network import VARIANTS, ids, our_logits, pair
 from torch import Tensor
 
+from dgemma_model.network import served
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.diffusion_gemma import Network
 from dgemma_model.network.served import QUERY_CHUNK, ServedNetwork, StaticStep
@@ -148,12 +150,114 @@ def test_a_step_at_fixed_addresses_equals_one_that_grows_with_the_prompt(variant
     prompt_cache = Cache()
     signal = torch.randn(2, 5, 32)
     fused.encode(ids(2, 9), prompt_cache)
-    step = StaticStep(fused, ids(2, 5), signal, prompt_cache.reserve(5))
+    step = StaticStep(fused, 2, 16, prompt_cache.reserve(16))
     for seed in range(3):
         canvas = ids(2, 5, seed=seed)
-        expected = fused.decode(canvas, prompt_cache, expected=signal * seed)
-        assert worst(step(canvas, signal * seed, prompt_cache.length), expected) < CLOSE
+        for given in (signal * seed, None):
+            expected = fused.decode(canvas, prompt_cache, expected=given)
+            assert worst(step(canvas, given, prompt_cache.length), expected) < CLOSE
         fused.encode(ids(2, 7, seed=seed), prompt_cache)
+
+
+class Counted(StaticStep):
+    """Steps that say when they are made, for how many rows and positions."""
+
+    made: ClassVar[list[tuple[int, int]]] = []
+
+    def __init__(self, network: ServedNetwork, rows: int, size: int, buffers: list[tuple[Tensor, Tensor]]) -> None:
+        super().__init__(network, rows, size, buffers)
+        self.made.append((rows, size))
+
+
+@pytest.fixture
+def static(monkeypatch: pytest.MonkeyPatch) -> ServedNetwork:
+    """A network that takes its decoder steps as it does on a GPU, but for the graph."""
+    monkeypatch.setattr(served, "StaticStep", Counted)
+    Counted.made.clear()
+    network = ServedNetwork(copy.deepcopy(pair("several experts").ours), torch.float32)
+    network.has_static_steps = True
+    return network
+
+
+@torch.inference_mode()
+def test_steps_of_any_canvas_are_made_once_a_size_and_compute_the_same(static: ServedNetwork) -> None:
+    plain, _ = both()
+    text, prompt_cache = ids(1, 20), Cache()
+    static.encode(text, prompt_cache)
+    for number, length in enumerate((1, 16, 5, 17, 32, 64, 100, 256, 300, 16)):
+        canvas, signal = ids(1, length, seed=number), torch.randn(1, length, VOCAB)
+        for conditioning in (None, signal):
+            mean = None if conditioning is None else static.mean_embedding(conditioning.softmax(-1))
+            given = static.logits(static.decode(canvas, prompt_cache, expected=mean))
+            assert worst(given, our_logits(plain, text, canvas, conditioning)[1]) < CLOSE
+    room = [tensor.shape[2] for tensor in prompt_cache.layer(0, 10_000)]
+    assert room == [1024, 1024]  # it has grown for 256 and for 300 positions, and what was made before was made anew
+    assert Counted.made == [(1, 16), (1, 32), (1, 64), (1, 128), (1, 256), (1, 512), (1, 16)]
+    assert prompt_cache.length == 20
+
+
+@torch.inference_mode()
+def test_steps_follow_the_prompt_and_end_with_its_cache(static: ServedNetwork) -> None:
+    plain, _ = both()
+    caches, texts = [Cache(), Cache()], [ids(1, 5), ids(1, 9, seed=1)]
+    for round_number in range(4):  # one prompt after the other, each longer each time
+        for at, prompt_cache in enumerate(caches):
+            static.encode(texts[at][:, prompt_cache.length :], prompt_cache)
+            canvas = ids(1, 7, seed=round_number)
+            given = static.logits(static.decode(canvas, prompt_cache))
+            assert worst(given, our_logits(plain, texts[at], canvas)[1]) < CLOSE
+            texts[at] = torch.cat((texts[at], ids(1, 4, seed=round_number)), dim=1)
+    assert Counted.made == [(1, 16)] * 2
+    assert len(static._steps) == 2
+    del caches, prompt_cache
+    assert len(static._steps) == 0
+
+
+@pytest.mark.parametrize("prompt", [1, 5, 30])
+@torch.inference_mode()
+def test_rows_that_share_a_prompt_are_beside_each_other_after_it(static: ServedNetwork, prompt: int) -> None:
+    plain, _ = both()
+    text, prompt_cache = ids(1, prompt), Cache()
+    static.encode(text, prompt_cache)
+    for number, (rows, length) in enumerate(((3, 7), (3, 16), (5, 40), (3, 9))):
+        canvas, signal = ids(rows, length, seed=number), torch.randn(rows, length, VOCAB)
+        shared = prompt_cache.repeated(rows)
+        for conditioning in (None, signal):
+            mean = None if conditioning is None else static.mean_embedding(conditioning.softmax(-1))
+            given = static.logits(static.decode(canvas, shared, expected=mean))
+            assert worst(given, our_logits(plain, text.expand(rows, -1), canvas, conditioning)[1]) < CLOSE
+    assert list(static._steps) == [prompt_cache] and set(static._steps[prompt_cache]) == {(3, 16), (5, 64)}
+    assert static.logits(static.encode(ids(1, 3), prompt_cache)).isfinite().all()
+    assert prompt_cache.length == prompt + 3
+
+
+@torch.inference_mode()
+def test_rows_that_no_longer_share_a_prompt_have_buffers_of_their_own(static: ServedNetwork) -> None:
+    plain, _ = both()
+    text, prompt_cache = ids(1, 6), Cache()
+    static.encode(text, prompt_cache)
+    before = [tensor.clone() for index in range(4) for tensor in prompt_cache.layer(index)]
+    shared, more, canvas = prompt_cache.repeated(2), ids(2, 4, seed=1), ids(2, 5, seed=2)
+    static.encode(more, shared)
+    given = static.logits(static.decode(canvas, shared))
+    longer = torch.cat((text.expand(2, -1), more), dim=1)
+    assert worst(given, our_logits(plain, longer, canvas)[1]) < CLOSE
+    shared.crop(3)
+    given = static.logits(static.decode(canvas, shared))
+    assert worst(given, our_logits(plain, text[:, :3].expand(2, -1), canvas)[1]) < CLOSE
+    after = [tensor for index in range(4) for tensor in prompt_cache.layer(index)]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@torch.inference_mode()
+def test_few_steps_are_kept(static: ServedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "GRAPHS", 2)
+    prompt_cache = Cache()
+    static.encode(ids(1, 5), prompt_cache)
+    prompt_cache.reserve(64)
+    for length in (16, 32, 16, 64, 16, 32):
+        static.decode(ids(1, length), prompt_cache)
+    assert Counted.made == [(1, 16), (1, 32), (1, 64), (1, 32)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -167,6 +271,30 @@ def test_a_gpu_in_bfloat16_is_near_the_processor_in_float32() -> None:
         given = fused_logits(on_gpu, prompt.cuda(), canvas.cuda(), signal.cuda())
         for ours, theirs in zip(given, expected, strict=True):
             assert (ours.cpu() - theirs).abs().mean() < 0.05 * theirs.std()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@torch.inference_mode()
+def test_recorded_steps_of_all_sizes_equal_those_that_are_not() -> None:
+    """In one memory, replayed in any order, while the prompt grows."""
+    plain = random_network(tiny_config(hidden_size=32, moe_intermediate_size=16))
+    on_gpu = ServedNetwork(plain.to("cuda", torch.bfloat16), torch.bfloat16)
+    prompt_cache = Cache()
+    for round_number in range(3):
+        on_gpu.encode(ids(1, 5, seed=round_number).cuda(), prompt_cache)
+        for length in (16, 256, 7, 64, 32, 128):
+            canvas = ids(1, length, seed=length).cuda()
+            replayed = on_gpu.decode(canvas, prompt_cache)
+            on_gpu.has_static_steps = False
+            expected = on_gpu.decode(canvas, prompt_cache)
+            on_gpu.has_static_steps = True
+            assert (replayed - expected).float().abs().mean() < 0.05 * expected.float().std()
+        rows = ids(3, 20).cuda()
+        replayed = on_gpu.decode(rows, prompt_cache.repeated(3))
+        on_gpu.has_static_steps = False
+        expected = on_gpu.decode(rows, prompt_cache.repeated(3))
+        on_gpu.has_static_steps = True
+        assert (replayed - expected).float().abs().mean() < 0.05 * expected.float().std()
 
 
 def test_bfloat16_products_are_near_float32() -> None:

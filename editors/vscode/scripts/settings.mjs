@@ -6,9 +6,9 @@ const schema = JSON.parse(readFileSync(new URL('../../settings.schema.json', imp
 const manifest = JSON.parse(readFileSync(file, 'utf8'));
 
 /** What says which program or weights are run is for the user, not for a workspace that he only looks at. */
-const restricted = ['server.path', 'engine', 'checkpoint', 'device', 'quantize'];
-/** What decides where text goes is for the user alone, whatever workspace he trusts. */
-const ofTheMachine = ['engine'];
+const restricted = ['server.path', 'engine', 'engine_token_file', 'checkpoint', 'device', 'quantize'];
+/** What decides where text goes, and with which token, is for the user alone, whatever workspace he trusts. */
+const ofTheMachine = ['engine', 'engine_token_file'];
 
 const own = {
   'dgemma.server.path': {

@@ -14,7 +14,7 @@ import { whereTextGoes } from './statusText';
 import { registerWatch } from './watch';
 
 /** What a running server cannot take over. */
-const NEED_RESTART = ['dgemma.server', 'dgemma.engine', 'dgemma.checkpoint', 'dgemma.device', 'dgemma.quantize', 'dgemma.languages', 'dgemma.disabled_languages'];
+const NEED_RESTART = ['dgemma.server', 'dgemma.engine', 'dgemma.engine_token_file', 'dgemma.checkpoint', 'dgemma.device', 'dgemma.quantize', 'dgemma.languages', 'dgemma.disabled_languages'];
 const WALKTHROUGH = 'dgemma.dgemma#start';
 
 /** For tests: what happens inside. */

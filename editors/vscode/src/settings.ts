@@ -11,8 +11,8 @@ export function setting<T>(name: string, otherwise: T): T {
 
 /** What fills, as options of the server's commands. */
 export function modelOptions(): string[] {
-  const named = setting('engine', '') === '' ? ['checkpoint', 'device', 'quantize'] : ['engine'];
-  return named.flatMap((name) => (setting(name, '') === '' ? [] : [`--${name}`, setting(name, '')]));
+  const named = setting('engine', '') === '' ? ['checkpoint', 'device', 'quantize'] : ['engine', 'engine_token_file'];
+  return named.flatMap((name) => (setting(name, '') === '' ? [] : [`--${name.replaceAll('_', '-')}`, setting(name, '')]));
 }
 
 /** The languages that the server is started for: those that were named, or else all that it has a grammar of. */

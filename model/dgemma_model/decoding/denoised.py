@@ -55,12 +55,11 @@ class DenoisedFill:
         self._excerpt, self._plan, self._sampling = excerpt, plan, sampling
         self._format, self._policy = checkpoint.format, checkpoint.policy
         self._vocabulary, self._tokenizer = opened.vocabulary, opened.vocabulary.tokenizer
-        cached = opened.cached
         self._passes = self._revised = 0
-        self._best = torch.empty(plan.candidates, 0, dtype=torch.int64, device=cached.device)
-        """[B, L]: the canvas as the latest step left it."""
-        self._written = torch.empty(plan.candidates, 0, dtype=torch.int64, device=cached.device)
-        """[B, n]: canvases before the present one."""
+        self._best = torch.empty(plan.candidates, 0, dtype=torch.int64)
+        """[B, L], on the host: the canvas as the latest step left it."""
+        self._written = torch.empty(plan.candidates, 0, dtype=torch.int64)
+        """[B, n], on the host: canvases before the present one."""
         self._shown: tuple[DraftToken, ...] = ()
         """Their tokens, of the first row."""
         count = excerpt.hole_count
@@ -105,7 +104,7 @@ class DenoisedFill:
         if cache is self._cached.cache:
             self._cached.append(self._best[0].tolist(), last=0)
         else:
-            self._checkpoint.network.encode(self._best, cache)
+            self._checkpoint.network.encode(self._best.to(self._cached.device), cache)
         self._passes += 1
         self._shown += tuple(DraftToken(self._tokenizer.decode([i]), 1.0, True) for i in self._best[0].tolist())
         self._written = torch.cat((self._written, self._best), dim=1)
@@ -140,26 +139,26 @@ class DenoisedFill:
     # ------------------------------------------------------------ one canvas
 
     def _denoise(self, cache: Cache, layout: Layout, kept: Tensor) -> Iterator[Draft]:
-        """Denoise one canvas; positions where `kept` [1, L] is no -1 begin with that token."""
+        """Denoise one canvas; positions where `kept` [1, L], on the host, is no -1 begin with that token."""
         if cache.length + len(layout.ids) > self._context:
             raise InfillError(
                 f"prompt and canvas need {cache.length + len(layout.ids)} tokens, the model's context has "
                 f"{self._context}; ask for fewer holes or with less text between them"
             )
-        sampling, rows = self._sampling, self._plan.candidates
-        noise = PartialNoise(sampling.noise.vocab_size, sampling.noise.mask_id, kept)
+        sampling, rows, device = self._sampling, self._plan.candidates, self._cached.device
+        noise = PartialNoise(sampling.noise.vocab_size, sampling.noise.mask_id, kept.to(device))
         shape = (rows, len(layout.ids))
-        pinned = torch.tensor([layout.pinned], device=kept.device).expand(shape)
-        fixed = torch.tensor([layout.ids], device=kept.device).expand(shape)
-        canvas = torch.where(pinned, fixed, noise.draw(shape, sampling.generator))
+        pinned = torch.tensor([layout.pinned]).expand(shape)
+        fixed = torch.tensor([layout.ids]).expand(shape)
+        canvas = torch.where(pinned.to(device), fixed.to(device), noise.draw(shape, sampling.generator))
         forced = remaining_forced(self._prompt.forced, self._written[0].tolist() if rows else [], self._tokenizer)
         constrain = Constraint(self._vocabulary, forced, is_indent_settled=self._prompt.is_indent_settled).apply
-        config = sampling.config
+        config = self._plan.sampler_for(int((~pinned[0]).sum()))
         rule = AnyOf((NothingLeft(), StableAndConfident(config.stability_threshold, config.confidence_threshold)))
         steps: list[CanvasStep] = []
         placed = torch.where(pinned, -1, kept.expand(shape))
         network = self._checkpoint.network
-        self._best = canvas
+        self._best = canvas.cpu()
         for step in denoise(network, cache, canvas, pinned, config, noise, sampling.generator, constrain):
             steps.append(step)
             self._passes += 1
@@ -184,7 +183,7 @@ class DenoisedFill:
                     healed = max(0, healed - len(self._tokenizer.token_bytes[ids[at]]))
                     if ids[at] in self._vocabulary.ends or (self._plan.one_line and b"\n" in data):
                         break
-        return is_read.to(best.device)
+        return is_read
 
     def _renoise(self, cache: Cache, layout: Layout) -> Iterator[Draft]:
         """Denoise again the positions at which the causal head would write something else, as long as there are
@@ -199,7 +198,7 @@ class DenoisedFill:
             self._passes += 1
             yield replace(self._latest, step=self._passes)
             kept = self._best.clone()
-            kept[0, :upto][spoken(logits[None])[0].argmax(-1) != kept[0, :upto]] = -1
+            kept[0, :upto][spoken(logits[None])[0].argmax(-1).cpu() != kept[0, :upto]] = -1
             if bool((kept >= 0).all()):
                 return
             kept[0, upto:] = -1  # if the text changes, so may its end
@@ -269,25 +268,26 @@ class DenoisedFill:
         return [[*ids, self._vocabulary.end_id] for ids in encoded]
 
     def _kept(self, layout: Layout, found: Sequence[list[int] | None]) -> Tensor:
-        """[1, L]: the known tokens of each hole, and -1 at all other positions."""
-        kept = torch.full((1, len(layout.ids)), -1, device=self._cached.device)
+        """[1, L], on the host: the known tokens of each hole, and -1 at all other positions."""
+        kept = torch.full((1, len(layout.ids)), -1)
         for hole, ids in zip(layout.hole_slices, found, strict=True):
             if ids is not None:
-                kept[0, hole.start : hole.start + len(ids)] = torch.tensor(ids, device=kept.device)
+                kept[0, hole.start : hole.start + len(ids)] = torch.tensor(ids)
         return kept
 
     def _noised(self, layout: Layout, start: list[list[int] | None]) -> Tensor:
-        """[1, L]: what is kept of the text to be repaired, -1 where it is drawn again."""
+        """[1, L], on the host: what is kept of the text to be repaired, -1 where it is drawn again."""
         kept = self._kept(layout, start)
         known = (kept >= 0).nonzero()[:, 1]
         if not len(known):
             return kept
+        device = self._cached.device
         if self._sampling.noise.mask_id is None:
-            drawn = torch.rand(len(known), generator=self._sampling.generator, device=kept.device)
+            drawn = torch.rand(len(known), generator=self._sampling.generator, device=device).cpu()
             kept[0, known[drawn < self._plan.noise_level]] = -1
         else:  # only masks are told apart from text for certain: they go where the network doubts the text most
-            canvas = torch.where(kept >= 0, kept, torch.tensor([layout.ids], device=kept.device))
-            nats, _ = disagreement(self._checkpoint, self._cached, canvas)
+            canvas = torch.where(kept >= 0, kept, torch.tensor([layout.ids])).to(device)
+            nats = disagreement(self._checkpoint, self._cached, canvas)[0].cpu()
             count = math.ceil(self._plan.noise_level * len(known))
             kept[0, known[nats[0, known].argsort(descending=True)[:count]]] = -1
             self._passes += 1

@@ -11,6 +11,11 @@ from typing import Literal
 from dgemma_model.checkpoint.config import Policy, SamplerConfig
 from dgemma_model.request import Drafting, FillRequest
 
+FEWEST_STEPS, POSITIONS_OF_STEP = 8, 4
+"""A canvas is given a step for so many of its positions, and so many steps at least: 8 for up to 32 positions, 16 for
+64. Instruction-tuned DiffusionGemma is reported to make the fewest errors so in short texts: 100 % of 23 prompts right
+with 16 steps, 87 % with 24. With fewer steps, temperatures fall faster."""
+
 Way = Literal["by_width", "one_by_one", "verified", "denoised"]
 
 
@@ -36,12 +41,21 @@ class FillPlan:
     denoises: bool
     renoise: bool
     sampler: SamplerConfig
+    shortens: bool
+    """Small canvases are given fewer steps than the sampler's."""
     seed: int
 
     @property
     def chooses_line(self) -> bool:
         """Whether the judge chooses among several texts for a line."""
         return self.one_line and self.reads_project and not self.alternative
+
+    def sampler_for(self, positions: int) -> SamplerConfig:
+        """The sampler for a canvas with so many positions to fill."""
+        if not self.shortens:
+            return self.sampler
+        steps = max(FEWEST_STEPS, -(-positions // POSITIONS_OF_STEP))
+        return replace(self.sampler, max_denoising_steps=min(steps, self.sampler.max_denoising_steps))
 
     @property
     def alternative(self) -> int:
@@ -95,5 +109,6 @@ def plan_for(
         denoises=denoises,
         renoise=policy.renoise if request.renoise is None else request.renoise,
         sampler=sampler,
+        shortens=steps is None and policy.noise == "uniform",
         seed=request.seed,
     )

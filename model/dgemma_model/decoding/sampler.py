@@ -24,7 +24,7 @@ from dgemma_model.network.vocabulary import READ_AT_ONCE
 
 @dataclass(frozen=True, slots=True)
 class CanvasStep:
-    """The canvas after one step."""
+    """The canvas after one step, on the host: all of it comes from the device in one copy."""
 
     index: int
     """Steps done, counting from 1."""
@@ -127,6 +127,23 @@ def accept_and_renoise(sampled: Tensor, entropy: Tensor, noise: Tensor, entropy_
     return torch.where(accepted, sampled, noise), accepted
 
 
+def copied_to_host(
+    best: Tensor, canvas: Tensor, accepted: Tensor, entropy: Tensor, confidence: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The same, of one shape each, on the host: in one copy, for which the host waits."""
+    figures = (entropy, confidence)
+    packed = torch.stack(
+        (best.int(), canvas.int(), accepted.int(), *(values.contiguous().view(torch.int32) for values in figures))
+    ).cpu()
+    return (
+        packed[0].long(),
+        packed[1].long(),
+        packed[2].bool(),
+        packed[3].view(torch.float32),
+        packed[4].view(torch.float32),
+    )
+
+
 def temperature(config: SamplerConfig, steps_left: int) -> float:
     """Linear from `t_max` in the first step to `t_min` + (t_max - t_min) / N in the last, where one step is left."""
     return config.t_min + (config.t_max - config.t_min) * steps_left / config.max_denoising_steps
@@ -148,13 +165,17 @@ def denoise(
     Positions where `pinned` [B, L] is True keep their token: they are certain, cost no entropy, and self-conditioning
     sees them as they are. Scores are computed only where some row is to be denoised: `constrain` maps the logits of
     these positions, [B, F, V], to logits, with -inf for what must not be said; it may change them in place. There is
-    one float32 tensor of that size, whatever the vocabulary. Nothing waits for a GPU but the first look at `pinned`.
+    one float32 tensor of that size, whatever the vocabulary.
+
+    In a step the host waits for the device once: for the copy of what the step has made, by which callers stop.
     """
-    fixed, free = canvas, (~pinned.all(dim=0)).nonzero()[:, 0]
-    if not len(free):
-        free = free.new_zeros(1)  # a canvas of given text is read like any other
+    fixed, on_host = canvas, pinned.cpu()
+    places = (~on_host.all(dim=0)).nonzero()[:, 0]
+    if not len(places):
+        places = places.new_zeros(1)  # a canvas of given text is read like any other
+    any_held = bool(on_host[:, places].any())
+    free, pinned = places.to(canvas.device), pinned.to(canvas.device)
     held, held_ids = pinned[:, free], canvas[:, free]
-    any_held = bool(held.any())
     expected: Tensor | None = None
     for index in range(1, config.max_denoising_steps + 1):
         hidden = network.decode(canvas, cache, expected=expected)
@@ -174,6 +195,6 @@ def denoise(
         confidence = torch.ones_like(entropy).index_copy_(1, free, reading.confidence.view(held.shape))
         fresh = torch.where(pinned, fixed, noise.draw(tuple(canvas.shape), generator))
         canvas, accepted = accept_and_renoise(sampled, entropy, fresh, config.entropy_bound)
-        yield CanvasStep(index, best, canvas, accepted, entropy, confidence)
+        yield CanvasStep(index, *copied_to_host(best, canvas, accepted, entropy, confidence))
         mean = network.mean_embedding(logits)
         expected = mean if len(free) == canvas.shape[1] else network.embed(fixed).index_copy_(1, free, mean)

@@ -49,10 +49,10 @@ class WidthSearch:
         prompt = self.opened.prompt
         constrain = Constraint(self.opened.vocabulary, prompt.forced, is_indent_settled=prompt.is_indent_settled).apply
         layouts = self._layouts()
-        pinned = torch.tensor([layout.pinned for layout in layouts], device=generator.device)
+        pinned = torch.tensor([layout.pinned for layout in layouts])
         given = torch.tensor([layout.ids for layout in layouts], device=generator.device)
-        canvases = torch.where(pinned, given, noise.draw(tuple(given.shape), generator))
-        config = self.sampling.config
+        canvases = torch.where(pinned.to(given.device), given, noise.draw(tuple(given.shape), generator))
+        config = self.plan.sampler_for(int((~pinned).sum(1).max()))
         stop = AnyOf((NothingLeft(), StableAndConfident(config.stability_threshold, config.confidence_threshold)))
         with torch.inference_mode():
             shared = cache.repeated(len(layouts))

@@ -16,6 +16,8 @@ class Cache:
         self.length = 0
         self.padding: Tensor | None = None
         """[B, length] bool, True at real tokens; None when there is no padding."""
+        self.origin: Cache | None = None
+        """The cache that all rows of this one see, as long as this one holds nothing else (see `repeated`)."""
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
 
@@ -33,6 +35,7 @@ class Cache:
         if keys.requires_grad:  # training encodes once, and gradients flow through the cache
             self._keys[index:], self._values[index:] = [keys], [values]
             return keys, values
+        self.origin = None
         at, end = slice(index, index + 1), self.length + keys.shape[2]
         self._keys[at] = [_room(self._keys[at], keys, self.length, end)]
         self._values[at] = [_room(self._values[at], keys, self.length, end)]
@@ -63,7 +66,7 @@ class Cache:
         """
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot crop a cache of {self.length} tokens to {length}")
-        self.length = length
+        self.length, self.origin = length, None
         if self.padding is not None:
             self.padding = self.padding[:, :length]
 
@@ -88,6 +91,7 @@ class Cache:
         wide = Cache()
         wide.length = length = self.length if length is None else length
         wide.padding = None if self.padding is None else self.padding[:, :length].expand(rows, -1)
+        wide.origin = self if length == self.length else None
         wide._keys = [keys[:, :, :length].expand(rows, -1, -1, -1) for keys in self._keys]
         wide._values = [values[:, :, :length].expand(rows, -1, -1, -1) for values in self._values]
         return wide

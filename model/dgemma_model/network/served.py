@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the field's usual name)
@@ -30,8 +31,11 @@ from dgemma_model.network.diffusion_gemma import Layer, Network, joined_padding,
 from dgemma_model.network.kernels import CAN_PACK, Norm, Product
 from dgemma_model.network.threads import THREADS
 
-GRAPHS = 4
-"""Decoder steps that are kept recorded on a GPU."""
+CANVAS_SIZES = (16, 32, 64, 128, 256)
+"""Positions of the decoder steps that are recorded on a GPU: a smaller canvas is filled up, a larger one to a multiple
+of the last."""
+GRAPHS = 10
+"""Most steps that are kept recorded for a cache: of all these sizes, for one canvas and for several side by side."""
 QUERY_CHUNK = 128
 """Prompt tokens of a chunk of queries; a chunk skips the keys after it and those before its window."""
 PASS_TOKENS = (1, 2, 4, 8, 13, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -130,7 +134,9 @@ class ServedNetwork:
             self._gate = Product(block.gate_proj.weight, products, "gelu")
             self._up, self._down = Product(block.up_proj.weight, products), Product(block.down_proj.weight, products)
         self._tables: dict[str, tuple[Tensor, Tensor]] = {}
-        self._steps: dict[tuple[int, ...], StaticStep] = {}
+        self._steps = WeakKeyDictionary[Cache, dict[tuple[int, int], StaticStep]]()
+        self.has_static_steps = weight.device.type == "cuda"
+        """Steps run at fixed addresses and in few sizes, which is what can be recorded."""
 
     @property
     def vocab_size(self) -> int:
@@ -222,8 +228,8 @@ class ServedNetwork:
     ) -> Tensor:
         """See `Network.decode`. The canvas' keys and values are written after the cached ones; the cache keeps its
         length."""
-        if canvas.device.type == "cuda" and positions is None and cache.padding is None:
-            return self._graphed(canvas, cache, expected)
+        if self.has_static_steps and positions is None and cache.padding is None:
+            return self._static_step(canvas, cache)(canvas, expected, cache.length)
         if canvas.device.type != "cpu":
             return self._decode(canvas, cache, expected, positions)
         with THREADS.measured(canvas.numel()):
@@ -248,15 +254,27 @@ class ServedNetwork:
             x = layer.finish(x, out, layer.decoder_scalar)
         return self._norm(x)
 
-    def _graphed(self, canvas: Tensor, cache: Cache, expected: Tensor | None) -> Tensor:
-        """`decode` by replaying a graph: one for each shape, and for each cache until its buffers move."""
-        buffers = cache.reserve(canvas.shape[1])
-        key = (*canvas.shape, expected is None, buffers[0][0].data_ptr(), buffers[0][0].shape[2])
-        step = self._steps.pop(key, None) or StaticStep(self, canvas, expected, buffers)
-        self._steps[key] = step  # latest last
-        while len(self._steps) > GRAPHS:
-            del self._steps[next(iter(self._steps))]
-        return step(canvas, expected, cache.length)
+    def _static_step(self, canvas: Tensor, cache: Cache) -> StaticStep:
+        """The step for canvases of this size after this cache: made once, and anew when the cache's buffers move."""
+        rows, size = len(canvas), _canvas_size(canvas.shape[1])
+        if cache.origin is not None and cache.origin.length == cache.length:  # rows side by side after one prompt
+            cache = cache.origin
+            buffers = cache.reserve(rows * size)
+        else:
+            buffers = cache.reserve(size)
+        steps = self._steps.setdefault(cache, {})
+        if any(not step.is_at(buffers) for step in steps.values()):
+            steps.clear()  # what was recorded would keep the old buffers
+        step = steps.pop((rows, size), None) or StaticStep(self, rows, size, buffers)
+        steps[rows, size] = step  # latest last
+        while len(steps) > GRAPHS:
+            del steps[next(iter(steps))]
+        return step
+
+    def graph_pool(self) -> Any:
+        """The memory of the graphs that are recorded: they run one after the other, so one place does for all."""
+        steps = (step for of_cache in self._steps.values() for step in of_cache.values())
+        return next((step.graph.pool() for step in steps if step.graph is not None), None)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `Network.logits`."""
@@ -314,41 +332,55 @@ class ServedNetwork:
 
 
 class StaticStep:
-    """A decoder step whose shapes and addresses do not depend on the prompt's length: on a GPU it is recorded once and
-    replayed as a CUDA graph, which costs one launch instead of thousands.
+    """A decoder step whose shapes and addresses depend neither on the prompt's length nor, up to its size, on that of
+    the canvas: on a GPU it is recorded once and replayed as a CUDA graph, which costs one launch instead of thousands.
 
-    The canvas goes to given places of the whole cache buffers, and masks say what of them is seen.
+    The canvas goes to given places of the whole cache buffers, and masks say what of them is seen. Rows that share a
+    prompt are side by side in its buffers, so that it need not be copied for each. Positions that fill a canvas up are
+    seen by no other. In a first step nothing is expected: a signal of zeros, which the network maps to zeros. Elsewhere
+    the same runs without a graph, for tests.
     """
 
-    def __init__(
-        self, network: ServedNetwork, canvas: Tensor, expected: Tensor | None, buffers: list[tuple[Tensor, Tensor]]
-    ) -> None:
-        capacity, device = buffers[0][0].shape[2], canvas.device
+    def __init__(self, network: ServedNetwork, rows: int, size: int, buffers: list[tuple[Tensor, Tensor]]) -> None:
+        known, _, capacity, _ = buffers[0][0].shape
+        device = network.device
         self._network, self._buffers = network, buffers
-        self._canvas, self._expected = canvas.clone(), None if expected is None else expected.clone()
-        self._offsets = torch.arange(canvas.shape[1], device=device)
+        self._side_by_side = known < rows
+        self._canvas = torch.zeros(rows, size, dtype=torch.int64, device=device)
+        self._expected = torch.zeros_like(network.embed(self._canvas))
+        beside = rows if self._side_by_side else 1
+        self._offsets = torch.arange(beside * size, device=device)
         self._places, self._every_place = self._offsets.clone(), torch.arange(capacity, device=device)
+        self._first_places = self._offsets[::size].view(beside, 1, 1, 1)
         self._tables = network._angles(0, capacity, None)
-        self._seen = {kind: torch.ones(1, 1, 1, capacity, dtype=torch.bool, device=device) for kind in self._tables}
-        self._graph: torch.cuda.CUDAGraph | None = None
+        shape = (beside, 1, 1, capacity)
+        self._seen = {kind: torch.ones(shape, dtype=torch.bool, device=device) for kind in self._tables}
+        self.graph: torch.cuda.CUDAGraph | None = None
         self._hidden: Tensor | None = None
 
+    def is_at(self, buffers: list[tuple[Tensor, Tensor]]) -> bool:
+        """Whether these are the cache's buffers that it reads and writes."""
+        pairs = zip(self._buffers, buffers, strict=True)
+        return all(own is other for each in pairs for own, other in zip(*each, strict=True))
+
     def __call__(self, canvas: Tensor, expected: Tensor | None, length: int) -> Tensor:
-        """See `ServedNetwork.decode`; `length` is the number of tokens in the cache."""
-        self._canvas.copy_(canvas)
-        if expected is not None and self._expected is not None:
-            self._expected.copy_(expected)
+        """See `ServedNetwork.decode`; `length` is the number of tokens in the cache. The result is overwritten by no
+        later step."""
+        used = canvas.shape[1]
+        self._canvas[:, :used] = canvas
+        self._expected[:, :used] = 0 if expected is None else expected
         torch.add(self._offsets, length, out=self._places)
         for kind, seen in self._seen.items():
             window = self._network.config.sliding_window if kind == "sliding_attention" else length + 1
-            start, end = max(0, length - (window - 1)), length + canvas.shape[1]
-            seen.copy_((self._every_place >= start) & (self._every_place < end))
+            of_prompt = (self._every_place >= length - (window - 1)) & (self._every_place < length)
+            of_row = self._every_place - (self._first_places + length)
+            seen.copy_(of_prompt | ((of_row >= 0) & (of_row < used)))
         if canvas.device.type != "cuda":
-            return self._run()
-        if self._graph is None:
+            return self._run()[:, :used]
+        if self.graph is None:
             self._record()
-        cast(torch.cuda.CUDAGraph, self._graph).replay()
-        return cast(Tensor, self._hidden).clone()
+        cast(torch.cuda.CUDAGraph, self.graph).replay()
+        return cast(Tensor, self._hidden)[:, :used].clone()
 
     def _record(self) -> None:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -357,21 +389,26 @@ class StaticStep:
             self._run()  # libraries set themselves up in a first run, which cannot be recorded
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self._network.graph_pool()):
             self._hidden = self._run()
-        self._graph = graph
+        self.graph = graph
 
     def _run(self) -> Tensor:
-        network = self._network
-        angles = {kind: (cos[:, :, self._places], sin[:, :, self._places]) for kind, (cos, sin) in self._tables.items()}
+        network, positions = self._network, self._places[: self._canvas.shape[1]]
+        angles = {kind: (cos[:, :, positions], sin[:, :, positions]) for kind, (cos, sin) in self._tables.items()}
         x = network._mix(network.embed(self._canvas), self._expected)
         for layer, kind, (keys, values) in zip(network._layers, network.config.layers, self._buffers, strict=True):
             queries, new_keys, new_values = layer.project(x, *angles[kind.layer_type])
-            keys.index_copy_(2, self._places, new_keys)
-            values.index_copy_(2, self._places, new_values.to(values.dtype))
-            out = attention(queries, keys, values, self._seen[kind.layer_type])
+            keys.index_copy_(2, self._places, self._beside(new_keys))
+            values.index_copy_(2, self._places, self._beside(new_values.to(values.dtype)))
+            seen = keys.expand(len(queries), -1, -1, -1), values.expand(len(queries), -1, -1, -1)
+            out = attention(queries, *seen, self._seen[kind.layer_type])
             x = layer.finish(x, out, layer.decoder_scalar)
         return network._norm(x)
+
+    def _beside(self, new: Tensor) -> Tensor:
+        """Keys or values [B, K, T, C] as the buffers hold them: [1, K, B * T, C] where rows are side by side."""
+        return new.transpose(0, 1).flatten(1, 2)[None] if self._side_by_side else new
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None) -> Tensor:
@@ -459,6 +496,12 @@ def _pass_tokens(tokens: int) -> int:
     """See `PASS_TOKENS`."""
     most = PASS_TOKENS[-1]
     return PASS_TOKENS[bisect_left(PASS_TOKENS, tokens)] if tokens <= most else -(-tokens // most) * most
+
+
+def _canvas_size(positions: int) -> int:
+    """See `CANVAS_SIZES`."""
+    largest = CANVAS_SIZES[-1]
+    return next((size for size in CANVAS_SIZES if size >= positions), -(-positions // largest) * largest)
 
 
 def _multiple(keys: int) -> int:

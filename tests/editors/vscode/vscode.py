@@ -58,7 +58,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-MACHINE = ("dgemma.server.path", "dgemma.engine", "dgemma.checkpoint", "dgemma.device", "dgemma.quantize")
+MACHINE = tuple(
+    f"dgemma.{name}" for name in ("server.path", "engine", "engine_token_file", "checkpoint", "device", "quantize")
+)
 """Settings that belong to the machine with the files, not to the one with the window."""
 
 

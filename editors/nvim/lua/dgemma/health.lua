@@ -30,10 +30,11 @@ local function check_server(command)
   vim.health.ok('server: ' .. path)
   local checking = M.check_command(command)
   local settings = require('dgemma.config').options.settings
-  local named = type(settings.engine) == 'string' and { 'engine' } or { 'checkpoint', 'device', 'quantize' }
+  local by_engine = type(settings.engine) == 'string'
+  local named = by_engine and { 'engine', 'engine_token_file' } or { 'checkpoint', 'device', 'quantize' }
   for _, name in ipairs(named) do
     if type(settings[name]) == 'string' then
-      vim.list_extend(checking, { '--' .. name, settings[name] })
+      vim.list_extend(checking, { '--' .. name:gsub('_', '-'), settings[name] })
     end
   end
   local shown = table.concat(checking, ' ')
