@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from qwen2_fixtures import MARKERS, byte_level_tokenizer, vocabulary
 from transformers import GPT2Tokenizer, Qwen2Tokenizer
@@ -51,6 +51,7 @@ def test_every_text_comes_back(text: str) -> None:
 @example(CODE)
 @settings(max_examples=200, deadline=None)
 def test_ids_are_those_of_transformers(text: str) -> None:
+    assume("<|" not in text)  # there a marker is a marker, and here it is text
     if theirs(Qwen2Tokenizer)._tokenizer.normalizer.normalize_str(text) == text:
         assert built("qwen2").encode(text).ids == theirs(Qwen2Tokenizer)(text)["input_ids"]
     assert built("gpt-2").encode(text).ids == theirs(GPT2Tokenizer)(text)["input_ids"]
