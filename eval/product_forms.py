@@ -88,13 +88,21 @@ def grouped(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
 
 @dataclass(frozen=True)
 class Variant:
-    """A form for most products, and those for the down projections and the head."""
+    """A form for most products, and those for the down projections, the head, and queries, keys and values."""
 
     usual: Form
     down: Form
     head: Form
+    attended: Form | None = None
+    """For queries, keys and values; the usual one by default."""
     smoothed: float | None = None
     """How much of the activations' outliers moves into the weights, 0 to 1; None for no smoothing."""
+
+    def form_of(self, name: str) -> Form:
+        """That of a layer's linear map of this name."""
+        if name == "down_proj":
+            return self.down
+        return self.attended or self.usual if name in ("q_proj", "k_proj", "v_proj") else self.usual
 
 
 VARIANTS = {
@@ -105,6 +113,7 @@ VARIANTS = {
     "int8, head float32": Variant(int8, int8, float32),
     "int8, down bfloat16": Variant(int8, bfloat16, int8),
     "int8, down two digits": Variant(int8, two_digits, int8),
+    "int8, down and qkv two digits": Variant(int8, two_digits, int8, attended=two_digits),
     "int8, down in groups": Variant(int8, grouped, int8),
     "int8 two digits": Variant(two_digits, two_digits, two_digits),
     "int8 two short digits": Variant(short_digits, short_digits, short_digits),
@@ -138,7 +147,7 @@ class Writer:
         for layer in network.decoder_layers():
             for block in (layer.self_attn, layer.mlp):
                 for name, linear in list(block.named_children()):
-                    setattr(block, name, Formed(variant.down if name == "down_proj" else variant.usual, linear))
+                    setattr(block, name, Formed(variant.form_of(name), linear))
         known = network.embed_tokens.weight[: self._tokenizer.get_vocab_size()]
         self._network, self._head = network, variant.head(known, None)
         self._stops = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
