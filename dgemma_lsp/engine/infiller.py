@@ -189,7 +189,8 @@ class EngineInfiller:
                 next(answer, None)  # reads to the end of the stream, so that the connection can be used again
         except GeneratorExit:
             if not draft.step and (waited_s := self._clock() - started) >= _SLOW_S:
-                self._tell(Health(False, f"{self.address.url} is slow: no word of an answer within {waited_s:.1f} s"))
+                slow = f"{self.address.url} is slow: no word of an answer within {waited_s:.1f} s"
+                self._tell(Health(NoSuggestion.ENGINE_SLOW, slow))
             raise
         finally:
             answer.close()
@@ -198,12 +199,12 @@ class EngineInfiller:
     @property
     def _well(self) -> Health:
         interface = self._model.interface if self._model else ""
-        return Health(True, f"{self.name} at {self.address.url}, asked by {interface}")
+        return Health(None, f"{self.name} at {self.address.url}, asked by {interface}")
 
     def _failed(self, error: EngineError) -> None:
         self._model = None
         self._outage.failed(error)
-        self._tell(Health(False, str(error)))
+        self._tell(Health(error.reason, str(error)))
 
     def _tell(self, health: Health) -> None:
         if health != self._health:

@@ -81,7 +81,7 @@ async def initialized(server: DgemmaServer, params: types.InitializedParams) -> 
         server.shows_others = (
             infiller.uses_project_text or ExcerptBudget.within(infiller.prompt_tokens).further_chars > 0
         )
-        health = server.engine_health or Health(True, f"{infiller.name} on {infiller.device}")
+        health = server.engine_health or Health(None, f"{infiller.name} on {infiller.device}")
         server.become("ready" if health.well else "failed", health.message)
         logger.info("model=%s device=%s load_ms=%.0f", infiller.name, infiller.device, 1000 * seconds)
         _advise(server)

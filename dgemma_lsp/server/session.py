@@ -203,7 +203,8 @@ class DgemmaServer(transport.StrictServer):
         if isinstance(known, Suggestion) and is_undoing(known.edit.new_text, around.deleted):
             known = NoSuggestion.UNDOES
         if reason is None and known is None and typed and not invoked and using.trigger == "manual":
-            reason = NoSuggestion.MANUAL
+            broken = self.worker.without_model or (self.engine_health and self.engine_health.reason)
+            reason = broken or NoSuggestion.MANUAL
         if reason is not None or known is not None:
             self.worker.supersede(uri)
             return reason or known or NoSuggestion.EMPTY

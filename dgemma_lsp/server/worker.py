@@ -61,6 +61,12 @@ class Worker(Generic[Model]):
         """Whether `start` was called."""
         return self._thread is not None
 
+    @property
+    def without_model(self) -> NoSuggestion | None:
+        """Why there is no model; None if there is one."""
+        reasons = {_State.LOADING: NoSuggestion.LOADING, _State.FAILED: NoSuggestion.NO_MODEL}
+        return reasons.get(self._state)
+
     def start(self, load: Callable[[], Model]) -> asyncio.Future[Model]:
         """Start the thread, which calls `load` first; the future gets the model or the exception."""
         loop = asyncio.get_running_loop()
@@ -94,10 +100,8 @@ class Worker(Generic[Model]):
             place = Lane.KEYSTROKE
         if place is not None:
             self._replace(document, place)
-        if self._state is _State.FAILED:
-            return NoSuggestion.NO_MODEL
-        if self._state is _State.LOADING and lane is not Lane.COMMAND:
-            return NoSuggestion.LOADING
+        if (reason := self.without_model) and not (reason is NoSuggestion.LOADING and lane is Lane.COMMAND):
+            return reason
         job = _Job(steps, lane, budget_s)
         if place is not None:
             self._newest.setdefault(document, {})[place] = job

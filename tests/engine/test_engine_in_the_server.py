@@ -126,6 +126,23 @@ def test_the_file_of_the_token_is_the_users_to_name(engine: SmallEngine, tmp_pat
         assert asked(wire, "x =")[0]["insertText"] == "value"
 
 
+def test_an_engine_that_is_down_explains_the_silence_also_where_nothing_is_asked_unasked(engine: SmallEngine) -> None:
+    with Wire(*COMMAND, "--engine", engine.url) as wire:
+        wire.initialize(initializationOptions=PATIENT | {"trigger": "manual"})
+        assert asked(wire, "x =")
+        assert asked(wire, "xx =", kind=2) == [] and silence(wire) == "MANUAL"
+        engine.stop()
+        assert asked(wire, "xxx =") == [] and silence(wire) == "ENGINE_DOWN"
+        assert asked(wire, "xxxx =", kind=2) == [] and silence(wire) == "ENGINE_DOWN"
+
+
+def test_a_model_that_cannot_be_loaded_explains_the_silence_also_where_nothing_is_asked_unasked() -> None:
+    with Wire(*COMMAND) as wire:
+        wire.initialize(initializationOptions={"engine": "gpu:8000", "trigger": "manual"})
+        wire.wait(lambda message: message.get("method") == "window/showMessage")
+        assert asked(wire, "x =", kind=2) == [] and silence(wire) == "NO_MODEL"
+
+
 def test_a_file_that_others_can_read_is_refused(engine: SmallEngine, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("t0ken")
     (tmp_path / "token").chmod(0o644)
