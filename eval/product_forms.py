@@ -16,8 +16,8 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tokenizers
@@ -86,39 +86,47 @@ def grouped(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     return product
 
 
+ATTENDED = ("q_proj", "k_proj", "v_proj")
+GATES = ("gate_proj", "up_proj")
+
+
 @dataclass(frozen=True)
 class Variant:
-    """A form for most products, and those for the down projections, the head, and queries, keys and values."""
+    """A form for most products, one for the head, and others for some of a layer's linear maps, by their names."""
 
     usual: Form
-    down: Form
     head: Form
-    attended: Form | None = None
-    """For queries, keys and values; the usual one by default."""
+    others: Mapping[str, Form] = field(default_factory=dict)
     smoothed: float | None = None
     """How much of the activations' outliers moves into the weights, 0 to 1; None for no smoothing."""
 
     def form_of(self, name: str) -> Form:
         """That of a layer's linear map of this name."""
-        if name == "down_proj":
-            return self.down
-        return self.attended or self.usual if name in ("q_proj", "k_proj", "v_proj") else self.usual
+        return self.others.get(name, self.usual)
+
+
+def with_two_digits(*names: str, smoothed: float | None = None) -> Variant:
+    """int8, where the linear maps of these names take activations of two digits."""
+    return Variant(int8, int8, dict.fromkeys(names, two_digits), smoothed)
 
 
 VARIANTS = {
-    "float32": Variant(float32, float32, float32),
-    "bfloat16": Variant(bfloat16, bfloat16, bfloat16),
-    "8-bit weights": Variant(rounded_weights, rounded_weights, rounded_weights),
-    "int8": Variant(int8, int8, int8),
-    "int8, head float32": Variant(int8, int8, float32),
-    "int8, down bfloat16": Variant(int8, bfloat16, int8),
-    "int8, down two digits": Variant(int8, two_digits, int8),
-    "int8, down and qkv two digits": Variant(int8, two_digits, int8, attended=two_digits),
-    "int8, down in groups": Variant(int8, grouped, int8),
-    "int8 two digits": Variant(two_digits, two_digits, two_digits),
-    "int8 two short digits": Variant(short_digits, short_digits, short_digits),
-    "int8 smoothed": Variant(int8, int8, int8, smoothed=0.5),
-    "int8 smoothed, down two digits": Variant(int8, two_digits, int8, smoothed=0.5),
+    "float32": Variant(float32, float32),
+    "bfloat16": Variant(bfloat16, bfloat16),
+    "8-bit weights": Variant(rounded_weights, rounded_weights),
+    "int8": Variant(int8, int8),
+    "int8, head float32": Variant(int8, float32),
+    "int8, down bfloat16": Variant(int8, int8, {"down_proj": bfloat16}),
+    "int8, down two digits": with_two_digits("down_proj"),
+    "int8, down and output two digits": with_two_digits("down_proj", "o_proj"),
+    "int8, down and gates two digits": with_two_digits("down_proj", *GATES),
+    "int8, down and qkv two digits": with_two_digits("down_proj", *ATTENDED),
+    "int8, down, qkv and output two digits": with_two_digits("down_proj", *ATTENDED, "o_proj"),
+    "int8, down in groups": Variant(int8, int8, {"down_proj": grouped}),
+    "int8 two digits": Variant(two_digits, two_digits),
+    "int8 two short digits": Variant(short_digits, short_digits),
+    "int8 smoothed": Variant(int8, int8, smoothed=0.5),
+    "int8 smoothed, down two digits": with_two_digits("down_proj", smoothed=0.5),
 }
 
 
@@ -279,7 +287,7 @@ def measure_speed(arguments: argparse.Namespace) -> None:
         layers = [
             [(form(torch.randn(shape, generator=generator), None), shape[1]) for shape in SHAPES[kind]]
             for _ in range(LAYERS)
-            for kind, form in (("usual", variant.usual), ("down", variant.down))
+            for kind, form in (("usual", variant.usual), ("down", variant.form_of("down_proj")))
         ]
         products = [product for layer in layers for product in layer]
         head = [(variant.head(torch.randn(SHAPES["head"][0], generator=generator), None), SHAPES["head"][0][1])]

@@ -191,6 +191,7 @@ class StrictServer(LanguageServer):
         converter_factory: Callable[[], Any],
         notebooks: types.NotebookDocumentSyncOptions | None = None,
     ) -> None:
+        self._client_named = asyncio.Event()
         super().__init__(
             name,
             version,
@@ -206,6 +207,23 @@ class StrictServer(LanguageServer):
         data = error.data if isinstance(error, JsonRpcException) else None
         frames = data["traceback"] if isinstance(data, dict) else ()
         logger.error("%s: %s\n%s", type(error).__name__, error, "".join(frames))
+
+    @property
+    def process_id(self) -> int | None:
+        """The client's, which pygls sets; None while none is known."""
+        return self._process_id
+
+    @process_id.setter
+    def process_id(self, value: int | None) -> None:
+        self._process_id = value
+        if value is not None:
+            self._client_named.set()
+
+    async def client_process(self) -> int:
+        """The id of the client's process, once it has told it; some never do."""
+        await self._client_named.wait()
+        assert self._process_id is not None
+        return self._process_id
 
     def stop(self) -> bool:
         """End all work; False where some would not end."""
@@ -305,8 +323,38 @@ async def _receive_all(protocol: StrictProtocol, messages: AsyncIterator[bytes])
 
 
 async def _client_death(server: StrictServer) -> None:
-    while server.process_id is None or _is_alive(server.process_id):
+    process_id = await server.client_process()
+    while _is_alive(process_id):
+        if (end := _end_of(process_id)) is not None:
+            await end
+            return
         await asyncio.sleep(CLIENT_WATCH_S)
+
+
+def _end_of(process_id: int) -> asyncio.Future[None] | None:
+    """What is done once a process has ended, where the system tells that: a server that nobody asks then does nothing
+    at all. None elsewhere."""
+    if sys.platform != "linux" or process_id <= 0:
+        return None
+    try:
+        descriptor = os.pidfd_open(process_id)
+    except OSError:  # old kernels and sandboxes have none
+        return None
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+
+    def forget(_: object) -> None:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+    ended.add_done_callback(forget)
+    loop.add_reader(descriptor, _settle, ended)
+    return ended
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _is_alive(process_id: int) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
+from pygls.protocol import default_converter
 from test_session import INLINE, URI
 from wire import FAKE_SERVER, TIMEOUT_S, Wire, framed, inline
 
@@ -58,6 +62,43 @@ def test_the_end_of_the_clients_process_ends_the_server() -> None:
         assert wire.text(URI) is None  # it lives
         client.communicate(b"\n")
         assert wire.exit_code() == 1
+
+
+def test_the_end_of_a_client_is_seen_where_the_system_does_not_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(process_id: int) -> int:
+        raise OSError("a sandbox forbids it")
+
+    monkeypatch.setattr(os, "pidfd_open", refused, raising=False)
+    monkeypatch.setattr(transport, "CLIENT_WATCH_S", 0.01)
+
+    async def ends() -> None:
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as client:
+            server = transport.StrictServer("server", "1", default_converter, None)
+            server.process_id = client.pid
+            watching = asyncio.create_task(transport._client_death(server))
+            await asyncio.sleep(0.1)
+            assert not watching.done()
+            client.communicate(b"\n")
+            await asyncio.wait_for(watching, TIMEOUT_S)
+
+    asyncio.run(ends())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process has ended")
+def test_a_server_that_nobody_asks_does_nothing() -> None:
+    with Wire() as wire:
+        wire.initialize(processId=os.getpid())
+        wire.wait_until_loaded()
+        assert wire.text(URI) is None
+        time.sleep(1)  # until it has come to rest
+        before = switches(wire.process.pid)
+        time.sleep(2.5 * transport.CLIENT_WATCH_S)
+        assert switches(wire.process.pid) == before
+
+
+def switches(process_id: int) -> list[str]:
+    """How often the process' first thread began to wait."""
+    return [line for line in Path(f"/proc/{process_id}/status").read_text().split("\n") if "ctxt_switches" in line]
 
 
 def test_shutdown_during_a_fill(own_wire: Wire) -> None:
