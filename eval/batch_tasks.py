@@ -37,7 +37,7 @@ from shipped_form import CPU, Greedy, network_of, shown
 from dgemma_lsp.command.opened import TASK_TOKENS, opened
 from dgemma_lsp.pipeline.request_for import request_for
 from dgemma_model.checkpoint import load
-from dgemma_model.evaluation.held_out import SETS, _json_lines
+from dgemma_model.evaluation.held_out import SETS, json_lines
 from dgemma_model.infill import Infiller
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.kernels import fastest_products
@@ -62,7 +62,7 @@ class BatchTask:
 def cut(count: int) -> list[BatchTask]:
     """So many tasks of each kind, the same ones every time, each of another function."""
     rng = random.Random(0)
-    texts = [row["text"] for row in _json_lines(SETS["fresh"].files) if row["path"].endswith(".py")]
+    texts = [row["text"] for row in json_lines(SETS["fresh"].files) if row["path"].endswith(".py")]
     functions = [(text, *lines) for text in texts for lines in functions_of(text)]
     rng.shuffle(functions)
     found = list[BatchTask]()
@@ -146,7 +146,7 @@ def read_greedily(greedy: Greedy, prompt: EncodedPrompt, task: BatchTask) -> str
     cache, ids, text = Cache(), list[int](), ""
     hidden = greedy.network.encode(torch.tensor([prompt.ids]), cache)
     while len(ids) < TASK_TOKENS:
-        ids.append(int(greedy._allowed(greedy.network.logits(hidden[:, -1:]), prompt, ids).argmax()))
+        ids.append(int(greedy.allowed(greedy.network.logits(hidden[:, -1:]), prompt, ids).argmax()))
         text, has_ended = greedy.vocabulary.read(ids, prompt.forced)
         if has_ended or not (text.startswith(task.middle) or task.middle.startswith(text)):
             break

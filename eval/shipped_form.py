@@ -68,7 +68,7 @@ class Greedy:
         """The same; `ids` is what it may be, and is read in one pass."""
         cache = Cache()
         hidden = self.network.encode(torch.tensor([[*prompt.ids, *ids[:-1]]]), cache)
-        said = self._allowed(self.network.logits(hidden[:, len(prompt.ids) - 1 :]), prompt, []).argmax(-1)[0].tolist()
+        said = self.allowed(self.network.logits(hidden[:, len(prompt.ids) - 1 :]), prompt, []).argmax(-1)[0].tolist()
         same = next((at for at, (own, other) in enumerate(zip(said, ids, strict=True)) if own != other), len(ids))
         if same == len(ids):
             return ids
@@ -80,13 +80,13 @@ class Greedy:
         hidden = self.network.encode(torch.tensor([[*prompt.ids, *ids[:-1]]]), Cache())[:, len(prompt.ids) - 1 :]
         scores = self.network.logits(hidden)[0]
         spread = scores.std(-1)
-        best = self._allowed(scores[None], prompt, [])[0].topk(2)
+        best = self.allowed(scores[None], prompt, [])[0].topk(2)
         leads = best.values[:, 0] - best.values[:, 1] > CLEAR * spread
         return bool(leads.all()) and best.indices[:, 0].tolist() == ids
 
     def _written(self, prompt: EncodedPrompt, cache: Cache, hidden: Tensor, ids: list[int]) -> list[int]:
         while len(ids) < MOST_TOKENS:
-            logits = self._allowed(self.network.logits(hidden[:, -1:]), prompt, ids)
+            logits = self.allowed(self.network.logits(hidden[:, -1:]), prompt, ids)
             ids = [*ids, int(logits.argmax())]
             text, has_ended = self.vocabulary.read(ids, prompt.forced)
             if has_ended or "\n" in text:
@@ -94,7 +94,7 @@ class Greedy:
             hidden = self.network.encode(torch.tensor([ids[-1:]]), cache)
         return ids
 
-    def _allowed(self, logits: Tensor, prompt: EncodedPrompt, ids: list[int]) -> Tensor:
+    def allowed(self, logits: Tensor, prompt: EncodedPrompt, ids: list[int]) -> Tensor:
         """Logits [1, L, V] after `ids`, without tokens that may not be written there."""
         forced = remaining_forced(prompt.forced, ids, self.vocabulary.tokenizer)
         constraint = Constraint(self.vocabulary, forced, is_indent_settled=prompt.is_indent_settled)

@@ -34,9 +34,10 @@ def _objections(
 
     The edited text may have as many errors as the text has now, which may be broken at the cursor. But it may have no
     more errors than a dummy expression here would give; blocks that the end of the text leaves open are no errors of
-    the edit. An edit that nobody asked for must also leave its own lines
-    without errors, in Python. With `names`, each name in it must be defined in the text, if the text is short enough to
-    look through. Without a tree every edit passes.
+    the edit. An edit that nobody asked for must also leave its own lines without errors, in other languages than Python
+    only where the text goes on below. And it may not turn the code below into a comment or a string. With `names`, each
+    name in it must be defined in the text, if the text is short enough to look through. Without a tree every edit
+    passes.
     """
     snapshot, whole = parsed
     if whole is None:
@@ -52,8 +53,11 @@ def _objections(
         unclosed = _unclosed(tree, offset)
     if tolerated:
         tolerated = min(tolerated, syntax.error_count_after(tree, offset, offset, tree.row.stand_in))
-    python = snapshot.language == "python" and syntax.kind_at(tree, offset) is CursorKind.CODE
-    whole_lines = python and not invoked  # in other languages half a file often does not parse
+    is_code = syntax.kind_at(tree, offset) is CursorKind.CODE
+    python = snapshot.language == "python" and is_code
+    below = None if invoked else _code_below(tree, source, offset)
+    # in other languages half a file often does not parse
+    whole_lines = not invoked and is_code and (python or (below is not None and not unclosed))
     in_notebook = in_notebook or snapshot.uri.startswith(_NOTEBOOK_CELL)
     names = names and not invoked and not in_notebook and len(snapshot.source) <= _NAMES_CHARS
 
@@ -65,7 +69,10 @@ def _objections(
         if not errors == syntax.unclosed_count(edited) <= unclosed if unclosed else errors > tolerated:
             return NoSuggestion.UNPARSEABLE
         end = edit.start + len(edit.new_text)
-        if whole_lines and errors and (_opens(edit.new_text) or syntax.is_damaged_from(edited, edit.start, end)):
+        if below is not None and syntax.kind_at(edited, below + end - edit.end) is not CursorKind.CODE:
+            return NoSuggestion.UNPARSEABLE
+        is_begun = python and _opens(edit.new_text)
+        if whole_lines and errors and (is_begun or syntax.is_damaged_from(edited, edit.start, end)):
             return NoSuggestion.UNPARSEABLE
         if python and python_parser.python_rejects(
             *(source, edit.start, edit.end, edit.new_text),
@@ -81,6 +88,32 @@ def _objections(
         return None
 
     return objection
+
+
+def mends_nothing(parsed: ParsedSnapshot, edit: Edit) -> bool:
+    """Whether an edit at the cursor leaves a text as broken as a dummy expression would, although it goes on below.
+
+    Often the right text is what the lines below need, such as the header of a function or a closing bracket; but it may
+    also be the first of several lines. Not of Python, where checks are stricter, and not of plain text.
+    """
+    snapshot, whole = parsed
+    if whole is None or snapshot.language == "python":
+        return False
+    tree, offset = nearby(whole, snapshot.offset), snapshot.offset
+    if not syntax.error_count(tree) or _code_below(tree, snapshot.source, offset) is None or _unclosed(tree, offset):
+        return False
+    edited = syntax.spliced(tree, edit.start, edit.end, edit.new_text)
+    dummy = syntax.error_count_after(tree, offset, offset, tree.row.stand_in)
+    return edited is None or 0 < dummy <= syntax.error_count(edited)
+
+
+def _code_below(tree: SyntaxTree, source: Text, offset: int) -> int | None:
+    """Where the code on the nearest lines below the cursor's begins; None where there is no code."""
+    line = source.line_at(offset)
+    content = (_content(source, line + distance) for distance in range(1, _NEIGHBOUR_LINES + 1))
+    start = next((start for start, end in content if start < end), None)
+    is_code = start is not None and syntax.kind_at(tree, start) is CursorKind.CODE
+    return start if is_code else None
 
 
 def _unclosed(tree: SyntaxTree, offset: int) -> int:

@@ -50,9 +50,9 @@ def fill_kind(
 
 
 def ends_with_line(tree: SyntaxTree | None, text: Readable, offset: int) -> bool:
-    """Whether an asked-for fill at `offset` ends with its line, even if `fill_kind` fills nothing there."""
-    kind = fill_kind(tree, text, offset, comments=True, strings=True)
-    return kind is not FillKind.BLOCK
+    """Whether an asked-for fill at `offset` ends with its line. Inside a word nothing is filled unasked, and the syntax
+    does not tell; where a fill ends there, the engine finds out."""
+    return fill_kind(tree, text, offset, comments=True, strings=True) not in (FillKind.BLOCK, NoSuggestion.IN_WORD)
 
 
 def _rest_of_line(text: Readable, offset: int) -> str:

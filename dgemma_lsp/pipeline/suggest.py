@@ -16,7 +16,7 @@ from dgemma_lsp import eagerness
 from dgemma_lsp.documents.documents import ParsedSnapshot, is_too_complex
 from dgemma_lsp.documents.edits import NO_SURROUNDINGS, Edit, NoSuggestion, Snapshot, Suggestion, Surroundings
 from dgemma_lsp.pipeline import cleanup, insertion
-from dgemma_lsp.pipeline.checks import _objections
+from dgemma_lsp.pipeline.checks import _objections, mends_nothing
 from dgemma_lsp.pipeline.fill_kind import fill_kind
 from dgemma_lsp.pipeline.infiller import InfillerLike
 from dgemma_lsp.pipeline.request_for import request_for
@@ -80,6 +80,11 @@ def suggest(
                 return edit
         return reason
 
+    @lru_cache(maxsize=1)
+    def least_score(edit: Edit) -> float:
+        level = "low" if mends_nothing(parsed, edit) else settings.eagerness
+        return max(eagerness.threshold(infiller.threshold, name) for name in (level, settings.eagerness))
+
     best: Suggestion | NoSuggestion = NoSuggestion.EMPTY
     for draft in infiller.fill(request):
         watch.lap("model_ms")
@@ -89,7 +94,7 @@ def suggest(
         watch.lap("check_ms")
         if isinstance(edit, NoSuggestion):
             answer = edit
-        elif draft.score < eagerness.threshold(infiller.threshold, settings.eagerness) and not invoked:
+        elif not invoked and draft.score < least_score(edit):
             answer = NoSuggestion.LOW_CONFIDENCE
         else:
             answer = Suggestion(snapshot, edit, draft.score, draft.step, trace=dict(watch.ms))

@@ -98,6 +98,11 @@ def test_a_task_is_asked_as_a_cursor_there_would_be(
     assert replace(of_task, max_tokens=at_cursor.max_tokens) == at_cursor
 
 
+def test_a_task_inside_a_word_has_its_end_found(tmp_path: Path, asked: list[FillRequest]) -> None:
+    batch(tmp_path, [{"prefix": "total = so", "suffix": "me + 1\nz = 3\n"}])
+    assert [request.one_line for request in asked] == [False]
+
+
 @pytest.mark.parametrize(("option", "one_line"), [("--one-line", True), ("--no-one-line", False)])
 def test_whether_tasks_end_with_their_line_can_be_told(
     option: str, one_line: bool, tmp_path: Path, asked: list[FillRequest]

@@ -31,6 +31,9 @@ def kept(suffix: str, written: str, *, one_line: bool, prefix: str = "    ") -> 
         (" + 1\n", "value + 1\n", "value"),
         (")\n", '"("), c)', '"("'),  # a bracket in a string opens nothing
         ("", "x = 1\ny = 2\n", "x = 1"),
+        ("count)\n", "total, count)\n", "total, "),
+        ("  # why\n", "value  # why\n", "value"),
+        ("items)\n", "f(items)\n", "f("),
     ],
 )
 def test_one_line(suffix: str, written: str, expected: str) -> None:
@@ -49,6 +52,18 @@ def test_one_line(suffix: str, written: str, expected: str) -> None:
         ("\n    return total\n", "a = 1\n    b = 2\ndef other():\n", "a = 1\n    b = 2"),
         ("\n}\n", "x();\n    y();\n}\n", "x();\n    y();"),
         (")\n", "1,\n    2)\n", "1,\n    2"),
+        (")\n", "f(1,\n    2\n))\n", "f(1,\n    2\n)"),  # its own bracket may be closed on another line
+        (
+            "e_name}' lost\")\n    x\n",
+            "if y:\n        raise E(f\"'{table_name}' lost\")\n    x\n",
+            "if y:\n        raise E(f\"'{tabl",
+        ),
+        ("  b=2,\n)\n", "a=1,\n        b=2,\n)\n", "a=1,\n      "),
+        (
+            "s e:\n        pass\n",
+            "a()\ntry:\n    b()\nexcept A as e:\n        pass\n",
+            "a()\ntry:\n    b()\nexcept A a",
+        ),
         ("\n    return total\n", "a = 1\n    b = 2\n", None),
         ("", "a = 1\n    b = 2\n", None),
     ],
@@ -71,3 +86,11 @@ def test_a_bracket_that_the_fill_opened_is_not_the_one_below() -> None:
     end = FillEnd.of("while x {\n    ", "\n    }\n}\n", one_line=False)
     assert end.cut("if y {\n        z();\n    }\n") is None
     assert end.cut("if y {\n        z();\n    }\n    }\n") == len("if y {\n        z();\n    }")
+
+
+@pytest.mark.parametrize("step", [1, 2, 5, 100])
+def test_a_token_may_end_beyond_the_end(step: int) -> None:
+    written = "a()\n    b(one, two)\n\n    c()\n"
+    end = FillEnd.of("    ", "two)\n", one_line=False)
+    cuts = (end.cut(written[:size]) for size in range(step, len(written) + step, step))
+    assert next(cut for cut in cuts if cut is not None) == len("a()\n    b(one, ")

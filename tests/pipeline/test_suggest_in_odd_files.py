@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_suggest import asked, check
+from test_suggest import answers, asked, check, done, shown
 
 from dgemma_lsp.documents.documents import parsed
 from dgemma_lsp.documents.edits import NoSuggestion, Snapshot
@@ -110,3 +110,48 @@ def test_an_argument_by_name_is_not_given_twice(*, invoked: bool) -> None:
 def test_what_python_refuses_is_not_shown_to_who_asks_either() -> None:
     check("class A:\n    ▮\n", "return 1", "UNPARSEABLE", invoked=True)
     check("▮\n", "await f()", "UNPARSEABLE", invoked=True)
+
+
+MISSING_HEADER = "package a\n\n// Twice doubles.\n▮\n\treturn 2 * x\n}\n\nfunc Other() int {\n\treturn 1\n}\n"
+MISSING_END = "run((done) => {\n  done()\n▮\n\nfunction stop () {\n  return 1\n}\n"
+
+
+@pytest.mark.parametrize(
+    ("language", "marked", "model"), [("go", MISSING_HEADER, "return 1"), ("javascript", MISSING_END, "again()")]
+)
+def test_what_mends_nothing_must_be_surer(language: str, marked: str, model: str) -> None:
+    unsure, sure = -0.5, -0.3  # of a threshold of -1
+    assert answers(marked, done(model, score=unsure), language=language)[-1] is NoSuggestion.LOW_CONFIDENCE
+    for score, invoked in ((sure, False), (unsure, True)):
+        answer = answers(marked, done(model, score=score), language=language, invoked=invoked)[-1]
+        assert shown(answer) == marked.replace("▮", f"{model}▮")
+
+
+def test_what_mends_the_text_need_not_be_surer() -> None:
+    header = "func Twice(x int) int {"
+    answer = answers(MISSING_HEADER, done(header, score=-0.9), language="go")[-1]
+    assert shown(answer) == MISSING_HEADER.replace("▮", f"{header}▮")
+
+
+def test_a_text_that_ends_at_the_cursor_is_only_unfinished() -> None:
+    marked = "func f() {\n\tif ready() {\n\t\t▮"
+    assert shown(answers(marked, done("go()", score=-0.9), language="go")[-1]) == marked.replace("▮", "go()▮")
+
+
+@pytest.mark.parametrize(
+    ("language", "marked", "model"),
+    [
+        ("php", "<?php\nclass A\n{\n    ▮\n    /** Why. */\n    public $b = 1;\n}\n", "/**"),
+        ("javascript", "f(1)\n▮\ng(2)\n/* why */\nh(3)\n", "/* what"),
+        ("lua", "f(1)\n▮\ng(2) -- ]]\nh(3)\n", "--[["),
+    ],
+)
+def test_no_suggestion_takes_the_code_below_into_a_comment(language: str, marked: str, model: str) -> None:
+    assert answers(marked, done(model), language=language)[-1] is NoSuggestion.UNPARSEABLE
+
+
+def test_what_ends_on_its_own_line_may_be_a_comment() -> None:
+    marked = "f(1)\n▮\ng(2)\n"
+    assert shown(answers(marked, done("/* twice */ f(2)"), language="javascript")[-1]) == marked.replace(
+        "▮", "/* twice */ f(2)▮"
+    )

@@ -18,6 +18,7 @@ class FillEnd:
 
     rest: str
     """The rest of the hole's last line, without blanks around it."""
+    blanks_before_rest: int
     next_line: str
     """The first line of the suffix below the hole that is not blank, without blanks at its end."""
     line_before: str
@@ -30,14 +31,14 @@ class FillEnd:
         rest, _, below = suffix.partition("\n")
         lines = (line.rstrip() for line in below.split("\n"))
         next_line = next((line for line in lines if line), "")
-        return cls(rest.strip(), next_line, prefix[prefix.rfind("\n") + 1 :], one_line)
+        blanks = len(rest) - len(rest.lstrip())
+        return cls(rest.strip(), blanks, next_line, prefix[prefix.rfind("\n") + 1 :], one_line)
 
     def cut(self, text: str) -> int | None:
         """The length of the fill in code points, once `text` has reached what follows the hole; None until then."""
         if "\n" in text and self.repeats(text):
             return 0
-        line_start = text.rfind("\n") + 1
-        if self.rest and (found := self._cut_before_rest(text, 0 if self.one_line else line_start)) is not None:
+        if self.rest and (found := self._cut_before_rest(text)) is not None:
             return found
         if self.one_line:
             line_break = text.find("\n")
@@ -50,21 +51,29 @@ class FillEnd:
         line = (self.line_before + text.partition("\n")[0]).rstrip()
         return not self.rest and line == self.next_line and len(line.split()) > 1
 
-    def _cut_before_rest(self, text: str, start: int) -> int | None:
+    def _cut_before_rest(self, text: str) -> int | None:
         """The length before a repetition of the rest of the line; None without one. It is all of the rest at the end of
-        `text`, or its first sign if that is a closing bracket that the text from `start` on does not open."""
-        line = text[start:].partition("\n")[0]
-        unopened = _first_unopened(line)
-        if unopened is not None and self.rest[0] == line[unopened]:
-            return start + len(line[:unopened].rstrip())
-        at = len(line.rstrip()) - len(self.rest)
-        if at > 0 and line.startswith(self.rest, at) and is_level(line[:at]):
-            return start + len(line[:at].rstrip())
+        a line of `text`, or its first sign if that is a closing bracket that `text` does not open. A token may hold
+        line breaks, so all lines are looked at; or the first one only, if the fill ends with its line."""
+        is_telling = any(sign.isalnum() for sign in self.rest)  # brackets alone say too little
+        start, opened, before = 0, list[str](), _depth(self.line_before + self.rest)
+        for line in text.split("\n")[: 1 if self.one_line else None]:
+            depth = len(opened)
+            unopened = _first_unopened(line, opened)
+            if unopened is not None and self.rest[0] == line[unopened]:
+                return start + len(line[:unopened].rstrip())
+            at = len(line.rstrip()) - len(self.rest)
+            if at >= 0 and start + at > 0 and line.startswith(self.rest, at):
+                depth += _depth(line[:at])
+                if depth == 0 or (is_telling and depth + before == 0):
+                    return start + max(len(line[:at].rstrip()), at - self.blanks_before_rest)
+            start += len(line) + 1
         return None
 
     def _cut_before_next_line(self, text: str) -> int | None:
         """The length before the first whole line that equals the line below the hole, or is indented less than that one
-        and the hole. A token may hold several line breaks, so all lines but the hole's own are looked at."""
+        and the hole. (But where the hole ends inside a line, that line may be indented less.) A token may hold several
+        line breaks, so all lines but the hole's own are looked at."""
         if not self.next_line:
             return None
         at = text.find("\n")
@@ -72,7 +81,7 @@ class FillEnd:
         while at >= 0 and (end := text.find("\n", at + 1)) >= 0:
             line = text[at + 1 : end].rstrip()
             is_next = line == self.next_line and not (line.lstrip()[:1] in _CLOSERS and not is_level(text[:at]))
-            if line and (is_next or indent_of(line) < least):
+            if line and (is_next or (not self.rest and indent_of(line) < least)):
                 return at
             at = end
         return None
@@ -83,9 +92,9 @@ def indent_of(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-def _first_unopened(line: str) -> int | None:
-    """The place of the first closing bracket outside of strings that `line` does not open; None if there is none."""
-    opened = list[str]()
+def _first_unopened(line: str, opened: list[str]) -> int | None:
+    """The place of the first closing bracket outside of strings that neither `line` nor the text before it opens; None
+    if there is none. `opened` are the brackets that are open before the line, and then after it."""
     for at, sign in _signs(line):
         if sign in _CLOSERS.values():
             opened.append(sign)
@@ -98,10 +107,12 @@ def _first_unopened(line: str) -> int | None:
 
 def is_level(text: str) -> bool:
     """Whether `text` closes all brackets that it opens."""
-    depth = 0
-    for _, sign in _signs(text):
-        depth += (sign in _CLOSERS.values()) - (sign in _CLOSERS)
-    return depth == 0
+    return _depth(text) == 0
+
+
+def _depth(text: str) -> int:
+    """How many brackets `text` opens and leaves open; negative if it closes more."""
+    return sum((sign in _CLOSERS.values()) - (sign in _CLOSERS) for _, sign in _signs(text))
 
 
 def _signs(line: str) -> list[tuple[int, str]]:

@@ -141,15 +141,15 @@ class Case:
 
 def read_holes(path: Path = HOLES_FILE) -> list[HeldOutHole]:
     """The committed holes."""
-    return [HeldOutHole(**fields) for fields in _json_lines(path)]
+    return [HeldOutHole(**fields) for fields in json_lines(path)]
 
 
 def read_several(path: Path = SEVERAL_FILE) -> list[SeveralHoles]:
     """The committed cases with several holes."""
-    return [SeveralHoles(**fields) for fields in _json_lines(path)]
+    return [SeveralHoles(**fields) for fields in json_lines(path)]
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     with (lzma.open if path.suffix == ".xz" else open)(path, "rt", encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
