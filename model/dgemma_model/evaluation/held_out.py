@@ -150,6 +150,7 @@ def read_several(path: Path = SEVERAL_FILE) -> list[SeveralHoles]:
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines; a name that ends in `.xz` is compressed."""
     with (lzma.open if path.suffix == ".xz" else open)(path, "rt", encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
