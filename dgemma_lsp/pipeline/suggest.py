@@ -80,10 +80,11 @@ def suggest(
                 return edit
         return reason
 
-    @lru_cache(maxsize=1)
-    def least_score(edit: Edit) -> float:
-        level = "low" if mends_nothing(parsed, edit) else settings.eagerness
-        return max(eagerness.threshold(infiller.threshold, name) for name in (level, settings.eagerness))
+    usual, strict = (eagerness.threshold(infiller.threshold, name) for name in (settings.eagerness, "low"))
+
+    @lru_cache(maxsize=2)
+    def is_unsure(score: float, edit: Edit) -> bool:
+        return score < usual or (score < strict and mends_nothing(parsed, edit))
 
     best: Suggestion | NoSuggestion = NoSuggestion.EMPTY
     for draft in infiller.fill(request):
@@ -94,7 +95,7 @@ def suggest(
         watch.lap("check_ms")
         if isinstance(edit, NoSuggestion):
             answer = edit
-        elif not invoked and draft.score < least_score(edit):
+        elif not invoked and is_unsure(draft.score, edit):
             answer = NoSuggestion.LOW_CONFIDENCE
         else:
             answer = Suggestion(snapshot, edit, draft.score, draft.step, trace=dict(watch.ms))
