@@ -74,6 +74,16 @@ def rounded_weights(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], T
     return float32(rounded * scale[:, None], bias)
 
 
+def rounded_in_groups(count: int) -> Form:
+    """The same, with a scale for each of so many groups of a row's columns."""
+
+    def form(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+        rounded, scale = quantised_rows(weight.reshape(len(weight) * count, -1))
+        return float32((rounded * scale[:, None]).view_as(weight), bias)
+
+    return form
+
+
 def grouped(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     """Eight groups of inputs, each with scales of its own."""
     parts = [int8(part.contiguous(), None) for part in weight.chunk(8, dim=1)]
@@ -114,6 +124,18 @@ VARIANTS = {
     "float32": Variant(float32, float32),
     "bfloat16": Variant(bfloat16, bfloat16),
     "8-bit weights": Variant(rounded_weights, rounded_weights),
+    "8-bit weights, 2 groups, downs 19": Variant(
+        rounded_in_groups(2), rounded_weights, {"down_proj": rounded_in_groups(19)}
+    ),
+    "8-bit weights, 7 groups, downs 38": Variant(
+        rounded_in_groups(7), rounded_weights, {"down_proj": rounded_in_groups(38)}
+    ),
+    "8-bit weights, 7 groups, downs 19, values exact": Variant(
+        rounded_in_groups(7), rounded_weights, {"down_proj": rounded_in_groups(19), "v_proj": float32}
+    ),
+    "8-bit weights, smoothed 0": Variant(rounded_weights, rounded_weights, smoothed=0.0),
+    "8-bit weights, smoothed 0.25": Variant(rounded_weights, rounded_weights, smoothed=0.25),
+    "8-bit weights, smoothed 0.5": Variant(rounded_weights, rounded_weights, smoothed=0.5),
     "int8": Variant(int8, int8),
     "int8, head float32": Variant(int8, float32),
     "int8, down bfloat16": Variant(int8, int8, {"down_proj": bfloat16}),

@@ -34,10 +34,9 @@ def _objections(
 
     The edited text may have as many errors as the text has now, which may be broken at the cursor. But it may have no
     more errors than a dummy expression here would give; blocks that the end of the text leaves open are no errors of
-    the edit. An edit that nobody asked for must also leave its own lines without errors, in other languages than Python
-    only where the text goes on below. And it may not turn the code below into a comment or a string. With `names`, each
-    name in it must be defined in the text, if the text is short enough to look through. Without a tree every edit
-    passes.
+    the edit. An edit that nobody asked for must also leave its own lines without errors, in Python, and may not turn
+    the code below into a comment or a string. With `names`, each name in it must be defined in the text, if the text is
+    short enough to look through. Without a tree every edit passes.
     """
     snapshot, whole = parsed
     if whole is None:
@@ -53,11 +52,9 @@ def _objections(
         unclosed = _unclosed(tree, offset)
     if tolerated:
         tolerated = min(tolerated, syntax.error_count_after(tree, offset, offset, tree.row.stand_in))
-    is_code = syntax.kind_at(tree, offset) is CursorKind.CODE
-    python = snapshot.language == "python" and is_code
+    python = snapshot.language == "python" and syntax.kind_at(tree, offset) is CursorKind.CODE
+    whole_lines = python and not invoked  # in other languages half a file often does not parse
     below = None if invoked else _code_below(tree, source, offset)
-    # in other languages half a file often does not parse
-    whole_lines = not invoked and is_code and (python or (below is not None and not unclosed))
     in_notebook = in_notebook or snapshot.uri.startswith(_NOTEBOOK_CELL)
     names = names and not invoked and not in_notebook and len(snapshot.source) <= _NAMES_CHARS
 
@@ -71,8 +68,7 @@ def _objections(
         end = edit.start + len(edit.new_text)
         if below is not None and syntax.kind_at(edited, below + end - edit.end) is not CursorKind.CODE:
             return NoSuggestion.UNPARSEABLE
-        is_begun = python and _opens(edit.new_text)
-        if whole_lines and errors and (is_begun or syntax.is_damaged_from(edited, edit.start, end)):
+        if whole_lines and errors and (_opens(edit.new_text) or syntax.is_damaged_from(edited, edit.start, end)):
             return NoSuggestion.UNPARSEABLE
         if python and python_parser.python_rejects(
             *(source, edit.start, edit.end, edit.new_text),
