@@ -108,7 +108,7 @@ def test_the_better_one_is_told_once(editor: Editor) -> None:
 def test_cancelled_and_continued(editor: Editor, world: TinyWorld, hub: FakeHub) -> None:
     hub.holds[FILE] = 2_000_000
     run(editor, "checkpoint", "tiny", "Get it")
-    editor.wait(lambda: "%" in editor.lua("return require('dgemma').statusline()"), "it is on its way")
+    editor.wait(lambda: "getting tiny" in editor.lua("return require('dgemma').statusline()"), "it is on its way")
     run(editor, "checkpoint")
     editor.nvim.command("Dgemma install")
     wait_notice(editor, "something is on its way already: getting tiny")
