@@ -275,13 +275,17 @@ def crossed(middles: Sequence[Middle]) -> list[list[float]]:
     return [odds_of(each, weights[part[each.package]]) for each in middles]
 
 
-def table(middles: Sequence[Middle]) -> Table:
-    """How often a middle ends where it should and nowhere before, in per cent, on packages not fitted to."""
+def table(middles: Sequence[Middle], served: Sequence[float] | None) -> Table:
+    """How often a middle ends where it should and nowhere before, in per cent, on packages not fitted to; and with the
+    `served` weights of a policy, which may have been fitted to some of them."""
     ways = {
         "the writer says so, in even odds": ([[c.ends for c in each.candidates] for each in middles], math.log(0.5)),
         "the writer says so, at 5 %": ([[c.ends for c in each.candidates] for each in middles], math.log(0.05)),
         "probe": (crossed(middles), 0.0),
     }
+    if served is not None:
+        weights = dict(zip(PLACES, torch.tensor(served, dtype=torch.float64).view(len(PLACES), -1), strict=True))
+        ways["probe as served"] = [odds_of(each, weights) for each in middles], 0.0
     groups: dict[str, tuple[HoleKind, ...]] = {
         "line": ("line", "rest_of_line"),
         "expression": ("expression",),
@@ -322,7 +326,7 @@ def main() -> None:
     read = [reading for place in places for reading in torch.load(place, weights_only=False)]
     middles = [middle_of(reading, loaded.format.vocabulary) for reading in read]
     console = Console()
-    console.print(table(middles))
+    console.print(table(middles, loaded.policy.ends))
     weights = fitted(middles)
     numbers = [float(f"{weight:.4g}") for kind in PLACES for weight in weights[kind].tolist()]
     console.print(f'"ends": {json.dumps(numbers)}', soft_wrap=True)
