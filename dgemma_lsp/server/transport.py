@@ -332,8 +332,8 @@ async def _client_death(server: StrictServer) -> None:
 
 
 def _end_of(process_id: int) -> asyncio.Future[None] | None:
-    """What is done once a process has ended, where the system tells that: a server that nobody asks then does nothing
-    at all. None elsewhere."""
+    """A future that is done once a process has ended, so that a server that nobody asks does nothing at all; None where
+    the system does not tell that."""
     if sys.platform != "linux" or process_id <= 0:
         return None
     try:

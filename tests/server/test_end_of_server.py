@@ -90,8 +90,10 @@ def test_a_server_that_nobody_asks_does_nothing() -> None:
         wire.initialize(processId=os.getpid())
         wire.wait_until_loaded()
         assert wire.text(URI) is None
-        time.sleep(1)  # until it has come to rest
-        before = switches(wire.process.pid)
+        before, deadline = None, time.monotonic() + TIMEOUT_S
+        while (found := switches(wire.process.pid)) != before and time.monotonic() < deadline:
+            before = found
+            time.sleep(transport.CLIENT_WATCH_S / 2)  # until it has come to rest
         time.sleep(2.5 * transport.CLIENT_WATCH_S)
         assert switches(wire.process.pid) == before
 
