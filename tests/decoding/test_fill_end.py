@@ -34,6 +34,8 @@ def kept(suffix: str, written: str, *, one_line: bool, prefix: str = "    ") -> 
         ("count)\n", "total, count)\n", "total, "),
         ("  # why\n", "value  # why\n", "value"),
         ("items)\n", "f(items)\n", "f("),
+        ("th * height\n", "th * height\n", ""),  # nothing is missing
+        ("x\n", "x + x\n", "x + "),
     ],
 )
 def test_one_line(suffix: str, written: str, expected: str) -> None:
@@ -52,6 +54,7 @@ def test_one_line(suffix: str, written: str, expected: str) -> None:
         ("\n    return total\n", "a = 1\n    b = 2\ndef other():\n", "a = 1\n    b = 2"),
         ("\n}\n", "x();\n    y();\n}\n", "x();\n    y();"),
         (")\n", "1,\n    2)\n", "1,\n    2"),
+        ("th * height\n", "th * height\n\n# Usage\n", ""),
         (")\n", "f(1,\n    2\n))\n", "f(1,\n    2\n)"),  # its own bracket may be closed on another line
         (
             "e_name}' lost\")\n    x\n",

@@ -63,7 +63,8 @@ class FillEnd:
             if unopened is not None and self.rest[0] == line[unopened]:
                 return start + len(line[:unopened].rstrip())
             at = len(line.rstrip()) - len(self.rest)
-            if at >= 0 and start + at > 0 and line.startswith(self.rest, at):
+            is_empty = start + at == 0 and start + len(line) == len(text)  # so far: the line may go on
+            if at >= 0 and not is_empty and line.startswith(self.rest, at):
                 depth += _depth(line[:at])
                 if depth == 0 or (is_telling and depth + before == 0):
                     return start + max(len(line[:at].rstrip()), at - self.blanks_before_rest)
