@@ -88,7 +88,7 @@ def _convert(path: Path, teller: Teller) -> None:
     from dgemma_model.checkpoint.causal_code import converted_form  # imports torch
 
     try:
-        converted_form(path, teller.converting)
+        converted_form(path, teller.converting, teller.say)
     except CheckpointError as error:
         teller.say(f"it cannot be converted: {error}")
 

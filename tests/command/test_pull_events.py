@@ -14,6 +14,8 @@ import pytest
 from fake_hub import FakeHub, fake_hub
 from tiny_checkpoints import CONTENT, FILE, NAME, REPOSITORY, TinyWorld
 
+from dgemma_model.checkpoint import store
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> TinyWorld:
@@ -103,6 +105,21 @@ def test_two_at_once_are_one_and_the_second_says_that_it_waits(world: TinyWorld,
     first.communicate(timeout=60)
     assert events(told)[-1]["event"] == "done" and first.returncode == second.returncode == 0
     assert len(hub.ranges) == 1
+
+
+def test_that_another_process_converts_the_file_is_told_as_an_event(
+    world: TinyWorld, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.run("pull", NAME, HF_ENDPOINT=hub.url)
+    monkeypatch.setenv("DGEMMA_CHECKPOINTS", world.environment()["DGEMMA_CHECKPOINTS"])
+    with store.hold_form(world.file.parent / "converted"):
+        waiting = world.start("pull", NAME, "--json", HF_ENDPOINT=hub.url)
+        assert waiting.stdout is not None
+        while "waiting until it has ended" not in (line := waiting.stdout.readline()):
+            assert json.loads(line)["event"] != "done"
+        assert json.loads(line)["event"] == "said"
+    told, _ = waiting.communicate(timeout=60)
+    assert events(told)[-1]["event"] == "done" and waiting.returncode == 0
 
 
 def test_a_machine_that_is_too_small_is_told_before_anything_is_fetched(world: TinyWorld) -> None:

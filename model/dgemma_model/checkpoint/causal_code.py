@@ -78,8 +78,11 @@ def directory_name(directory: Path) -> str:
     return Path(str(source)).stem
 
 
-def converted_form(source: Path, progress: Progress = lambda share: None) -> Path:
-    """The converted form of a `.gguf` file or published directory: made now if it is missing, stale or damaged.
+def converted_form(
+    source: Path, progress: Progress = lambda share: None, say: store.Say = store.logger.warning
+) -> Path:
+    """The converted form of a `.gguf` file or published directory: made now if it is missing, stale or damaged. `say`
+    is told where another process makes it and this one waits.
 
     Raises:
         CheckpointError: it cannot be used, or the form cannot be written.
@@ -93,6 +96,7 @@ def converted_form(source: Path, progress: Progress = lambda share: None) -> Pat
             folder,
             lambda: converted.is_current(folder, digest),
             lambda: converted.convert(source, folder, progress),
+            say,
         )
         return folder
     except OSError as error:

@@ -82,12 +82,14 @@ def convert(source: Path, directory: Path, progress: Progress = lambda share: No
             tokenizer_of(new / TOKENIZER, digest)
 
 
-def make(folder: Path, is_current: Callable[[], bool], write: Callable[[], None]) -> None:
-    """Have a form in `folder`: `write` it unless it is there. Of several processes one writes, and the others wait and
-    use what it has made."""
+def make(
+    folder: Path, is_current: Callable[[], bool], write: Callable[[], None], say: store.Say = store.logger.warning
+) -> None:
+    """Have a form in `folder`: `write` it unless it is there. Of several processes one writes, and the others `say`
+    that they wait, and use what it has made."""
     if is_current():
         return
-    with store.hold_form(folder):
+    with store.hold_form(folder, say):
         if not is_current():
             write()
 

@@ -24,7 +24,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +36,9 @@ from filelock import FileLock, Timeout
 from dgemma_model.checkpoint.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
+
+Say = Callable[[str], object]
+"""Is told in words what goes on, for the user."""
 
 SOURCE_FILE = "source.json"
 CONVERTED = "converted"
@@ -298,9 +301,10 @@ def hold(name: str, *, wait: bool = False) -> AbstractContextManager[object]:
 
 
 @contextmanager
-def hold_form(folder: Path) -> Iterator[None]:
+def hold_form(folder: Path, say: Say = logger.warning) -> Iterator[None]:
     """Keep other processes from making the converted form `folder` until the end of the `with` block, or of this
-    process. Waits as long as another one makes it, and removes what one that was killed has left.
+    process. Waits as long as another one makes it, which `say` is told in words, and removes what one that was killed
+    has left.
 
     Where nothing can be locked, nobody waits: forms are written beside their place, so no reader finds half of one.
     """
@@ -311,7 +315,7 @@ def hold_form(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.warning("another process is making %s; waiting until it has ended", folder)
+            say(f"another process is making {folder}; waiting until it has ended")
             lock.acquire()
     except (OSError, NotImplementedError) as error:
         logger.info("%s cannot be locked: %s", folder, error)
