@@ -26,7 +26,8 @@ CheckpointOption = Annotated[
 OneLineOption = Annotated[
     bool | None,
     typer.Option(
-        "--one-line/--no-one-line", help="Tasks end with their line, or none does; where the syntax says so by default."
+        "--one-line/--no-one-line",
+        help="Tasks end with their line, or none does; by default where the syntax or the engine finds the end.",
     ),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1; chosen by default.")]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from dgemma_lsp.command.opened import opened
+from dgemma_lsp.command.opened import fill_task, opened
 from dgemma_lsp.documents.documents import ParsedSnapshot
 from dgemma_lsp.documents.edits import NO_SURROUNDINGS, NoSuggestion, Suggestion, Surroundings
 from dgemma_lsp.pipeline.request_for import request_for
@@ -109,18 +109,21 @@ def _filled(
     """Fill the case. With `starts`, a text to be repaired is denoised from its present form, not written anew."""
     case = fill.case
     start = case.start if starts else None
-    request = request_for(
-        parsed,
-        asked,
-        holes,
-        surroundings=surroundings,
-        one_line=case.one_line,
-        max_tokens=None if case.one_line else case.max_tokens,
-        start=start,
-        noise_level=1.0 if start is None else NOISE_LEVEL,
-    )
+
+    def ask(ends_with_line: bool) -> FillRequest:
+        return request_for(
+            parsed,
+            asked,
+            holes,
+            surroundings=surroundings,
+            one_line=ends_with_line,
+            max_tokens=None if ends_with_line else case.max_tokens,
+            start=start,
+            noise_level=1.0 if start is None else NOISE_LEVEL,
+        )
+
     started = perf_counter()
-    *_, draft = asked.fill(request)
+    draft = fill_task(asked, ask, case.one_line)
     return replace(
         fill,
         texts=draft.texts,

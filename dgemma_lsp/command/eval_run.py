@@ -139,8 +139,8 @@ def evaluate(
 
 
 def read_cases(tasks: Path | None, held_out: str = CLASSIC, *, one_line: bool | None = None) -> list[Case]:
-    """All committed cases with the holes of one set; or those of a file of outside tasks, which end with their line
-    where the syntax at the hole says so, or all of them as `one_line` says.
+    """All committed cases with the holes of one set; or those of a file of outside tasks, which end where
+    `task_ends_with_line` says, or all of them as `one_line` says.
 
     Raises:
         UserError: a file is not there, or not as it should be; there is no such set.

@@ -20,7 +20,7 @@ from rich.style import Style
 from rich.text import Text
 
 from dgemma_lsp.command.loading import ModelOptions, UserError
-from dgemma_lsp.command.opened import TASK_TOKENS, opened
+from dgemma_lsp.command.opened import TASK_TOKENS, fill_task, opened, task_ends_with_line
 from dgemma_lsp.documents import disk
 from dgemma_lsp.documents.documents import ParsedSnapshot
 from dgemma_lsp.documents.edits import NoSuggestion, Snapshot, Suggestion
@@ -31,7 +31,7 @@ from dgemma_lsp.pipeline.suggest import suggest
 from dgemma_lsp.pipeline.watched import Frame, Frames, TokenState, WatchedInfiller, before_cursor
 from dgemma_lsp.settings import Settings
 from dgemma_model.checkpoint.selection import default_checkpoint
-from dgemma_model.request import Check, InfillError
+from dgemma_model.request import Check, FillRequest, InfillError
 from dgemma_model.source import languages, syntax
 
 if TYPE_CHECKING:
@@ -275,9 +275,9 @@ def fill_batch(
     """Fill every task of a JSON-lines file: `id`, `prefix`, `suffix`, optional `language`. One JSON line each, in
     order.
 
-    Each is filled as the server would fill at a cursor between prefix and suffix, whatever the score: up to the end of
-    the line, or a block if the syntax expects one. `one_line` decides that for all tasks. A bad line gets an object
-    with `error`.
+    Each is filled as the server would fill at a cursor between prefix and suffix, whatever the score. It ends with its
+    line, or where the engine finds the end, as `task_ends_with_line` says, or as `one_line` says of all tasks. A bad
+    line gets an object with `error`.
 
     Raises:
         UserError: the file cannot be read, or neither checkpoint nor engine can be used.
@@ -316,11 +316,16 @@ def _fill_task(
             if not isinstance(task.get(key), str):
                 raise ValueError(f"{key!r} must be a string")
         started = time.perf_counter()
-        parsed, _ = opened((task["prefix"], task["suffix"]), str(task.get("language") or "python"))
-        request = request_for(parsed, infiller, one_line=one_line)
-        if not request.one_line:
-            request = replace(request, max_tokens=TASK_TOKENS)
-        *_, draft = infiller.fill(replace(request, denoise=denoise, max_denoising_steps=steps, budget_ms=budget_ms))
+        around, language = (task["prefix"], task["suffix"]), str(task.get("language") or "python")
+        parsed, _ = opened(around, language)
+
+        def ask(ends_with_line: bool) -> FillRequest:
+            tokens = None if ends_with_line else TASK_TOKENS
+            request = request_for(parsed, infiller, one_line=ends_with_line, max_tokens=tokens)
+            return replace(request, denoise=denoise, max_denoising_steps=steps, budget_ms=budget_ms)
+
+        told = task_ends_with_line(*around, language) if one_line is None else one_line
+        draft = fill_task(infiller, ask, told)
     except (ValueError, RecursionError, InfillError) as error:
         known_id = task.get("id") if isinstance(task, dict) else None
         return {"id": known_id, "line": number, "error": str(error)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,17 +69,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[FillRequest]:
     return requests
 
 
-def batch(tmp_path: Path, tasks: list[dict[str, str]], *options: object, checkpoint: Path | None = None) -> None:
+def batch(tmp_path: Path, tasks: list[dict[str, str]], *options: object, checkpoint: Path | None = None) -> str:
     path = tmp_path / "tasks.jsonl"
     path.write_text("".join(json.dumps(task) + "\n" for task in tasks))
     done = invoke("fill", "--batch", path, "--checkpoint", checkpoint or tiny_checkpoint(), *options)
     assert done.exit_code == 0, done.stderr
     assert "error" not in done.stdout
+    return done.stdout
 
 
 PLACES = [
     ("def f(x):\n    return ", "\n", True),
-    ("print(", ")\n", True),
     ("class A:\n    def f(self):\n        ", "\n\n    def g(self):\n        pass\n", False),
     ("x = 1\r\ny = ", "\r\nz = 3\r\n", True),
 ]
@@ -98,9 +98,32 @@ def test_a_task_is_asked_as_a_cursor_there_would_be(
     assert replace(of_task, max_tokens=at_cursor.max_tokens) == at_cursor
 
 
-def test_a_task_inside_a_word_has_its_end_found(tmp_path: Path, asked: list[FillRequest]) -> None:
-    batch(tmp_path, [{"prefix": "total = so", "suffix": "me + 1\nz = 3\n"}])
-    assert [request.one_line for request in asked] == [False]
+ANY_END = [
+    pytest.param("total = so", "me + 1\nz = 3\n", id="inside a word"),
+    pytest.param("print(", ")\n", id="before other code"),
+    pytest.param("x = 1\n", "\nz = 3\n", id="on a line of its own"),
+    pytest.param("x = 1\r\n  ", "\r\nz = 3\r\n", id="on a line of its own, CRLF"),
+]
+
+
+@pytest.mark.parametrize(("prefix", "suffix"), ANY_END)
+@pytest.mark.parametrize("text", ["two\nlines", "line", " "])
+@pytest.mark.parametrize("limit", [(), ("--budget-ms", "5000")])
+def test_where_only_the_text_can_tell_its_end_is_found(
+    prefix: str, suffix: str, text: str, limit: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a text that ends with its line is written as the server writes lines."""
+    asked: list[bool] = []
+
+    def fill(self: Infiller, request: FillRequest) -> Iterator[Draft]:
+        asked.append(request.one_line)
+        yield Draft(("as a line" if request.one_line else text,), len(asked), done=True, complete=True)
+
+    monkeypatch.setattr(Infiller, "fill", fill)
+    shown = batch(tmp_path, [{"prefix": prefix, "suffix": suffix}], *limit)
+    is_line = text == "line" and suffix[0] in "\r\n" and not limit
+    assert asked == ([False, True] if is_line else [False])
+    assert json.loads(shown)["text"] == ("as a line" if is_line else text)
 
 
 @pytest.mark.parametrize(("option", "one_line"), [("--one-line", True), ("--no-one-line", False)])
@@ -127,7 +150,7 @@ def test_a_batch_sees_as_much_as_its_checkpoint_reads(tmp_path: Path, asked: lis
 
 
 def test_the_language_of_a_task_says_how_it_ends(tmp_path: Path, asked: list[FillRequest]) -> None:
-    task = {"prefix": "func f() {\n\t", "suffix": "\n}\n"}
+    task = {"prefix": "func f() {", "suffix": "\n}\n"}
     batch(tmp_path, [task | {"language": "go"}, task | {"language": "plaintext"}])
     assert [(request.excerpt.language, request.one_line) for request in asked] == [("go", False), ("plaintext", True)]
 

@@ -131,14 +131,15 @@ def test_tests_judge_a_task(middle: str, passed: bool, monkeypatch: pytest.Monke
     ("prefix", "suffix", "language", "ends"),
     [
         ("def double(x):\n    return ", "\n", "python", True),
-        ("def double(x):\n    y = x ", " + 1\n", "python", True),
+        ("def double(x):\n    y = x ", " + 1\n", "python", None),
+        ("y = 1\n", "\nz = 1\n", "python", None),
         ("def double(x):\n    ", "\n\ny = 1\n", "python", False),
         ("func double(x int) int {\n\t", "\n}\n", "go", False),
-        ("func double(x int) int {\n\t", "\n}\n", "plaintext", True),
+        ("func double(x int) int {\n\t", "\n}\n", "plaintext", None),
     ],
 )
 def test_an_outside_task_ends_with_its_line_where_the_syntax_says_so(
-    prefix: str, suffix: str, language: str, ends: bool, tmp_path: Path
+    prefix: str, suffix: str, language: str, ends: bool | None, tmp_path: Path
 ) -> None:
     path = tmp_path / "tasks.jsonl"
     path.write_text(json.dumps({"id": 1, "prefix": prefix, "suffix": suffix, "language": language, "middle": "m"}))

@@ -19,8 +19,10 @@ from dgemma_model.prompt.tokenizer import Tokenizer
 from dgemma_model.request import Draft, Excerpt, FillRequest
 
 ABOVE = "total = alpha\nother = beta\nlast = gamma\nend = delta\n"
-MEAN_LOST = 19
-"""The figure that says how much likelier than the next line is what would be written instead."""
+MEAN_LOST = 20
+"""The figure that says how much likelier than what follows is what would be written instead."""
+IS_LEVEL = 12
+"""The figure that says whether all brackets are closed."""
 
 
 def weights(**figures: float) -> list[float]:
@@ -72,10 +74,33 @@ def test_copies_of_the_next_line_are_read_beside_the_line_below(fill: Any) -> No
     assert (alone[-1].step, drafts[-1].step) == (39, 6)
 
 
-def test_lines_within_brackets_are_copied_in_one_pass(fill: Any) -> None:
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [({"figure0": -1.0, f"figure{IS_LEVEL}": 2.0}, "f(\nalpha,\nbeta,\n)"), ({"figure0": 1.0}, "f(")],
+)
+def test_the_probe_decides_also_within_brackets(fill: Any, ends: dict[str, float], expected: str) -> None:
+    """A hole may be some lines of a list, or of a call."""
     call = "total = f(\nalpha,\nbeta,\n)\nend = delta\n"
-    *_, draft = fill(2 * call + "total = ", "\nlast = gamma\n", {"ends": weights(figure0=1.0)}, max_tokens=80)
-    assert (draft.text, draft.step) == ("f(\nalpha,\nbeta,\n)", 2)
+    *_, draft = fill(2 * call + "total = ", "\nlast = gamma\n", {"ends": weights(**ends)}, max_tokens=80)
+    assert draft.text == expected
+
+
+@pytest.mark.parametrize(
+    ("suffix", "read"),
+    [
+        ("\nx = y\nend = delta\n", "x = y\nen"),
+        ("\n\n  \n    x = y  \n\nend\n", "    x = "),
+        ("", ""),
+        ("\n", ""),
+        ("\n\n\n", ""),
+        (")\nx = y\n", ""),
+    ],
+)
+def test_what_is_read_of_the_text_below(tmp_path: Path, suffix: str, read: str) -> None:
+    second_family.write_checkpoint(tmp_path)
+    tokenizer = Tokenizer.read(tmp_path / "tokenizer.json")
+    figures = EndFigures("x = ", suffix, FillVocabulary(tokenizer, [tokenizer.end_id]))
+    assert tokenizer.decode(figures.next_ids) == read
 
 
 def test_a_line_with_nothing_behind_it_needs_no_probe(fill: Any) -> None:
@@ -107,6 +132,7 @@ def test_too_few_weights_are_named(fill: Any) -> None:
         ("\nfoo()\n", "a = 1\n  ", None),
         ("\nfoo()\n", "\n", None),
         ("", "a = 1\n", ("line_end", 5)),
+        ("\nfoo()\n", "f(\n", ("line_end", 2)),
         (")\n", "f(a", None),
         (")\n", "f(a)", ("inside", 4)),
         (")\n", "f(a),\n    b", ("inside", 11)),
@@ -121,3 +147,14 @@ def test_places(tmp_path: Path, suffix: str, text: str, place: tuple[str, int] |
     spoken = np.full(tokenizer.vocab_size, -5.0)
     values = figures.of(text, figures.next_log_probs(spoken), np.zeros((0, 2)))
     assert len(values) == END_FIGURES and np.isfinite(values).all()
+
+
+def test_the_first_word_below_counts_apart_from_its_indentation(tmp_path: Path) -> None:
+    second_family.write_checkpoint(tmp_path)
+    tokenizer = Tokenizer.read(tmp_path / "tokenizer.json")
+    figures = EndFigures("x = ", "\n  foo()\n", FillVocabulary(tokenizer, [tokenizer.end_id]))
+    lost = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+    below = np.stack((-lost, np.zeros(5)), 1)
+    assert figures.of("a = 1\n", [-9.0, -1.0, -9.0], below)[17:20] == [-3.0, -4.0, -8.0]
+    assert figures.of("a = 1\n", [-9.0, -1.0, -9.0], below[:2])[17:20] == [-1.0, -2.0, 0.0]
+    assert figures.of("a = 1\n", [-9.0, -1.0, -9.0], np.zeros((0, 2)))[17:20] == [0.0, 0.0, 0.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +11,20 @@ from model_fixtures import tiny_checkpoint
 
 from dgemma_model.checkpoint import load
 from dgemma_model.decoding.end_probe import END_FIGURES, PlaceKind
+from dgemma_model.evaluation.held_out import HeldOutHole
 from dgemma_model.request import Excerpt
-from dgemma_model.train.fit_ends import EndCandidate, Middle, Reader, crossed, fitted, middle_of
+from dgemma_model.train.fit_ends import (
+    EndCandidate,
+    Middle,
+    Reader,
+    crossed,
+    fitted,
+    gather_held_out,
+    kept,
+    middle_of,
+    table,
+    ways_of,
+)
 
 
 def middles(count: int) -> list[Middle]:
@@ -46,3 +59,30 @@ def test_a_true_middle_is_read_up_to_its_end(middle: str) -> None:
     assert not found.is_cut_early
     *before, last = (each.is_end for each in found.candidates)
     assert last and not any(before)
+
+
+def test_held_out_python_holes_are_read_once_and_told_of(tmp_path: Path) -> None:
+    checkpoint = load.load(tiny_checkpoint(), torch.device("cpu"), torch.float32)
+    origin = {"package": "p", "licence": "MIT", "path": "p.py", "sha256": ""}
+    text = {"prefix": "def add(xs):\n    print(", "middle": "a, f(b)", "suffix": ")\n"}
+    holes = [
+        HeldOutHole(1, "expression", **origin, **text),
+        HeldOutHole(2, "empty", **origin, **text | {"middle": ""}),
+        HeldOutHole(3, "line", **origin, **text, language="go"),
+        HeldOutHole(4, "block", **origin, **text | {"middle": "f(a)\nf(b)", "suffix": "\nreturn xs\n"}),
+    ]
+    gather_held_out(tmp_path / "read", holes, Reader(checkpoint))
+    written = {place.name: place.stat().st_mtime_ns for place in (tmp_path / "read").iterdir()}
+    assert set(written) == {"1.pt", "4.pt"}
+    gather_held_out(tmp_path / "read", holes, Reader(checkpoint))
+    assert {place.name: place.stat().st_mtime_ns for place in (tmp_path / "read").iterdir()} == written
+    found = kept(tmp_path / "read", checkpoint.format.vocabulary)
+    assert [(each.kind, each.package, sum(c.is_end for c in each.candidates)) for each in found] == [
+        ("expression", "p", 1),
+        ("block", "p", 1),
+    ]
+    odds = [[1.0 if c.is_end else -1.0 for c in each.candidates] for each in found]
+    shown = table(found, ways_of(found, odds, served=None), "these")
+    right = {column.header: list(column.cells)[-1] for column in shown.columns}
+    assert right["expression (1)"].startswith("100.0") and right["block (1)"].startswith("100.0")
+    assert right["line (0)"] == ""

@@ -2,12 +2,13 @@
 
 Some instruction-tuned models do not end their fills, but their probabilities still show where the end is. A fill may
 end inside a line wherever all brackets are closed; there it counts how likely the writer would go on with the suffix.
-It may also end at the end of a line. There the line below the hole is read as a draft, and it counts how likely that
-line comes next. `train/fit_ends.py` fits the weights.
+It may also end at the end of any line. There the first tokens below the hole are read as a draft, and it counts how
+likely they come next. `train/fit_ends.py` fits the weights.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,10 +21,12 @@ from dgemma_model.prompt.tokenizer import Tokenizer
 
 PlaceKind = Literal["line_end", "inside"]
 
-END_FIGURES = 24
+END_FIGURES = 25
 """The number of figures (features) of the logistic model, for each kind of place."""
 NEXT_TOKENS = 8
-"""Tokens of the line below the hole that are read at the end of each line."""
+"""Tokens below the hole that are read at the end of each line."""
+_NEXT_CHARS = 160
+"""Of the text below the hole; no more is turned into tokens."""
 _LONGEST_HEAD = 24
 """Tokens with at most so many bytes count as beginnings of the text after the hole."""
 _LEAST = -20.0
@@ -48,8 +51,11 @@ class EndFigures:
         self._is_blank_below = suffix.partition("\n")[2].startswith("\n")
         self._ends = list(vocabulary.ends)
         self._heads = _heads(vocabulary.tokenizer, suffix)
-        self.next_ids = vocabulary.tokenizer.encode(self._end.next_line)[:NEXT_TOKENS] if not self._end.rest else []
-        """The first tokens of the line below the hole; none if the hole ends inside a line."""
+        below = "" if self._end.rest else _lines_below(suffix)
+        self.next_ids = vocabulary.tokenizer.encode(below)[:NEXT_TOKENS] if below else []
+        """The first tokens below the hole, without blank lines before them; none if the hole ends inside a line."""
+        is_blank = (vocabulary.tokenizer.decode([token]).isspace() for token in self.next_ids)
+        self._indent_tokens = sum(itertools.takewhile(bool, is_blank))
 
     def place(self, text: str) -> EndPlace | None:
         """The place at the end of `text` where the fill may end; None if it may not end there."""
@@ -59,9 +65,6 @@ class EndFigures:
         if self._end.rest:
             line = text[text.rfind("\n") + 1 :]
             return EndPlace("inside", len(text)) if line.strip() and is_level(line) else None
-        next_line, last = self._end.next_line, (self._line_before + stripped).rpartition("\n")[2]
-        if not is_level(stripped) and indent_of(next_line) <= indent_of(last):
-            return None  # a bracket is open, and the next line is not indented as if it were inside
         blank = text[len(stripped) :]
         return EndPlace("line_end", len(stripped) + blank.find("\n")) if blank.endswith("\n") else None
 
@@ -85,6 +88,7 @@ class EndFigures:
         deeper = indent_of(next_line) - indent_of(last) if next_line else 0
         following = np.maximum(below, _LEAST) if len(below) else np.zeros((1, 2))
         lost = following[:, 0] - following[:, 1]
+        word = min(self._indent_tokens, len(lost) - 1)
         return [
             1.0,
             ends,
@@ -103,8 +107,9 @@ class EndFigures:
             float(not next_line),
             float(bool(rest) and rest in ")]}"),
             float(last[-1:].isalnum() == rest.isalnum()),
-            float(lost[0]),
-            float(lost[:2][-1]),
+            float(lost[:word].sum()),
+            float(lost[word]),
+            float(lost[word + 1]) if len(lost) > word + 1 else 0.0,
             float(lost.mean()),
             float(lost.min()),
             float(following[:, 0].mean()),
@@ -140,6 +145,13 @@ class EndProbe:
         below = np.stack((rows[np.arange(len(read)), read], rows.max(1)), 1) if read else np.empty((0, 2))
         figures = self._figures.of(text, self._figures.next_log_probs(log_probs[0]), below)
         return place.cut if figures @ self._weights[place.kind] > 0 else None
+
+
+def _lines_below(suffix: str) -> str:
+    """The beginning of what is below the line that `suffix` begins on, from the first line that is not blank."""
+    lines = [line.rstrip() for line in suffix.partition("\n")[2].split("\n")]
+    first = next((number for number, line in enumerate(lines) if line), len(lines))
+    return "\n".join(lines[first:])[:_NEXT_CHARS]
 
 
 def _heads(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -117,8 +117,8 @@ class Case:
     task: Task | None = None
     """What judges a fill by tests."""
     language: str = "python"
-    one_line: bool = False
-    """A fill ends with its line."""
+    one_line: bool | None = False
+    """A fill ends with its line; None if only its text can tell."""
     max_tokens: int = 160
     """Most tokens of a fill of several lines; no committed hole has as many."""
     is_whole: bool = False
@@ -204,7 +204,7 @@ def case_of_task(task: Task) -> Case:
     return replace(_case_of_task(task), kind=f"tests_{task.kind}", one_line=task.kind == "line", is_whole=True)
 
 
-def case_of_outside_task(task: Task, *, one_line: bool, max_tokens: int) -> Case:
+def case_of_outside_task(task: Task, *, one_line: bool | None, max_tokens: int) -> Case:
     """A task of anybody's as a case; of its file, it may be just a piece."""
     return replace(_case_of_task(task), one_line=one_line, max_tokens=max_tokens)
 

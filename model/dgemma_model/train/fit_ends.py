@@ -1,12 +1,13 @@
 """Fit the probe that finds where a fill ends (decoding/end_probe.py) to packages that nothing else has seen.
 
     python -m dgemma_model.train.fit_ends gather GATHERED --packages FOLDER [--seconds 900]
-    python -m dgemma_model.train.fit_ends fit GATHERED
+    python -m dgemma_model.train.fit_ends held-out HELD_OUT [--set fresh]
+    python -m dgemma_model.train.fit_ends fit GATHERED [--held-out HELD_OUT]
 
 `FOLDER` is what `eval/fetch_fresh.py get eval/fresh/fitting_packages.json FOLDER` unpacked. `gather` reads true middles
-with the default checkpoint and keeps what it computes in `GATHERED`, a folder outside the repository; it goes on where
-it was stopped. `fit` prints how often the end is right on packages that the weights were not fitted to, and the weights
-for the `ends` of a policy.
+with the default checkpoint and keeps what it computes in `GATHERED`, a folder outside the repository; `held-out` does
+the same with the Python holes of a held-out set. Both go on where they were stopped. `fit` prints the weights for the
+`ends` of a policy, and how often the end is right on packages that they were not fitted to, and on held-out holes.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from torch import Tensor
 from dgemma_model.checkpoint import load as checkpoints
 from dgemma_model.checkpoint import selection
 from dgemma_model.checkpoint.contract import Checkpoint
-from dgemma_model.decoding.end_probe import EndFigures, PlaceKind
+from dgemma_model.decoding.end_probe import END_FIGURES, EndFigures, PlaceKind
 from dgemma_model.decoding.fill_end import FillEnd, is_level
 from dgemma_model.decoding.prompt_cache import PromptCaches
+from dgemma_model.evaluation.held_out import SETS, HeldOutHole, read_holes
+from dgemma_model.evaluation.report import wilson
 from dgemma_model.network.kernels import fastest_products
 from dgemma_model.prompt.format import FillVocabulary
 from dgemma_model.prompt.tokenizer import Tokenizer
@@ -157,7 +160,6 @@ class Reader:
 
 def gather(folder: Path, packages: dict[str, list[str]], reader: Reader, seconds: float) -> None:
     """Read holes for so long, the packages in equal shares."""
-    folder.mkdir(parents=True, exist_ok=True)
     names, began, number = sorted(packages), time.monotonic(), 0
     while time.monotonic() - began < seconds:
         number += 1
@@ -172,11 +174,31 @@ def gather(folder: Path, packages: dict[str, list[str]], reader: Reader, seconds
         for hole in holes_of(text, rng):
             excerpt = cutter.excerpt(hole, ExcerptBudget())
             readings.append(reader.read(hole.kind, name, excerpt, text[hole.start : hole.end]))
-        part = place.with_suffix(".part")
-        torch.save([reading for reading in readings if reading is not None], part)
-        part.rename(place)
+        _keep(readings, place)
         if number % 20 == 0:
             print(number, f"{time.monotonic() - began:.0f} s", flush=True)
+
+
+def gather_held_out(folder: Path, holes: Sequence[HeldOutHole], reader: Reader) -> None:
+    """Read held-out holes of the kinds that have an end to find."""
+    for hole in holes:
+        place = folder / f"{hole.id}.pt"
+        if hole.language == "python" and hole.kind in MIX and not place.exists():
+            _keep([reader.read(hole.kind, hole.package, Excerpt(hole.prefix, hole.suffix), hole.middle)], place)
+
+
+def _keep(readings: Sequence[ReadMiddle | None], place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_suffix(".part")
+    torch.save([reading for reading in readings if reading is not None], part)
+    part.rename(place)
+
+
+def kept(folder: Path, vocabulary: FillVocabulary) -> list[Middle]:
+    """All that was read into `folder`."""
+    places = sorted(folder.glob("*.pt"))
+    read = [reading for place in places for reading in torch.load(place, weights_only=False)]
+    return [middle_of(reading, vocabulary) for reading in read]
 
 
 # --------------------------------------------------------------------- fit
@@ -275,30 +297,42 @@ def crossed(middles: Sequence[Middle]) -> list[list[float]]:
     return [odds_of(each, weights[part[each.package]]) for each in middles]
 
 
-def table(middles: Sequence[Middle], served: Sequence[float] | None) -> Table:
-    """How often a middle ends where it should and nowhere before, in per cent, on packages not fitted to; and with the
-    `served` weights of a policy, which may have been fitted to some of them."""
+GROUPS: dict[str, tuple[HoleKind, ...]] = {
+    "line": ("line", "rest_of_line"),
+    "expression": ("expression",),
+    "block": ("block",),
+    "statement": ("statement",),
+    "span": ("span",),
+}
+Ways = dict[str, tuple[list[list[float]], float]]
+"""Ways of telling the end, by name: odds of the candidates of each middle, and what they must exceed."""
+
+
+def ways_of(middles: Sequence[Middle], probe: list[list[float]], served: Sequence[float] | None) -> Ways:
+    """What the writer says of the end, the odds of the fitted `probe`, and those by the `served` weights of a policy,
+    which may have been fitted to some of these middles."""
+    said = [[c.ends for c in each.candidates] for each in middles]
     ways = {
-        "the writer says so, in even odds": ([[c.ends for c in each.candidates] for each in middles], math.log(0.5)),
-        "the writer says so, at 5 %": ([[c.ends for c in each.candidates] for each in middles], math.log(0.05)),
-        "probe": (crossed(middles), 0.0),
+        "the writer says so, in even odds": (said, math.log(0.5)),
+        "the writer says so, at 5 %": (said, math.log(0.05)),
+        "probe": (probe, 0.0),
     }
-    if served is not None:
+    if served is not None and len(served) == len(PLACES) * END_FIGURES:  # else they are of other figures
         weights = dict(zip(PLACES, torch.tensor(served, dtype=torch.float64).view(len(PLACES), -1), strict=True))
         ways["probe as served"] = [odds_of(each, weights) for each in middles], 0.0
-    groups: dict[str, tuple[HoleKind, ...]] = {
-        "line": ("line", "rest_of_line"),
-        "expression": ("expression",),
-        "block": ("block",),
-        "statement": ("statement",),
-        "span": ("span",),
-    }
-    shown = Table("right, %", *(f"{name} ({sum(m.kind in of for m in middles)})" for name, of in groups.items()))
+    return ways
+
+
+def table(middles: Sequence[Middle], ways: Ways, title: str) -> Table:
+    """How often a middle ends where it should and nowhere before, in per cent, with intervals of 95 %."""
+    heads = (f"{name} ({sum(m.kind in of for m in middles)})" for name, of in GROUPS.items())
+    shown = Table("right, %", *heads, title=title)
     for way, (odds, threshold) in ways.items():
         cells = []
-        for of in groups.values():
-            right = [m.is_right(o, threshold) for m, o in zip(middles, odds, strict=True) if m.kind in of]
-            cells.append(f"{100 * sum(right) / max(1, len(right)):.0f}")
+        for group in GROUPS:
+            right = [m.is_right(o, threshold) for m, o in zip(middles, odds, strict=True) if m.kind in GROUPS[group]]
+            low, high = wilson(right)
+            cells.append(f"{100 * sum(right) / len(right):.1f} ({low:.0f} to {high:.0f})" if right else "")
         shown.add_row(way, *cells)
     return shown
 
@@ -311,23 +345,35 @@ def main() -> None:
     gathering.add_argument("--packages", type=Path, required=True)
     gathering.add_argument("--manifest", type=Path, default=Path("eval/fresh/fitting_packages.json"))
     gathering.add_argument("--seconds", type=float, default=900)
+    reading = commands.add_parser("held-out")
+    reading.add_argument("--set", choices=SETS, default="fresh")
     fitting = commands.add_parser("fit")
-    for command in (gathering, fitting):
-        command.add_argument("gathered", type=Path)
+    fitting.add_argument("--held-out", type=Path)
+    for command in (gathering, reading, fitting):
+        command.add_argument("folder", type=Path)
         command.add_argument("--checkpoint", default=None)
     args = parser.parse_args()
     device = torch.device("cpu")
     loaded = checkpoints.load(selection.find(args.checkpoint, "cpu"), device, torch.float32, lambda share: None)
-    if args.command == "gather":
-        reader = Reader(loaded.served(fastest_products(device)))
-        gather(args.gathered, packages_in(args.packages, args.manifest), reader, args.seconds)
+    if args.command == "fit":
+        _fit(args.folder, args.held_out, loaded)
         return
-    places = sorted(args.gathered.glob("*.pt"))
-    read = [reading for place in places for reading in torch.load(place, weights_only=False)]
-    middles = [middle_of(reading, loaded.format.vocabulary) for reading in read]
-    console = Console()
-    console.print(table(middles, loaded.policy.ends))
+    reader = Reader(loaded.served(fastest_products(device)))
+    if args.command == "gather":
+        gather(args.folder, packages_in(args.packages, args.manifest), reader, args.seconds)
+    else:
+        gather_held_out(args.folder, read_holes(SETS[args.set].holes), reader)
+
+
+def _fit(folder: Path, held_out: Path | None, loaded: Checkpoint) -> None:
+    console, vocabulary, served = Console(width=150), loaded.format.vocabulary, loaded.policy.ends
+    middles = kept(folder, vocabulary)
     weights = fitted(middles)
+    console.print(table(middles, ways_of(middles, crossed(middles), served), "on packages not fitted to"))
+    if held_out is not None:
+        others = kept(held_out, vocabulary)
+        odds = [odds_of(each, weights) for each in others]
+        console.print(table(others, ways_of(others, odds, served), "on held-out holes"))
     numbers = [float(f"{weight:.4g}") for kind in PLACES for weight in weights[kind].tolist()]
     console.print(f'"ends": {json.dumps(numbers)}', soft_wrap=True)
 
