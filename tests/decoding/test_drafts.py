@@ -15,12 +15,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qwen2_fixtures import tiny_drafter, write_gguf
+from test_end_probe import MEAN_LOST
 
 from dgemma_model.checkpoint import load
 from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.checkpoint.converted import convert
 from dgemma_model.decoding.causal import next_token_logits
 from dgemma_model.decoding.drafting import worthwhile
+from dgemma_model.decoding.end_probe import END_FIGURES
 from dgemma_model.decoding.prompt_cache import CachedPrompt
 from dgemma_model.infill import Infiller
 from dgemma_model.network.cache import Cache
@@ -44,6 +46,14 @@ PIECES = [
     "= ",
 ]
 CPU = torch.device("cpu")
+
+
+def weights_of_ends(figures: dict[int, float]) -> list[float]:
+    """Weights of a probe of ends that uses these figures only, for both kinds of places."""
+    return 2 * [figures.get(number, 0.0) for number in range(END_FIGURES)]
+
+
+ENDS = [None, *map(weights_of_ends, ({0: -9.0}, {0: -1.0}, {0: -1.0, MEAN_LOST: 0.02}, {1: 0.1, MEAN_LOST: 0.3}))]
 
 
 @cache
@@ -117,7 +127,7 @@ excerpts = st.builds(
     limit=st.integers(1, 24),
     one_line=st.booleans(),
     drafting=st.sampled_from(["denoised", "both"]),
-    ends=st.sampled_from([None, [-1.0] + [0.0] * 47, [0.0, 0.1, *[0.0] * 17, 0.3, *[0.0] * 28]]),
+    ends=st.sampled_from(ENDS),
 )
 def test_no_drafter_however_good_or_hostile_changes_a_fill(
     excerpt: Excerpt, seed: int, share_wrong: float, limit: int, one_line: bool, drafting: str, ends: list[float] | None

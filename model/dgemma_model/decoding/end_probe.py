@@ -119,7 +119,7 @@ class EndFigures:
 
 
 class EndProbe:
-    """Decides whether the fill of one hole ends."""
+    """Tells how likely the fill of one hole ends."""
 
     def __init__(self, weights: Sequence[float], figures: EndFigures) -> None:
         """`weights` [2 * END_FIGURES]: those for ends of lines, then those for places inside a line."""
@@ -128,12 +128,13 @@ class EndProbe:
         self._figures = figures
 
     def draft(self, text: str) -> list[int]:
-        """The tokens that the next pass must read after `text`, so that `cut` can decide whether it ends there."""
+        """The tokens that the next pass must read after `text`, so that `odds` can tell whether it ends there."""
         place = self._figures.place(text)
         return self._figures.next_ids if place is not None and place.kind == "line_end" else []
 
-    def cut(self, text: str, log_probs: np.ndarray, drafted: Sequence[int]) -> int | None:
-        """The length of the fill in code points if it ends at the end of `text`; None if it goes on.
+    def odds(self, text: str, log_probs: np.ndarray, drafted: Sequence[int]) -> tuple[float, int] | None:
+        """The log-odds that the fill ends at the end of `text`, and its length in code points if it does; None if it
+        may not end there. It ends where they are above 0.
 
         `log_probs` [1 + n, V] are those of the next token, and of the token after each of the n `drafted` ones.
         """
@@ -144,7 +145,7 @@ class EndProbe:
         rows = log_probs[: len(read)]
         below = np.stack((rows[np.arange(len(read)), read], rows.max(1)), 1) if read else np.empty((0, 2))
         figures = self._figures.of(text, self._figures.next_log_probs(log_probs[0]), below)
-        return place.cut if figures @ self._weights[place.kind] > 0 else None
+        return float(figures @ self._weights[place.kind]), place.cut
 
 
 def _lines_below(suffix: str) -> str:

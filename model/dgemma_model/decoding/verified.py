@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,9 @@ from dgemma_model.decoding.stopping import is_looping
 from dgemma_model.network.threads import THREADS
 from dgemma_model.project.copy_model import CopyModel
 from dgemma_model.request import Check, Draft, DraftedBy, DraftToken
+
+LEAST_ODDS = -2.0
+"""A place whose log-odds are lower is not taken for the end, even if the text is cut off."""
 
 
 @torch.inference_mode()
@@ -211,14 +215,18 @@ class CausalText:
         """What the latest pass checked."""
         self._scores = list[tuple[int, float]]()
         """Of each token that was not forced: its end in the text, in bytes, and its log-probability, in nats."""
+        self._likeliest_end: tuple[float, int | None] = LEAST_ODDS, None
+        """Log-odds, and the text's length in code points there: the best guess if it goes on until it is cut off."""
         self._ended = False
         self._has_newline = False
 
     @property
     def is_finished(self) -> bool:
         """Whether nothing more is to be written."""
-        cut = self.written >= self.limit or (self._one_line and self._has_newline)
-        return self._ended or cut or self._cut is not None or is_looping(self.ids)
+        return self._ended or self._cut is not None or self._is_cut_off() or (self._one_line and self._has_newline)
+
+    def _is_cut_off(self) -> bool:
+        return self.written >= self.limit or is_looping(self.ids)
 
     @property
     def repeats_suffix(self) -> bool:
@@ -265,8 +273,7 @@ class CausalText:
         ending = np.logaddexp.reduce(rows[:, self._ends], axis=1).tolist() if len(self._ends) > 1 else None
         for place, row in enumerate(rows):
             if self._probe is not None and self.written:
-                first, read = (rows[place:], []) if place else (rows_below, to_read)
-                self._cut = self._probe.cut(self._text(), first, read)
+                self._probe_end(self._probe, *((rows[place:], []) if place else (rows_below, to_read)))
                 if self._cut is not None:
                     return place, place
             if not self.written and (self._avoided is not None or self._alternative):
@@ -275,9 +282,19 @@ class CausalText:
             token, log_probability = self._choose(row.item, likeliest[place], ending[place] if ending else -math.inf)
             is_drafted = place < len(drafted) and token == drafted[place]
             self._write(token, log_probability, by if is_drafted else None)
+            if self._is_cut_off() and not self._ended and self._cut is None:
+                self._cut = self._likeliest_end[1]
             if self.is_finished or self.to_read or not is_drafted:
                 return place, place + is_drafted
         return len(drafted), len(drafted)
+
+    def _probe_end(self, probe: EndProbe, rows: NDArray[np.float32], read: Sequence[int]) -> None:
+        """End the text here if it probably ends; otherwise remember how likely that is."""
+        found = probe.odds(self._text(), rows, read)
+        if found is not None and found[0] > 0:
+            self._cut = found[1]
+        elif found is not None:
+            self._likeliest_end = max(self._likeliest_end, found, key=itemgetter(0))
 
     def _log_probabilities(self, logits: Tensor) -> NDArray[np.float32]:
         """The log-probabilities [n, V] of the tokenizer's tokens, from logits. They are in numpy, where single numbers
