@@ -1,4 +1,4 @@
-"""A task of `fill --batch` or a case of `eval`: as the document that an editor would have open, its fill."""
+"""A task of `fill --batch` or a case of `eval`: the document that an editor would have open, and how it is filled."""
 
 from __future__ import annotations
 
