@@ -54,7 +54,10 @@ def fill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"figure0": -1.0, f"figure{MEAN_LOST}": 0.02}, "\nend = delta\n", "alpha\nother = beta\nlast = gamma"),
         ({"figure0": 1.0, f"figure{MEAN_LOST}": 1.0}, "\nlast = gamma\n", "alpha\nother = beta"),
         ({"figure0": 1.0, f"figure{MEAN_LOST}": 1.0}, "\nend = delta\n", "alpha\nother = beta\nlast = gamma"),
+        ({"figure0": 0.9, f"figure{MEAN_LOST}": 0.02}, "\nlast = gamma\n", "alpha\nother = beta"),
+        ({"figure0": 0.9, f"figure{MEAN_LOST}": 0.02}, "\nend = delta\n", "alpha\nother = beta\nlast = gamma"),
         ({"figure0": 1.0}, ")\n", "a"),
+        ({"figure0": 0.1}, ")\n", "a"),
     ],
 )
 def test_several_lines_end_where_the_probe_says(
@@ -63,6 +66,19 @@ def test_several_lines_end_where_the_probe_says(
     *_, draft = fill(ABOVE + "total = ", suffix, {"ends": weights(**ends)}, max_tokens=40, drafting=drafting)
     assert draft.text == expected
     assert draft.complete == (len(expected) < 40), "also if the text was cut off, and the likeliest end is taken"
+
+
+@pytest.mark.parametrize("drafting", ["none", "copied"])
+@pytest.mark.parametrize("limit", [9, 80])
+def test_a_likely_end_is_kept_if_no_likelier_one_is_near(fill: Any, drafting: str, limit: int) -> None:
+    """Lines are written beyond it to find out, and not shown."""
+    knobs: dict[str, Any] = {"max_tokens": limit, "drafting": drafting}
+    drafts = fill(ABOVE + "total = ", "\nlast = gamma\n", {"ends": weights(figure0=0.5)}, **knobs)
+    at_once = fill(ABOVE + "total = ", "\nlast = gamma\n", {"ends": weights(figure0=1.5)}, **knobs)
+    assert (drafts[-1].text, drafts[-1].complete) == (at_once[-1].text, at_once[-1].complete) == ("alpha", True)
+    assert drafts[-1].step >= at_once[-1].step + (limit == 80)
+    assert all("alpha\n".startswith(draft.text) for draft in drafts)
+    assert drafts[-1].score == pytest.approx(at_once[-1].score)
 
 
 def test_copies_of_the_next_line_are_read_beside_the_line_below(fill: Any) -> None:
@@ -78,7 +94,7 @@ def test_copies_of_the_next_line_are_read_beside_the_line_below(fill: Any) -> No
 
 @pytest.mark.parametrize(
     ("ends", "expected"),
-    [({"figure0": -1.0, f"figure{IS_LEVEL}": 2.0}, "f(\nalpha,\nbeta,\n)"), ({"figure0": 1.0}, "f(")],
+    [({"figure0": -1.0, f"figure{IS_LEVEL}": 3.0}, "f(\nalpha,\nbeta,\n)"), ({"figure0": 1.0}, "f(")],
 )
 def test_the_probe_decides_also_within_brackets(fill: Any, ends: dict[str, float], expected: str) -> None:
     """A hole may be some lines of a list, or of a call."""

@@ -6,7 +6,7 @@ never its text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -238,3 +238,19 @@ def drafters_for(
     elif plan.drafting in ("denoised", "both"):
         found.append(CanvasDrafter(checkpoint, opened, sampling, plan.draft_steps))
     return found
+
+
+def best_proposal(
+    drafters: Sequence[Drafter], worth_reading: Callable[[Sequence[int]], list[int]], token_cost: float, others: int
+) -> tuple[list[int], Drafter | None, float]:
+    """The proposal that pays most: its tokens, as many as are worth checking; its drafter; and how many tokens the pass
+    should write, divided by its cost. No tokens and no drafter if none pays. The pass also reads `others` further
+    tokens in any case."""
+    best: tuple[list[int], Drafter | None, float] = [], None, 0.0
+    for drafter in drafters:
+        ids, probabilities = drafter.proposal()
+        ids = worth_reading(ids)
+        count, rate = worthwhile(probabilities[: len(ids)], token_cost, others)
+        if count and rate > best[2]:
+            best = ids[:count], drafter, rate
+    return best

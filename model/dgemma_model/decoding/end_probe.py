@@ -132,9 +132,8 @@ class EndProbe:
         place = self._figures.place(text)
         return self._figures.next_ids if place is not None and place.kind == "line_end" else []
 
-    def odds(self, text: str, log_probs: np.ndarray, drafted: Sequence[int]) -> tuple[float, int] | None:
-        """The log-odds that the fill ends at the end of `text`, and its length in code points if it does; None if it
-        may not end there. It ends where they are above 0.
+    def odds(self, text: str, log_probs: np.ndarray, drafted: Sequence[int]) -> tuple[float, EndPlace] | None:
+        """The log-odds that the fill ends at the end of `text`, and that place; None if it may not end there.
 
         `log_probs` [1 + n, V] are those of the next token, and of the token after each of the n `drafted` ones.
         """
@@ -145,7 +144,7 @@ class EndProbe:
         rows = log_probs[: len(read)]
         below = np.stack((rows[np.arange(len(read)), read], rows.max(1)), 1) if read else np.empty((0, 2))
         figures = self._figures.of(text, self._figures.next_log_probs(log_probs[0]), below)
-        return float(figures @ self._weights[place.kind]), place.cut
+        return float(figures @ self._weights[place.kind]), place
 
 
 def _lines_below(suffix: str) -> str:

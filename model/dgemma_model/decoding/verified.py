@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dgemma_model.decoding.causal import TextLikelihoods
 from dgemma_model.decoding.constraint import ids_in_line
-from dgemma_model.decoding.drafting import GOOD_RATE, Drafter, worthwhile
+from dgemma_model.decoding.drafting import GOOD_RATE, Drafter, best_proposal
 from dgemma_model.decoding.end_probe import EndProbe
 from dgemma_model.decoding.fill_end import FillEnd
 from dgemma_model.decoding.plan import FillPlan
@@ -31,8 +31,10 @@ from dgemma_model.network.threads import THREADS
 from dgemma_model.project.copy_model import CopyModel
 from dgemma_model.request import Check, Draft, DraftedBy, DraftToken
 
-LEAST_ODDS = -2.0
-"""A place whose log-odds are lower is not taken for the end, even if the text is cut off."""
+LEAST_ODDS, SURE_ODDS = -2.0, 1.0
+"""A place with lower log-odds is not taken for the end, even if the text is cut off; one with higher odds is at once.
+Between 0 and `SURE_ODDS` up to `LINES_AHEAD` further lines are written, for a likelier place may follow."""
+LINES_AHEAD = 2
 
 
 @torch.inference_mode()
@@ -99,13 +101,13 @@ def _written(
     unread = list(branches.texts) if branches is not None else []
     while not text.is_finished:
         below = text.to_read
-        read, by, rate = _best(drafters, text, token_cost, len(below))
+        read, by, rate = best_proposal(drafters, text.worth_reading, token_cost, len(below))
         if rate < GOOD_RATE:
             for drafter in drafters:
                 for tokens in drafter.draft_anew(text):
                     passes += 1
                     yield replace(text.draft(passes), tokens=(text.shown + tokens,), check=Check())
-            read, by, _ = _best(drafters, text, token_cost, len(below))
+            read, by, _ = best_proposal(drafters, text.worth_reading, token_cost, len(below))
         read = read[: text.room]
         before = len(text.ids)
         drafted_by: DraftedBy = "line below" if by is None else by.name
@@ -155,22 +157,6 @@ def _limit(opened: OpenPrompt, plan: FillPlan) -> int:
     return min(plan.max_tokens, opened.cached.room(opened.prompt.ids) - len(opened.prompt.forced))
 
 
-def _best(
-    drafters: Sequence[Drafter], text: CausalText, token_cost: float, others: int
-) -> tuple[list[int], Drafter | None, float]:
-    """The proposal that pays most: its tokens, as many as are worth checking; its drafter; and how many tokens the pass
-    should write, divided by its cost. No tokens and no drafter if none pays. The pass also reads `others` further
-    tokens in any case."""
-    best: tuple[list[int], Drafter | None, float] = [], None, 0.0
-    for drafter in drafters:
-        ids, probabilities = drafter.proposal()
-        ids = text.worth_reading(ids)
-        count, rate = worthwhile(probabilities[: len(ids)], token_cost, others)
-        if count and rate > best[2]:
-            best = ids[:count], drafter, rate
-    return best
-
-
 class CausalText:
     """The text of one hole as far as the causal head has written it, and whether it has ended."""
 
@@ -216,7 +202,9 @@ class CausalText:
         self._scores = list[tuple[int, float]]()
         """Of each token that was not forced: its end in the text, in bytes, and its log-probability, in nats."""
         self._likeliest_end: tuple[float, int | None] = LEAST_ODDS, None
-        """Log-odds, and the text's length in code points there: the best guess if it goes on until it is cut off."""
+        """Log-odds, and the text's length in code points there: the best guess so far."""
+        self._ahead = 0
+        """How many places were seen since the first that is likely to be the end."""
         self._ended = False
         self._has_newline = False
 
@@ -289,12 +277,15 @@ class CausalText:
         return len(drafted), len(drafted)
 
     def _probe_end(self, probe: EndProbe, rows: NDArray[np.float32], read: Sequence[int]) -> None:
-        """End the text here if it probably ends; otherwise remember how likely that is."""
-        found = probe.odds(self._text(), rows, read)
-        if found is not None and found[0] > 0:
-            self._cut = found[1]
-        elif found is not None:
-            self._likeliest_end = max(self._likeliest_end, found, key=itemgetter(0))
+        """End the text if it is known where: here, or at a place before."""
+        if (found := probe.odds(self._text(), rows, read)) is None:
+            return
+        here, place = found
+        self._likeliest_end = max(self._likeliest_end, (here, place.cut), key=itemgetter(0))
+        odds, cut = self._likeliest_end
+        if odds > (SURE_ODDS if place.kind == "line_end" and self._ahead < LINES_AHEAD else 0):
+            self._cut = cut
+        self._ahead += odds > 0
 
     def _log_probabilities(self, logits: Tensor) -> NDArray[np.float32]:
         """The log-probabilities [n, V] of the tokenizer's tokens, from logits. They are in numpy, where single numbers
@@ -386,14 +377,15 @@ class CausalText:
 
     def draft(self, passes: int) -> Draft:
         """The fill as it is now. Its score is the mean log-probability of the tokens that were not forced."""
-        text = self._text()
-        text = text if self._cut is None else text[: self._cut]
+        is_ahead = self._ahead and self._cut is None and not self._ended
+        cut = self._likeliest_end[1] if is_ahead else self._cut
+        text = self._text()[:cut]
         text = text.split("\n", 1)[0] if self._one_line else text
-        kept = [value for end, value in self._scores if self._cut is None or end <= self._healed + len(text.encode())]
+        kept = [value for end, value in self._scores if cut is None or end <= self._healed + len(text.encode())]
         return Draft(
             (text,),
             passes,
-            complete=self._ended or self._cut is not None or (self._one_line and self._has_newline),
+            complete=self._ended or cut is not None or (self._one_line and self._has_newline),
             score=sum(kept) / len(kept) if kept else -math.inf,
             tokens=(self.shown,),
             check=self.check,
