@@ -29,6 +29,10 @@ _NEXT_CHARS = 160
 """Of the text below the hole; no more is turned into tokens."""
 _LONGEST_HEAD = 24
 """Tokens with at most so many bytes count as beginnings of the text after the hole."""
+LEAST_ODDS, SURE_ODDS = -2.0, 1.0
+"""A place with lower log-odds is not taken for the end, even if the text is cut off; one with higher odds is at once.
+Between 0 and `SURE_ODDS` up to `LINES_AHEAD` further lines are written, for a likelier place may follow."""
+LINES_AHEAD = 2
 _LEAST = -20.0
 """Lower log-probabilities, in nats, count as this one."""
 
@@ -145,6 +149,33 @@ class EndProbe:
         below = np.stack((rows[np.arange(len(read)), read], rows.max(1)), 1) if read else np.empty((0, 2))
         figures = self._figures.of(text, self._figures.next_log_probs(log_probs[0]), below)
         return float(figures @ self._weights[place.kind]), place
+
+
+class EndSearch:
+    """Decides where a fill ends, from the places that are met while it is written."""
+
+    def __init__(self) -> None:
+        self._odds = LEAST_ODDS
+        self._likeliest: int | None = None
+        self._seen = 0  # places since the first that is likely
+
+    @property
+    def likely(self) -> int | None:
+        """The length of the fill in code points if it ends where that is likely, while lines are written beyond it."""
+        return self._likeliest if self._seen else None
+
+    @property
+    def likeliest(self) -> int | None:
+        """Its length if it must end now: at the likeliest place. None if no place is likely at all."""
+        return self._likeliest
+
+    def end(self, odds: float, place: EndPlace) -> int | None:
+        """Its length, now that a further place has been met, with such log-odds; None if that is still open."""
+        if odds > self._odds:
+            self._odds, self._likeliest = odds, place.cut
+        may_wait = place.kind == "line_end" and self._seen < LINES_AHEAD
+        self._seen += self._odds > 0
+        return self._likeliest if self._odds > (SURE_ODDS if may_wait else 0) else None
 
 
 def _lines_below(suffix: str) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import Tensor
 from dgemma_model.decoding.causal import TextLikelihoods
 from dgemma_model.decoding.constraint import ids_in_line
 from dgemma_model.decoding.drafting import GOOD_RATE, Drafter, best_proposal
-from dgemma_model.decoding.end_probe import EndProbe
+from dgemma_model.decoding.end_probe import EndProbe, EndSearch
 from dgemma_model.decoding.fill_end import FillEnd
 from dgemma_model.decoding.plan import FillPlan
 from dgemma_model.decoding.prompt_cache import OpenPrompt, common_length
@@ -30,11 +29,6 @@ from dgemma_model.decoding.stopping import is_looping
 from dgemma_model.network.threads import THREADS
 from dgemma_model.project.copy_model import CopyModel
 from dgemma_model.request import Check, Draft, DraftedBy, DraftToken
-
-LEAST_ODDS, SURE_ODDS = -2.0, 1.0
-"""A place with lower log-odds is not taken for the end, even if the text is cut off; one with higher odds is at once.
-Between 0 and `SURE_ODDS` up to `LINES_AHEAD` further lines are written, for a likelier place may follow."""
-LINES_AHEAD = 2
 
 
 @torch.inference_mode()
@@ -201,10 +195,7 @@ class CausalText:
         """What the latest pass checked."""
         self._scores = list[tuple[int, float]]()
         """Of each token that was not forced: its end in the text, in bytes, and its log-probability, in nats."""
-        self._likeliest_end: tuple[float, int | None] = LEAST_ODDS, None
-        """Log-odds, and the text's length in code points there: the best guess so far."""
-        self._ahead = 0
-        """How many places were seen since the first that is likely to be the end."""
+        self._search = EndSearch()
         self._ended = False
         self._has_newline = False
 
@@ -261,7 +252,8 @@ class CausalText:
         ending = np.logaddexp.reduce(rows[:, self._ends], axis=1).tolist() if len(self._ends) > 1 else None
         for place, row in enumerate(rows):
             if self._probe is not None and self.written:
-                self._probe_end(self._probe, *((rows[place:], []) if place else (rows_below, to_read)))
+                found = self._probe.odds(self._text(), *((rows[place:], []) if place else (rows_below, to_read)))
+                self._cut = None if found is None else self._search.end(*found)
                 if self._cut is not None:
                     return place, place
             if not self.written and (self._avoided is not None or self._alternative):
@@ -271,21 +263,10 @@ class CausalText:
             is_drafted = place < len(drafted) and token == drafted[place]
             self._write(token, log_probability, by if is_drafted else None)
             if self._is_cut_off() and not self._ended and self._cut is None:
-                self._cut = self._likeliest_end[1]
+                self._cut = self._search.likeliest
             if self.is_finished or self.to_read or not is_drafted:
                 return place, place + is_drafted
         return len(drafted), len(drafted)
-
-    def _probe_end(self, probe: EndProbe, rows: NDArray[np.float32], read: Sequence[int]) -> None:
-        """End the text if it is known where: here, or at a place before."""
-        if (found := probe.odds(self._text(), rows, read)) is None:
-            return
-        here, place = found
-        self._likeliest_end = max(self._likeliest_end, (here, place.cut), key=itemgetter(0))
-        odds, cut = self._likeliest_end
-        if odds > (SURE_ODDS if place.kind == "line_end" and self._ahead < LINES_AHEAD else 0):
-            self._cut = cut
-        self._ahead += odds > 0
 
     def _log_probabilities(self, logits: Tensor) -> NDArray[np.float32]:
         """The log-probabilities [n, V] of the tokenizer's tokens, from logits. They are in numpy, where single numbers
@@ -377,8 +358,7 @@ class CausalText:
 
     def draft(self, passes: int) -> Draft:
         """The fill as it is now. Its score is the mean log-probability of the tokens that were not forced."""
-        is_ahead = self._ahead and self._cut is None and not self._ended
-        cut = self._likeliest_end[1] if is_ahead else self._cut
+        cut = self._search.likely if self._cut is None and not self._ended else self._cut
         text = self._text()[:cut]
         text = text.split("\n", 1)[0] if self._one_line else text
         kept = [value for end, value in self._scores if cut is None or end <= self._healed + len(text.encode())]
