@@ -19,7 +19,8 @@ import random
 import runpy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,9 +32,9 @@ from torch import Tensor
 from dgemma_model.checkpoint import load as checkpoints
 from dgemma_model.checkpoint import selection
 from dgemma_model.checkpoint.contract import Checkpoint
-from dgemma_model.decoding.end_probe import END_FIGURES, EndFigures, PlaceKind
+from dgemma_model.decoding.end_probe import END_FIGURES, LINES_AHEAD, EndFigures, EndPlace, EndSearch, PlaceKind
 from dgemma_model.decoding.fill_end import FillEnd, is_level
-from dgemma_model.decoding.prompt_cache import PromptCaches
+from dgemma_model.decoding.prompt_cache import CachedPrompt, PromptCaches
 from dgemma_model.evaluation.held_out import SETS, HeldOutHole, read_holes
 from dgemma_model.evaluation.report import wilson
 from dgemma_model.network.kernels import fastest_products
@@ -48,6 +49,8 @@ MOST_TOKENS = 96
 """Longer middles are left out."""
 AFTER_TOKENS = 8
 """Tokens of the suffix that are read after the middle."""
+MOST_BEYOND = 64
+"""Tokens that are written after a middle."""
 MIX: dict[HoleKind, float] = {
     "block": 0.45, "expression": 0.2, "line": 0.1, "statement": 0.1, "span": 0.05, "rest_of_line": 0.1
 }  # fmt: skip
@@ -72,8 +75,13 @@ class ReadMiddle:
     next_log_probs: Tensor
     """float32 [len(ids) + 1, 3]: what `EndFigures.next_log_probs` gives before the first of `ids`, and after each."""
     below: dict[int, Tensor]
-    """For each end of a line, by the number of `ids` before it: float32 [tokens of the next line, 2], the `below` of
+    """For each end of a line, by the number of `ids` before it: float32 [`NEXT_TOKENS` or fewer, 2], the `below` of
     `EndFigures.of`."""
+    beyond: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
+    """What the writer writes on after a middle that ends with its line, up to each of its next ends of lines: the whole
+    text, and the other two arguments of `EndFigures.of` there."""
+    ends_right: bool | None = None
+    """Whether that text then ends by itself where the middle does, by a rule or a token; None if it does not end."""
 
 
 def holes_of(text: str, rng: random.Random) -> list[CutHole]:
@@ -143,10 +151,38 @@ class Reader:
                 if place is not None and place.kind == "line_end":
                     cached.crop(len(prompt.ids) + count)
                     following = cached.append(figures.next_ids).log_softmax(-1)
-                    rows = torch.cat((said[count][None], following[:-1]))
-                    agreed = rows.gather(1, torch.tensor(figures.next_ids)[:, None])
-                    below[count] = torch.cat((agreed, rows.max(-1).values[:, None]), 1)
-        return ReadMiddle(kind, package, excerpt, middle, ids, prompt.forced, next_log_probs, below)
+                    below[count] = _below(torch.cat((said[count][None], following)), figures.next_ids)
+            reading = ReadMiddle(kind, package, excerpt, middle, ids, prompt.forced, next_log_probs, below)
+            return reading if inside else self._written_on(reading, cached, len(prompt.ids))
+
+    def _written_on(self, reading: ReadMiddle, cached: CachedPrompt, prompt_length: int) -> ReadMiddle:
+        """With what the writer writes after the middle."""
+        prefix, suffix, right = reading.excerpt.prefix, reading.excerpt.suffix, reading.middle.rstrip()
+        figures = EndFigures(prefix, suffix, self._vocabulary)
+        rules = FillEnd.of(prefix, suffix, one_line=False)
+        read = partial(self._vocabulary.read, forced=reading.forced)
+        counts = range(1, len(reading.ids) + 1)
+        end = next((count for count in counts if _is_end(figures, read(reading.ids[:count])[0], right)), None)
+        if end is None:
+            return reading
+        ids, place, beyond = reading.ids[:end], None, list[tuple[str, Tensor, Tensor]]()
+        cached.crop(prompt_length + end - 1)
+        while len(ids) < end + MOST_BEYOND and len(beyond) < LINES_AHEAD:
+            following: list[int] = figures.next_ids if place is not None else []
+            said = cached.append([ids[-1], *following]).log_softmax(-1)
+            said[:, self._vocabulary.never] = -math.inf
+            cached.crop(prompt_length + len(ids))
+            text = read(ids)[0]
+            if place is not None:
+                beyond.append((text, torch.tensor(figures.next_log_probs(said[0].numpy())), _below(said, following)))
+            ids = [*ids, int(said[0].argmax())]
+            if ids[-1] in self._vocabulary.ends:
+                return replace(reading, beyond=beyond, ends_right=text.rstrip() == right)
+            text = read(ids)[0]
+            if (cut := rules.cut(text)) is not None:
+                return replace(reading, beyond=beyond, ends_right=text[:cut].rstrip() == right)
+            place = figures.place(text) if text.rstrip() != right else None
+        return replace(reading, beyond=beyond)
 
     def _count(self, ids: list[int], size: int) -> int:
         """How many tokens hold the first `size` bytes."""
@@ -156,6 +192,20 @@ class Reader:
                 return count
             read += len(self._tokenizer.token_bytes[token])
         return len(ids)
+
+
+def _below(said: Tensor, ids: Sequence[int]) -> Tensor:
+    """The `below` of `EndFigures.of` [n, 2], where `said` [1 + n, V] are the log-probabilities before and after each of
+    `ids`."""
+    rows = said[:-1]
+    agreed = rows.gather(1, torch.tensor(ids, dtype=torch.long)[:, None])
+    return torch.cat((agreed, rows.max(-1).values[:, None]), 1)
+
+
+def _is_end(figures: EndFigures, text: str, right: str) -> bool:
+    """Whether `text` ends at a place where `right` ends."""
+    place = figures.place(text)
+    return place is not None and text[: place.cut].rstrip() == right
 
 
 def gather(folder: Path, packages: dict[str, list[str]], reader: Reader, seconds: float) -> None:
@@ -224,11 +274,32 @@ class Middle:
     candidates: Sequence[EndCandidate]
     is_cut_early: bool
     """Whether the rules of `FillEnd` end the fill too early."""
+    beyond: Sequence[EndCandidate] = ()
+    """Places in what the writer writes on after the true end."""
+    ends_right: bool | None = None
+    """As of `ReadMiddle`."""
 
-    def is_right(self, odds: Sequence[float], threshold: float = 0.0) -> bool:
-        """Whether the fill ends where it should, and nowhere before, with such odds of its candidates."""
-        ending = next((each for each, odd in zip(self.candidates, odds, strict=True) if odd > threshold), None)
+    def is_right(self, odds: Sequence[float], threshold: float) -> bool:
+        """Whether the first place with higher odds is the true end."""
+        ending = next((each for each, odd in zip(self.places, odds, strict=True) if odd > threshold), None)
         return not self.is_cut_early and ending is not None and ending.is_end
+
+    def is_found(self, odds: Sequence[float]) -> bool:
+        """Whether a fill ends at the true end, where places have such odds: as `EndSearch` decides, or by itself."""
+        if self.is_cut_early:
+            return False
+        search = EndSearch()
+        for number, (place, odd) in enumerate(zip(self.places, odds, strict=True)):
+            if (found := search.end(odd, EndPlace(place.kind, number))) is not None:
+                return self.places[found].is_end
+        if self.ends_right is not None:
+            return self.ends_right
+        return search.likeliest is not None and self.places[search.likeliest].is_end
+
+    @property
+    def places(self) -> Sequence[EndCandidate]:
+        """All places in the order in which a fill would meet them."""
+        return [*self.candidates, *self.beyond]
 
 
 def middle_of(reading: ReadMiddle, vocabulary: FillVocabulary) -> Middle:
@@ -248,7 +319,11 @@ def middle_of(reading: ReadMiddle, vocabulary: FillVocabulary) -> Middle:
         candidates.append(EndCandidate(place.kind, figures.of(text, said, below), is_end, said[0]))
         if is_end:
             break
-    return Middle(reading.kind, reading.package, candidates, is_cut_early=False)
+    beyond = [
+        EndCandidate("line_end", figures.of(text, said.tolist(), below.numpy()), False, float(said[0]))
+        for text, said, below in reading.beyond
+    ]
+    return Middle(reading.kind, reading.package, candidates, False, beyond, reading.ends_right)
 
 
 def fitted(middles: Sequence[Middle]) -> dict[PlaceKind, Tensor]:
@@ -285,8 +360,8 @@ def _minimum(figures: Tensor, right: Tensor, ridge: Tensor) -> Tensor:
 
 
 def odds_of(middle: Middle, weights: dict[PlaceKind, Tensor]) -> list[float]:
-    """Log-odds of each candidate."""
-    return [float(torch.tensor(each.figures, dtype=torch.float64) @ weights[each.kind]) for each in middle.candidates]
+    """Log-odds of each of its places."""
+    return [float(torch.tensor(each.figures, dtype=torch.float64) @ weights[each.kind]) for each in middle.places]
 
 
 def crossed(middles: Sequence[Middle]) -> list[list[float]]:
@@ -304,33 +379,37 @@ GROUPS: dict[str, tuple[HoleKind, ...]] = {
     "statement": ("statement",),
     "span": ("span",),
 }
-Ways = dict[str, tuple[list[list[float]], float]]
-"""Ways of telling the end, by name: odds of the candidates of each middle, and what they must exceed."""
 
 
-def ways_of(middles: Sequence[Middle], probe: list[list[float]], served: Sequence[float] | None) -> Ways:
-    """What the writer says of the end, the odds of the fitted `probe`, and those by the `served` weights of a policy,
-    which may have been fitted to some of these middles."""
-    said = [[c.ends for c in each.candidates] for each in middles]
+def right_ways(
+    middles: Sequence[Middle], odds: Sequence[Sequence[float]], served: Sequence[float] | None
+) -> dict[str, list[bool]]:
+    """Whether each middle ends where it should and nowhere before, by name of what tells it: the writer, the fitted
+    probe with such `odds`, and the probe with the `served` weights of a policy, which may have been fitted to some of
+    them."""
     ways = {
-        "the writer says so, in even odds": (said, math.log(0.5)),
-        "the writer says so, at 5 %": (said, math.log(0.05)),
-        "probe": (probe, 0.0),
+        name: [each.is_right([place.ends for place in each.places], threshold) for each in middles]
+        for name, threshold in (
+            ("the writer says so, in even odds", math.log(0.5)),
+            ("the writer says so, at 5 %", math.log(0.05)),
+        )
     }
+    ways["probe, the first likely place"] = [each.is_right(of, 0.0) for each, of in zip(middles, odds, strict=True)]
+    ways["probe"] = [each.is_found(of) for each, of in zip(middles, odds, strict=True)]
     if served is not None and len(served) == len(PLACES) * END_FIGURES:  # else they are of other figures
         weights = dict(zip(PLACES, torch.tensor(served, dtype=torch.float64).view(len(PLACES), -1), strict=True))
-        ways["probe as served"] = [odds_of(each, weights) for each in middles], 0.0
+        ways["probe as served"] = [each.is_found(odds_of(each, weights)) for each in middles]
     return ways
 
 
-def table(middles: Sequence[Middle], ways: Ways, title: str) -> Table:
-    """How often a middle ends where it should and nowhere before, in per cent, with intervals of 95 %."""
+def table(middles: Sequence[Middle], ways: dict[str, list[bool]], title: str) -> Table:
+    """The share of middles of each group that are right, in per cent, with intervals of 95 %."""
     heads = (f"{name} ({sum(m.kind in of for m in middles)})" for name, of in GROUPS.items())
     shown = Table("right, %", *heads, title=title)
-    for way, (odds, threshold) in ways.items():
+    for way, flags in ways.items():
         cells = []
-        for group in GROUPS:
-            right = [m.is_right(o, threshold) for m, o in zip(middles, odds, strict=True) if m.kind in GROUPS[group]]
+        for of in GROUPS.values():
+            right = [flag for middle, flag in zip(middles, flags, strict=True) if middle.kind in of]
             low, high = wilson(right)
             cells.append(f"{100 * sum(right) / len(right):.1f} ({low:.0f} to {high:.0f})" if right else "")
         shown.add_row(way, *cells)
@@ -369,11 +448,11 @@ def _fit(folder: Path, held_out: Path | None, loaded: Checkpoint) -> None:
     console, vocabulary, served = Console(width=150), loaded.format.vocabulary, loaded.policy.ends
     middles = kept(folder, vocabulary)
     weights = fitted(middles)
-    console.print(table(middles, ways_of(middles, crossed(middles), served), "on packages not fitted to"))
+    console.print(table(middles, right_ways(middles, crossed(middles), served), "on packages not fitted to"))
     if held_out is not None:
         others = kept(held_out, vocabulary)
         odds = [odds_of(each, weights) for each in others]
-        console.print(table(others, ways_of(others, odds, served), "on held-out holes"))
+        console.print(table(others, right_ways(others, odds, served), "on held-out holes"))
     numbers = [float(f"{weight:.4g}") for kind in PLACES for weight in weights[kind].tolist()]
     console.print(f'"ends": {json.dumps(numbers)}', soft_wrap=True)
 
