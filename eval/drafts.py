@@ -1,6 +1,7 @@
 """What drafts save: passes and time of the same fills with different drafts, on held-out holes.
 
     python eval/drafts.py run drafts.jsonl [--drafter FILE] [--sample 60] [--kinds line,block,tests_line]
+    python eval/drafts.py run drafts.jsonl --own-layers RUN
     python eval/drafts.py table drafts.jsonl
     python eval/drafts.py retold drafts.jsonl
     python eval/drafts.py same drafts.jsonl
@@ -8,6 +9,7 @@
 Each hole is filled as the server fills it, with its prompt cached, on one thread, in all ways in turn. Texts must be
 the same in all of them. Times are processor time, so that other work on the machine counts little. `writing` is all
 that comes before the choice among texts, which drafts leave as it is. Intervals are of 95 %, bootstrapped over holes.
+`--own-layers` drafts with what `train.drafter.own_layers` trained, by torch's operations: its time tells little.
 `retold` reckons what the embedded model would save as the drafter: its first denoised draft, in the writer's tokens.
 `same` counts fills whose text another way changed, and those of them that are near-ties: where the texts part, the
 scores of the two tokens are closer than what int8 rounds away.
@@ -28,6 +30,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from rich.console import Console
 from rich.table import Table
 
@@ -44,28 +47,58 @@ from dgemma_model.decoding.causal import next_token_logits
 from dgemma_model.evaluation.held_out import Case
 from dgemma_model.evaluation.surroundings import in_its_file, nearby_of
 from dgemma_model.infill import Infiller
+from dgemma_model.network.cache import Cache
 from dgemma_model.network.kernels import fastest_products
 from dgemma_model.network.qwen2_served import ServedQwen2
+from dgemma_model.network.state_drafter_served import DRAFTED
 from dgemma_model.request import FillRequest
+from dgemma_model.train.drafter import own_layers
+from dgemma_model.train.drafter.fit import ReadTexts
+from dgemma_model.train.drafter.own_layers import plain
 
 CPU = torch.device("cpu")
 WAYS = ("none", "copied", "denoised", "both")
 KINDS = ("line", "rest_of_line", "expression", "statement", "block", "tests_line", "tests_block")
-DRAFTED = 7
-"""Tokens of a draft that a pass checks."""
+RETOLD = 7
+"""Tokens of a draft of the embedded model that a pass checks."""
 RESAMPLED = 2000
 ROUNDED = 0.081
 """The error of int8 scores, by the spread of the scores (log/products.md)."""
 
 
-def writer(drafter: Path | None = None) -> Checkpoint:
-    """The default checkpoint, with the drafter in that file."""
+def writer(drafter: Path | None = None, run: Path | None = None) -> Checkpoint:
+    """The default checkpoint, with the drafter in that file, or the one that `own_layers` trained in that folder."""
     found = load.load(selection.find("qwen2.5-coder-0.5b", "cpu"), CPU, torch.float32, lambda share: None)
     if drafter is not None:
         assert isinstance(found.network, ServedQwen2)
         network = read_drafter(drafter, found.network, read_json(found.directory / ORIGIN)["sha256"])
         found = replace(found, network=network.writer, drafter=network)
-    return found
+    return found if run is None else replace(found, drafter=OwnLayersDrafter(run, found))
+
+
+class OwnLayersDrafter:
+    """The layers of the writer with trained terms, as a `DrafterNetwork`."""
+
+    def __init__(self, run: Path, checkpoint: Checkpoint) -> None:
+        """`run` is the folder of their training."""
+        assert isinstance(checkpoint.network, ServedQwen2)
+        network = plain(checkpoint.network, torch.bfloat16)
+        trainer = own_layers.Trainer(run, network, ReadTexts(run, network.config.head_dim))
+        trainer.layers.load_state_dict(trainer.average, strict=False)
+        self._layers, self._head, self._texts = trainer.layers, trainer.head, trainer.texts
+
+    @torch.inference_mode()
+    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
+        """See `DrafterNetwork`; as many tokens as a drafter that is served drafts."""
+        hidden = self._layers(cache, torch.tensor([cache.length - 1]), DRAFTED)[0]
+        before, ids, likely = int(self._texts.index[token]), list[int](), list[float]()
+        for scores in F.linear(hidden, self._head).float():
+            told = scores + self._layers.after @ self._layers.before[before]
+            chance, best = told.softmax(-1).max(-1)
+            before = int(best)
+            ids.append(int(self._texts.ids[before]))
+            likely.append(float(chance))
+        return ids, likely
 
 
 def chosen(held_out: str, kinds: Sequence[str], sample: int) -> list[Case]:
@@ -135,7 +168,7 @@ def retold(rows: Sequence[dict[str, Any]], cases: Sequence[Case], checkpoint: Ch
             began = process_time()
             *_, draft = embedded.fill(asked)
             spent, drafts = spent + process_time() - began, drafts + 1
-            proposed = tokenizer.encode(so_far + draft.text)[written : written + DRAFTED]
+            proposed = tokenizer.encode(so_far + draft.text)[written : written + RETOLD]
             agreed = 0
             while ids[written + agreed : written + agreed + 1] == proposed[agreed : agreed + 1] != []:
                 agreed += 1
@@ -215,13 +248,14 @@ def main() -> None:
     parser.add_argument("command", choices=("run", "table", "retold", "same"))
     parser.add_argument("rows", type=Path)
     parser.add_argument("--drafter", type=Path)
+    parser.add_argument("--own-layers", type=Path)
     parser.add_argument("--set", default="fresh")
     parser.add_argument("--sample", type=int, default=60)
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--ways", default=",".join(WAYS))
     arguments = parser.parse_args()
     if arguments.command == "run":
-        infiller = Infiller(writer(arguments.drafter), CPU, fastest_products(CPU))
+        infiller = Infiller(writer(arguments.drafter, arguments.own_layers), CPU, fastest_products(CPU))
         cases = chosen(arguments.set, arguments.kinds.split(","), arguments.sample)
         run(arguments.rows, cases, infiller, arguments.ways.split(","))
     rows = [json.loads(line) for line in arguments.rows.read_text("utf-8").splitlines()]

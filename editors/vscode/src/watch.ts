@@ -35,6 +35,8 @@ class WatchView {
   private number = 0;
   private cancellation: vscode.CancellationTokenSource | undefined;
   private timer: NodeJS.Timeout | undefined;
+  /** Whether the page listens. A fill that was asked for earlier would be asked for a second time by its "ready". */
+  private isReady = false;
   private readonly subscriptions: vscode.Disposable[];
   private listening: { client: unknown; subscription: vscode.Disposable } | undefined;
 
@@ -48,7 +50,10 @@ class WatchView {
     this.panel = vscode.window.createWebviewPanel('dgemma.watch', 'dgemma: filling', place, options);
     this.panel.webview.html = page(this.panel.webview, media);
     this.subscriptions = [
-      this.panel.webview.onDidReceiveMessage(() => this.later(0)), // "again"
+      this.panel.webview.onDidReceiveMessage(() => {
+        this.isReady = true; // "ready" and "again"
+        this.later(0);
+      }),
       vscode.window.onDidChangeTextEditorSelection(({ textEditor }) => this.follow(textEditor)),
     ];
     this.panel.onDidDispose(() => this.dispose());
@@ -59,7 +64,9 @@ class WatchView {
     if (isWanted(editor.document)) {
       this.editor = editor;
       this.cancellation?.cancel();
-      this.later(REST_MS);
+      if (this.isReady) {
+        this.later(REST_MS);
+      }
     }
   }
 

@@ -1,9 +1,9 @@
 """Products of integers: int8 weights with a scale per row, activations in digits of 8 bits with a scale per token.
 
 They run in oneDNN over packed weights. Its product takes one scale for all activations, so that is one, and each
-token's own is multiplied afterwards. Where activations have outliers that one digit rounds away, a second digit holds
-what the first one left: the same product over twice the rows, which costs little for few tokens, because reading the
-weights takes the time (log/products.md).
+token's own is multiplied afterwards. Activations have outliers beside which one digit rounds away the others. So a
+second digit holds what the first one left: the same product over twice the rows, which costs little for few tokens,
+because reading the weights takes the time (log/products.md).
 
 Processors without VNNI add two products in 16 bits, which overflow in silence with digits of 8 bits. There a digit has
 7 bits, and activations two of them. Whether a processor is one of these is found out by a product that would overflow.
@@ -28,6 +28,8 @@ from dgemma_model.network.passes.blocks import Blocks
 LARGEST_WEIGHT = 127
 LARGEST_DIGIT, LARGEST_SHORT_DIGIT = 127, 63
 """Of 8 and of 7 bits. The unsigned digits that oneDNN wants are larger by one more than that."""
+SERVED_DIGITS = 2
+"""Of each activation, as networks are served."""
 ROWS_TOGETHER = 32
 """Tokens that are cut into digits together: what is between stays in the processor's cache."""
 FEWEST_ROWS = 4
@@ -149,12 +151,11 @@ class Int8Weights:
     blocks: Mapping[str, Blocks] = field(default_factory=dict)
     """Matrices that are laid out for compiled passes already, by name."""
 
-    def product(self, name: str, *, digits: int = 1) -> Int8Product | WideProduct:
-        """The product over the matrix of that name; `digits` of activations, where digits have 8 bits."""
+    def product(self, name: str) -> Int8Product | WideProduct:
+        """The product over the matrix of that name."""
         scale, bias = self.tensors[f"{name}.scale"], self.tensors.get(f"{name}.bias")
         if self.products != torch.int8:
             return WideProduct(self.tensors[f"{name}.weight"], scale, bias, dtype=self.products)
         weight = self.ready[name] if name in self.ready else packed(self.tensors[f"{name}.weight"])
-        if overflows():
-            return Int8Product(weight, scale, bias, digits=2, largest=LARGEST_SHORT_DIGIT)
-        return Int8Product(weight, scale, bias, digits=digits)
+        largest = LARGEST_SHORT_DIGIT if overflows() else LARGEST_DIGIT
+        return Int8Product(weight, scale, bias, digits=SERVED_DIGITS, largest=largest)

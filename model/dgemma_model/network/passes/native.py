@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dgemma_model.network.cache import Cache
+from dgemma_model.network.int8 import SERVED_DIGITS
 from dgemma_model.network.passes.blocks import BLOCK, GROUP, Blocks, blocks
 from dgemma_model.network.passes.structures import Layer, Matrix, Network, Pass
 from dgemma_model.network.qwen2_config import Qwen2Config
@@ -29,7 +30,7 @@ LANES, WIDEST_HEAD = 16, 128
 """The size of a head is a multiple of the one and at most the other."""
 LARGEST_WEIGHT, LARGEST_BYTE, LARGEST_SHORT = 127, 127, 2047
 """Of weights, and of the integers that activations are rounded to, by instruction set."""
-TOKEN_COSTS = {"amx_int8": 0.02, "avx512_vnni": 0.05, "avx_vnni": 0.1, "avx2": 0.2}
+TOKEN_COSTS = {"amx_int8": 0.02, "avx512_vnni": 0.06, "avx_vnni": 0.13, "avx2": 0.2}
 """See `Passes.token_cost`: the faster the products, the more of a short pass is reading the weights."""
 INSTRUCTIONS = tuple(TOKEN_COSTS)
 """The sets of instructions for which there may be a library, the fastest first."""
@@ -43,9 +44,6 @@ KEPT_SCORES = 16
 """Rows of scores whose memory is kept: as many as a line has drafted tokens, and some."""
 UNSHARED = 2
 """What `sys.getrefcount` says of an object that one attribute holds."""
-FINE_DIGITS = 2
-"""Bytes for each number that goes into queries, keys and values, and into the down projections: one rounds away the
-neighbours of their outliers (log/products.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,31 +255,26 @@ class NativePasses:
             self._scratch = (
                 torch.empty(rows, self._widest),
                 torch.empty(rows, self._attended),
-                torch.empty(FINE_DIGITS * rows + DIGIT_ROWS, self._longest, dtype=self._library.digit),
+                torch.empty(SERVED_DIGITS * rows + DIGIT_ROWS, self._longest, dtype=self._library.digit),
                 torch.empty(rows),
             )
         return self._scratch
 
     def _layer(self, tensors: Mapping[str, Tensor], matrices: Mapping[str, Blocks], prefix: str) -> Layer:
-        fine = FINE_DIGITS if self._library.takes_bytes else 1
         norms = (tensors[f"{prefix}{name}.weight"] for name in ("input_layernorm", "post_attention_layernorm"))
         return Layer(
             *map(self._pointer, norms),
-            self._matrix(tensors, matrices, f"{prefix}qkv", fine),
-            *(self._matrix(tensors, matrices, prefix + name) for name in ("out", "gate_up")),
-            self._matrix(tensors, matrices, f"{prefix}down", fine),
+            *(self._matrix(tensors, matrices, prefix + name) for name in ("qkv", "out", "gate_up", "down")),
         )
 
-    def _matrix(
-        self, tensors: Mapping[str, Tensor], matrices: Mapping[str, Blocks], name: str, digits: int = 1
-    ) -> Matrix:
+    def _matrix(self, tensors: Mapping[str, Tensor], matrices: Mapping[str, Blocks], name: str) -> Matrix:
         scale, bias = tensors[f"{name}.scale"], tensors.get(f"{name}.bias")
         found = matrices[name] if name in matrices else blocks(tensors[f"{name}.weight"])
         columns = found.weights.shape[1] * GROUP
         return Matrix(
             *(self._pointer(found.weights), self._pointer(found.sums), self._pointer(scale)),
             None if bias is None else self._pointer(bias),
-            *(len(scale), columns, digits, self._library.largest(columns)),
+            *(len(scale), columns, SERVED_DIGITS if self._library.takes_bytes else 1, self._library.largest(columns)),
         )
 
     def _pointer(self, tensor: Tensor) -> int:

@@ -4,8 +4,8 @@ A pass over a few tokens takes as long as reading the weights takes. So each wei
 order in which it lies in memory, and everything between two products is done while its data is in the cache.
 
 Products: activations are rounded to integers with a scale for each token, weights are int8 with a scale for each row.
-- With AMX, AVX-512 VNNI and AVX-VNNI, activations are unsigned bytes. Where one byte is too coarse, a second row holds what the
-  first one rounded away.
+- With AMX, AVX-512 VNNI and AVX-VNNI, activations are unsigned bytes, and a second row holds what the first one rounded
+  away.
 - With AVX2 they are 16-bit integers of at most 12 bits, because products of bytes overflow there.
 Integer sums are exact, and sums of floats are taken in one order. So a result does not depend on how many tokens or
 threads there are, and instruction sets that take bytes give the same bits.

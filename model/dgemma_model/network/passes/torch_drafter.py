@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.diffusion_gemma import RMSNorm
-from dgemma_model.network.int8 import Int8Product, Int8Weights, WideProduct
+from dgemma_model.network.int8 import SERVED_DIGITS, Int8Product, Int8Weights, WideProduct
 from dgemma_model.network.kernels import Norm
 from dgemma_model.network.packed import packed
 from dgemma_model.network.passes.torch_passes import attention, kept_dtype
@@ -67,7 +67,7 @@ class TorchDrafter:
         rows, scale = head
         self._head: Int8Product | WideProduct
         if weights.products == torch.int8:
-            self._head = Int8Product(packed(rows), scale)
+            self._head = Int8Product(packed(rows), scale, digits=SERVED_DIGITS)
         else:
             self._head = WideProduct(rows, scale, dtype=weights.products)
         self._before = tensors["before.weight"] * tensors["before.scale"][:, None]

@@ -30,9 +30,6 @@ PASS_TOKENS = (1, 2, 4, 8, 13, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Tokens of a prompt that are encoded together; fewer are filled up, and more to a multiple of the last."""
 KEYS_MULTIPLE = 64
 """Keys that attention reads; those after the last one are hidden."""
-FINE_DIGITS = 2
-"""8-bit digits of each number that goes into queries, keys and values, and into the down projections: one rounds away
-the neighbours of their outliers (log/products.md)."""
 
 
 class ServedLayer:
@@ -46,11 +43,11 @@ class ServedLayer:
             config.head_dim,
         )
         self._input_norm = _norm(config, weights.tensors[f"{prefix}input_layernorm.weight"])
-        self._qkv = weights.product(f"{prefix}qkv", digits=FINE_DIGITS)
+        self._qkv = weights.product(f"{prefix}qkv")
         self._out = weights.product(f"{prefix}out")
         self._mlp_norm = _norm(config, weights.tensors[f"{prefix}post_attention_layernorm.weight"])
         self._gate_up = weights.product(f"{prefix}gate_up")
-        self._down = weights.product(f"{prefix}down", digits=FINE_DIGITS)
+        self._down = weights.product(f"{prefix}down")
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, T, D] and angles [1 or B, T, 1, C] -> queries [B, H, T, C], keys and values [B, K, T, C]."""

@@ -162,7 +162,8 @@ class Trainer:
         """`run` keeps what is trained."""
         self.run, self.texts = run, texts
         head = network.embed_tokens.weight if network.lm_head is None else network.lm_head.weight
-        self._head = head[texts.ids].detach()
+        self.head = head[texts.ids].detach()
+        """The rows of the writer's head for the drafter's vocabulary, [N, D]."""
         torch.manual_seed(0)
         self.layers = OwnLayers(network, texts.pairs())
         trained = self.layers.trained()
@@ -183,17 +184,17 @@ class Trainer:
         writer's own scores there [M, N], and which positions these are, [A, L]."""
         text, cache = torch.tensor(ids), Cache()
         with torch.no_grad():
-            writers = F.linear(self.layers.network.encode(text[None], cache)[0], self._head)
+            writers = F.linear(self.layers.network.encode(text[None], cache)[0], self.head)
         anchors, targets = self.texts.anchors(text, self.texts.ids[writers.argmax(-1)], len(ids), prompt, rng)
         targets = targets[:, :length]
         known = targets >= 0
         hidden = self.layers(cache, anchors, length)[known]
         following = self.texts.index[text[(anchors + 1).clamp(max=len(ids) - 1)]]
         before = torch.cat((following[:, None], targets[:, :-1]), 1)[known]
-        before = torch.where(before < 0, len(self._head), before)
+        before = torch.where(before < 0, len(self.head), before)
         told = F.linear(self.layers.before[before].to(hidden.dtype), self.layers.after.to(hidden.dtype))
         places = (anchors[:, None] + 1 + torch.arange(length))[known]
-        return F.linear(hidden, self._head) + told, targets[known], writers[places], known
+        return F.linear(hidden, self.head) + told, targets[known], writers[places], known
 
     def learn(self, texts: Sequence[tuple[list[int], int]], rng: random.Random) -> float:
         """One step on some texts; returns the loss: nats a target beyond the writer's own."""

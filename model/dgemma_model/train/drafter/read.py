@@ -27,7 +27,7 @@ from dgemma_model.checkpoint import load as checkpoints
 from dgemma_model.checkpoint import selection
 from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.network.cache import Cache
-from dgemma_model.network.int8 import Int8Product
+from dgemma_model.network.int8 import SERVED_DIGITS, Int8Product
 from dgemma_model.network.kernels import fastest_products
 from dgemma_model.network.packed import packed
 from dgemma_model.network.qwen2_served import ServedQwen2
@@ -142,7 +142,7 @@ class WriterReader:
         self._network = network.keeping_states(layers_at(STATES_AT, layers))
         ids = torch.tensor(vocabulary)
         weight, scale = network.head_rows(ids)
-        self._head = Int8Product(packed(weight), scale)
+        self._head = Int8Product(packed(weight), scale, digits=SERVED_DIGITS)
         self._ids = ids
 
     @torch.inference_mode()
