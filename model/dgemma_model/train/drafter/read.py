@@ -5,7 +5,9 @@
 
 Each text is a prompt as it is served, with the true middle after it. Of every token these are kept: the writer's choice
 of the next one, its keys and values in a few layers, and its states before a few others. `STATES` is a folder outside
-the repository, 8 KB a token. Interrupt it at any time: it goes on where it was stopped.
+the repository, 8 KB a token. Interrupt it at any time: it goes on where it was stopped. Further sources are what
+`python eval/fetch_fresh.py get MANIFEST SOURCES` gets: `eval/fresh/fitting_packages.json` lists packages in Python, and
+`eval/fresh/drafter_packages.json` in other languages.
 """
 
 from __future__ import annotations
