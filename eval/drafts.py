@@ -54,7 +54,6 @@ from dgemma_model.network.state_drafter_served import DRAFTED
 from dgemma_model.request import FillRequest
 from dgemma_model.train.drafter import own_layers
 from dgemma_model.train.drafter.fit import ReadTexts
-from dgemma_model.train.drafter.own_layers import plain
 
 CPU = torch.device("cpu")
 WAYS = ("none", "copied", "denoised", "both")
@@ -82,7 +81,7 @@ class OwnLayersDrafter:
     def __init__(self, run: Path, checkpoint: Checkpoint) -> None:
         """`run` is the folder of their training."""
         assert isinstance(checkpoint.network, ServedQwen2)
-        network = plain(checkpoint.network, torch.bfloat16)
+        network = own_layers.plain(checkpoint.network, torch.bfloat16)
         trainer = own_layers.Trainer(run, network, ReadTexts(run, network.config.head_dim))
         trainer.layers.load_state_dict(trainer.average, strict=False)
         self._layers, self._head, self._texts = trainer.layers, trainer.head, trainer.texts
