@@ -15,7 +15,6 @@ import torch
 from qwen2_fixtures import write_gguf
 from torch import Tensor
 
-from dgemma_model.checkpoint import converted
 from dgemma_model.checkpoint.converted import CONFIG, convert, load
 from dgemma_model.checkpoint.mapped import packed_form
 from dgemma_model.network.cache import Cache
@@ -47,7 +46,8 @@ def made(request: pytest.FixtureRequest, products: str, tmp_path_factory: pytest
 
 
 def packed_path(directory: Path) -> Path:
-    return packed_form.packed_path(directory, Qwen2Config.from_json(json.loads((directory / CONFIG).read_text())))
+    config = Qwen2Config.from_json(json.loads((directory / CONFIG).read_text()))
+    return packed_form.writer_form(directory, config, {}, "").path
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_converting_packs_and_loading_maps(made: Path) -> None:
 def test_a_packed_form_computes_what_freshly_packed_weights_do(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mapped = logits(copied)
     kept = packed_path(copied)
-    monkeypatch.setattr(converted, "packed_weights", lambda directory, config, layout, weights, source: weights)
+    monkeypatch.setattr(packed_form.PackedForm, "weights", lambda form, plain: plain)
     kept.unlink()
     assert torch.equal(logits(copied), mapped)
     assert not kept.exists()

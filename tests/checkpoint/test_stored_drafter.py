@@ -18,9 +18,14 @@ from dgemma_model.checkpoint import load
 from dgemma_model.checkpoint.causal_code import converted_form
 from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.checkpoint.converted import ORIGIN
+from dgemma_model.checkpoint.drafters import stored
 from dgemma_model.checkpoint.drafters.stored import DRAFTER, write_drafter
+from dgemma_model.checkpoint.mapped import packed_form
+from dgemma_model.checkpoint.mapped.packed_form import DRAFTER_STEM, PackedForm
 from dgemma_model.infill import Infiller
 from dgemma_model.network.cache import Cache
+from dgemma_model.network.packed import can_restore
+from dgemma_model.network.passes import native
 from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.request import Excerpt, FillRequest
 
@@ -53,6 +58,74 @@ def test_a_drafter_beside_its_writer_is_used(directory: Path, caplog: pytest.Log
     assert 1 <= len(drafted) <= 4 and set(drafted) <= set(IDS.tolist())
     (directory / DRAFTER).unlink()
     assert loaded(directory).drafter is None and not caplog.records  # none is no fault
+
+
+def drafts(directory: Path) -> list[tuple[list[int], list[float]]]:
+    """What the drafter of a directory drafts after a few texts."""
+    checkpoint, found = loaded(directory), []
+    assert checkpoint.drafter is not None
+    for ids in torch.randint(400, (12, 20), generator=torch.Generator().manual_seed(0)).tolist():
+        checkpoint.network.encode(torch.tensor([ids[:-1]]), cache := Cache())
+        found.append(checkpoint.drafter.draft(cache, ids[-1]))
+    return found
+
+
+@pytest.mark.skipif(not can_restore(), reason="packed weights cannot be mapped here")
+@pytest.mark.parametrize("products", ["compiled", "oneDNN"])
+def test_its_matrices_are_mapped_from_a_file_that_servers_share(
+    products: str, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if products == "oneDNN":
+        monkeypatch.setattr(native, "library", lambda: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedForm, "weights", lambda form, plain: plain)
+        expected = drafts(directory)
+    assert drafts(directory) == expected
+    (packed,) = directory.glob(f"{DRAFTER_STEM}*")
+    written = packed.stat()
+    assert drafts(directory) == expected and packed.stat().st_mtime_ns == written.st_mtime_ns
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        held = loaded(directory)
+        assert str(packed) in maps.read_text() and held.drafter is not None
+    packed.write_bytes(packed.read_bytes()[:-50])
+    assert drafts(directory) == expected and packed.stat().st_size == written.st_size  # made anew
+    sha256 = json.loads((directory / ORIGIN).read_text())["sha256"]
+    write_drafter(directory / DRAFTER, tiny_drafter(len(IDS), canvas=3), IDS, sha256)
+    written, before = packed.read_bytes(), drafts(directory)
+    assert packed.read_bytes() != written and drafts(directory) == before != expected  # packed anew for another drafter
+
+
+def test_where_no_file_can_be_written_it_is_packed_into_memory(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = drafts(directory)
+    for packed in directory.glob(f"{DRAFTER_STEM}*"):
+        packed.unlink()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(packed_form, "write_tensors", full)
+    assert drafts(directory) == expected
+    assert not [*directory.glob(f"{DRAFTER_STEM}*"), *directory.glob(".packed.*")]
+
+
+def test_one_of_the_package_is_used_where_there_is_no_other(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shipped = tmp_path / "shipped" / "tiny"
+    shipped.mkdir(parents=True)
+    monkeypatch.setattr(stored, "SHIPPED", shipped.parent)
+    expected = drafts(directory)
+    sha256 = json.loads((directory / ORIGIN).read_text())["sha256"]
+    (directory / DRAFTER).rename(shipped / DRAFTER)
+    (shipped / "manifest.json").write_text(json.dumps({"writer": {"sha256": "0" * 64}}))
+    assert loaded(directory).drafter is None  # it is another writer's
+    (shipped / "manifest.json").write_text(json.dumps({"writer": {"sha256": sha256}}))
+    assert drafts(directory) == expected
+    write_drafter(directory / DRAFTER, tiny_drafter(len(IDS), canvas=3), IDS, sha256)
+    assert drafts(directory) != expected and not caplog.records  # the user's own goes first
 
 
 Change = Callable[[dict[str, Tensor], dict[str, str]], Any]

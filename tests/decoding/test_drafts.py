@@ -29,7 +29,7 @@ from dgemma_model.network.cache import Cache
 from dgemma_model.network.contract import DrafterNetwork
 from dgemma_model.network.int8 import Int8Weights
 from dgemma_model.network.qwen2_served import ServedQwen2
-from dgemma_model.network.state_drafter_served import ServedStateDrafter, served_weights
+from dgemma_model.network.state_drafter_served import DrafterTensors, ServedStateDrafter, served_weights
 from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest
 
 PIECES = [
@@ -82,7 +82,8 @@ def random_drafter() -> ServedStateDrafter:
     ids, network = torch.arange(3, 403, 2), writer().network
     assert isinstance(network, ServedQwen2)
     drafter = tiny_drafter(len(ids))
-    return ServedStateDrafter(drafter.config, Int8Weights(served_weights(drafter, ids), torch.float32), network)
+    tensors = DrafterTensors(served_weights(drafter, ids), network)
+    return ServedStateDrafter(drafter.config, Int8Weights(tensors, torch.float32), network)
 
 
 class Hostile:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from passes_fixtures import COMPILED
 from qwen2_fixtures import Parameters, plain_network, tiny_drafter
+from torch import Tensor
 
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.int8 import Int8Weights
@@ -21,7 +22,13 @@ from dgemma_model.network.passes import native
 from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.network.qwen2_weights import joined_weights
 from dgemma_model.network.state_drafter import DrafterConfig, StateDrafter
-from dgemma_model.network.state_drafter_served import LEAST_CHANCE, ServedStateDrafter, served_layout, served_weights
+from dgemma_model.network.state_drafter_served import (
+    LEAST_CHANCE,
+    DrafterTensors,
+    ServedStateDrafter,
+    served_layout,
+    served_weights,
+)
 
 KNOWN = 404
 IDS = torch.arange(4, KNOWN, 3)
@@ -53,14 +60,14 @@ def drafter() -> StateDrafter:
 
 @cache
 def served(products: torch.dtype = torch.float32) -> ServedStateDrafter:
-    weights = Int8Weights(served_weights(drafter(), IDS), products)
-    return ServedStateDrafter(drafter().config, weights, writer(products))
+    stored = DrafterTensors(served_weights(drafter(), IDS), writer(products))
+    return ServedStateDrafter(drafter().config, Int8Weights(stored, products), writer(products))
 
 
 def reference(cache: Cache, anchor: int, token: int, length: int = CANVAS) -> list[int]:
     """What the plain network drafts after the first `anchor + 1` cached tokens and `token`."""
     network = drafter()
-    states = served().writer.cached_states(cache, slice(anchor, anchor + 1))[None].float()
+    states = states_at(cache, anchor)
     embedded = writer().embed(torch.tensor([[token]]))
     keys = [cache.layer(layer) for layer in network.config.keys_of]
     hidden = network(states, embedded, torch.tensor([[anchor]]), keys, length)[0, 0]
@@ -72,6 +79,12 @@ def reference(cache: Cache, anchor: int, token: int, length: int = CANVAS) -> li
         before = int((row + network.pair_scores(torch.tensor(before))).argmax())
         found.append(known[before])
     return found
+
+
+def states_at(cache: Cache, token: int) -> Tensor:
+    states = served().writer.latest_states(cache, token)
+    assert states is not None
+    return states[None, None].float()
 
 
 def read(ids: list[int], products: torch.dtype = torch.float32) -> Cache:
@@ -95,14 +108,14 @@ def test_it_is_served_as_it_is_trained(ids: list[int], token: int) -> None:
 @pytest.mark.parametrize("way", COMPILED)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_compiled_it_drafts_nearly_the_same(way: str, threads: int) -> None:
-    plain, weights = plain_network("qwen2"), Int8Weights(served_weights(drafter(), IDS), torch.int8)
+    plain = plain_network("qwen2")
     joined = dict(joined_weights(plain.config, Parameters(plain), KNOWN))
     rows = torch.randint(KNOWN, (60, 20), generator=torch.Generator().manual_seed(0)).tolist()
     same, errors, before = 0, list[float](), torch.get_num_threads()
     with patch.object(native, "library", lambda: native.opened(way)):
-        compiled = ServedStateDrafter(
-            drafter().config, weights, ServedQwen2(plain.config, Int8Weights(joined, torch.int8))
-        )
+        its_writer = ServedQwen2(plain.config, Int8Weights(joined, torch.int8))
+        stored = DrafterTensors(served_weights(drafter(), IDS), its_writer)
+        compiled = ServedStateDrafter(drafter().config, Int8Weights(stored, torch.int8), its_writer)
     try:
         torch.set_num_threads(threads)
         for ids in rows:
@@ -145,21 +158,24 @@ def test_drafts_are_not_all_alike() -> None:
 @pytest.mark.parametrize("products", [torch.float32, torch.int8])
 @settings(max_examples=30, deadline=None)
 @given(ids=texts, more=texts, cut=st.integers(1, 200))
-def test_kept_states_follow_the_cache(ids: list[int], more: list[int], cut: int, products: torch.dtype) -> None:
+def test_states_are_those_of_the_latest_pass(ids: list[int], more: list[int], cut: int, products: torch.dtype) -> None:
     if products == torch.int8 and not CAN_PACK:
         return
-    network = served(products).writer
-    cache, kept = read(ids, products), slice(0, min(cut, len(ids)))
+    network, cache, end = served(products).writer, read(ids, products), len(ids) + min(cut, len(more))
+    assert cache.states is not None and cache.states.shape == (len(ids), 2, network.config.hidden_size)
     alone = writer(products).encode(torch.tensor([ids]), Cache())[0]
-    states = network.cached_states(cache, slice(0, len(ids)))
-    assert states.shape == (len(ids), 2, network.config.hidden_size)
-    assert torch.equal(states[:, -1], alone.to(states.dtype))  # keeping them changes nothing
-    exact = served().writer.cached_states(read(ids), slice(0, len(ids)))
-    assert (states - exact).norm() <= 0.1 * exact.norm()
+    assert torch.equal(cache.states[:, -1], alone.to(cache.states.dtype))  # keeping them changes nothing
+    exact = read(ids).states
+    assert exact is not None and (cache.states - exact).norm() <= 0.1 * exact.norm()
     network.encode(torch.tensor([more]), cache)
-    cache.crop(kept.stop)
-    assert torch.equal(network.cached_states(cache, kept), states[kept])
-    assert torch.equal(network.cached_states(cache.copy(kept.stop), kept), states[kept])
+    cache.crop(end)
+    for place in range(len(ids) + len(more)):
+        assert (network.latest_states(cache, place) is not None) == (len(ids) <= place < end)
+    again = network.encode(torch.tensor([more]), read(ids, products))[0]
+    last = network.latest_states(cache, end - 1)
+    assert last is not None and torch.equal(last[-1], again[end - 1 - len(ids)].to(last.dtype))
+    cache.crop(len(ids))
+    assert served(products).draft(cache, 5) == ([], [])  # nothing to draft from
 
 
 def test_probabilities_are_those_of_the_choice() -> None:
@@ -167,7 +183,7 @@ def test_probabilities_are_those_of_the_choice() -> None:
     drafted, likely = served().draft(read(ids), 40)
     assert len(likely) == len(drafted) and all(1 / len(IDS) <= share <= 1 for share in likely)
     network, cache = drafter(), read(ids)
-    states = served().writer.cached_states(cache, slice(29, 30))[None].float()
+    states = states_at(cache, 29)
     keys = [cache.layer(layer) for layer in network.config.keys_of]
     hidden = network(states, writer().embed(torch.tensor([[40]])), torch.tensor([[29]]), keys, CANVAS)[0, 0, 0]
     rows, scale = writer().head_rows(IDS)

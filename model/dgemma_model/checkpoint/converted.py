@@ -24,7 +24,7 @@ from torch import Tensor
 from dgemma_model.checkpoint import store
 from dgemma_model.checkpoint.errors import CheckpointError
 from dgemma_model.checkpoint.gguf.file import GgufFile
-from dgemma_model.checkpoint.mapped.packed_form import packed_weights
+from dgemma_model.checkpoint.mapped.packed_form import writer_form
 from dgemma_model.checkpoint.mapped.tokenizer_form import tokenizer_of
 from dgemma_model.checkpoint.published_causal import PublishedCausal
 from dgemma_model.checkpoint.weights import WRITTEN, is_finite, write_tensors
@@ -77,7 +77,7 @@ def convert(source: Path, directory: Path, progress: Progress = lambda share: No
         for name, content in ((CONFIG, opened.config.to_json()), (ORIGIN, origin)):
             (new / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
         plain = Int8Weights(MappedWeights(new / WEIGHTS, layout), fastest_products(torch.device("cpu")))
-        packed_weights(new, opened.config, layout, plain, digest)
+        writer_form(new, opened.config, layout, digest).weights(plain)
         with suppress(TokenizerError):  # said when it is loaded
             tokenizer_of(new / TOKENIZER, digest)
 
@@ -123,7 +123,7 @@ def load(directory: Path, expected_sha256: str | None = None) -> ServedQwen2:
         raise ConvertedError(f"{ORIGIN} in {directory} names {vocab_size!r} tokens; convert it again")
     layout = joined_layout(config, vocab_size)
     plain = Int8Weights(MappedWeights(directory / WEIGHTS, layout), fastest_products(torch.device("cpu")))
-    return ServedQwen2(config, packed_weights(directory, config, layout, plain, str(origin.get("sha256"))))
+    return ServedQwen2(config, writer_form(directory, config, layout, str(origin.get("sha256"))).weights(plain))
 
 
 def sha256(path: Path) -> str:

@@ -242,6 +242,7 @@ class PromptCaches:
         return best
 
     def _keep(self, prompt: CachedPrompt) -> None:
+        prompt.cache.states = None  # the next fill's first pass has its own
         self._kept.append(prompt)
         self.nbytes += prompt.cache.nbytes
         while self._kept and self.nbytes > self._budget_bytes:

@@ -18,6 +18,10 @@ class Cache:
         """[B, length] bool, True at real tokens; None when there is no padding."""
         self.origin: Cache | None = None
         """The cache that all rows of this one see, as long as this one holds nothing else (see `repeated`)."""
+        self.states: Tensor | None = None
+        """What a network that keeps states computed of the tokens of the latest pass, [tokens, states, D]."""
+        self.states_from = 0
+        """The place of the first of these tokens in the cache."""
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
 

@@ -59,7 +59,7 @@ class ServedQwen2:
         return network
 
     def keeping_states(self, layers: Sequence[int]) -> ServedQwen2:
-        """The same network, whose passes also leave states in the cache: see `cached_states`.
+        """The same network, whose passes over a single row leave their states in the cache: see `latest_states`.
 
         `layers` are indices of layers; the last hidden states are kept with them.
         """
@@ -67,19 +67,22 @@ class ServedQwen2:
         network._kept_states = tuple(layers)
         return network
 
-    def cached_states(self, cache: Cache, tokens: slice) -> Tensor:
-        """Of some cached tokens of a single row: the residual stream before each layer that was asked for, then the
-        last hidden state, [tokens, states, D]. Only of passes of a network that keeps states."""
-        found = list[Tensor]()
-        for pair in range(-(-(len(self._kept_states) + 1) // 2)):
-            for side in cache.layer(self.config.num_hidden_layers + pair):
-                found.append(side[0, 0, tokens])
-        return torch.stack(found[: len(self._kept_states) + 1], dim=1)
+    def latest_states(self, cache: Cache, token: int) -> Tensor | None:
+        """Of the cached token at a place: the residual stream before each layer that was asked for, then the last
+        hidden state, [states, D]. None unless the latest pass read it."""
+        if cache.states is None or not cache.states_from <= token < cache.length:
+            return None
+        return cache.states[token - cache.states_from]
 
     def head_rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of `ids` [N] in the head as they are stored: int8 [N, D], and scales [N]."""
-        name = "embed_tokens" if self.config.tie_word_embeddings else "lm_head"
-        return self.weights.tensors[f"{name}.weight"][ids], self.weights.tensors[f"{name}.scale"][ids]
+        tensors = self.weights.tensors
+        return tensors[f"{self.head_name}.weight"][ids], tensors[f"{self.head_name}.scale"][ids]
+
+    @property
+    def head_name(self) -> str:
+        """What the matrix of the head is called in `weights`."""
+        return "embed_tokens" if self.config.tie_word_embeddings else "lm_head"
 
     @property
     def token_cost(self) -> float:
@@ -160,16 +163,14 @@ class ServedQwen2:
         with THREADS.measured(ids.numel()):
             angles = self.angles(cache.length, ids.shape[1], positions)
             hidden, states = self._passes.run(self.embed(ids), cache, angles, allowed, self._kept_states)
-        if states:
+        if states and len(ids) == 1:
             self._keep([*states, hidden], cache)
         return hidden
 
     def _keep(self, states: Sequence[Tensor], cache: Cache) -> None:
-        """Write states [B, T, D] to the cache, two and two in place of keys and values after those of the layers."""
-        narrow = [state[:, None].to(cache.layer(0)[0].dtype) for state in states]
-        for pair, first in enumerate(narrow[::2]):
-            second = narrow[2 * pair + 1] if 2 * pair + 1 < len(narrow) else first
-            cache.write(self.config.num_hidden_layers + pair, first, second)
+        """Leave the states [1, T, D] of a pass in the cache, in the dtype of the keys."""
+        cache.states = torch.stack([state[0] for state in states], dim=1).to(cache.layer(0)[0].dtype)
+        cache.states_from = cache.length
 
     def angles(self, start: int, tokens: int, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Cosines and sines as `Passes` take them, [1 or B, T, C], from tables that grow by doubling."""

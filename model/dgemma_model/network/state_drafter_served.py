@@ -5,6 +5,7 @@ For CPUs. Shapes as in `state_drafter`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -19,7 +20,9 @@ from dgemma_model.network.qwen2_weights import Layout
 from dgemma_model.network.state_drafter import FIRST, DrafterConfig, StateDrafter
 from dgemma_model.network.threads import THREADS
 
-IDS = "ids"
+IDS, HEAD = "ids", "lm_head"
+BEFORE = "before"
+"""The only matrix that is looked up and not multiplied."""
 DRAFTED = 4
 """Tokens of a draft, at most: later ones have hardly ever been worth a pass's time (log/drafts.md)."""
 LEAST_CHANCE = 0.1
@@ -46,29 +49,51 @@ class ServedStateDrafter:
     """Drafts what a writer says next."""
 
     def __init__(self, config: DrafterConfig, weights: Int8Weights, writer: ServedQwen2) -> None:
-        """`weights` as `served_weights` gives them. `writer` is what the drafter was trained with."""
+        """`weights` are `DrafterTensors`. `writer` is what the drafter was trained with."""
         self.config = config
         self.writer = writer.keeping_states(config.states_before)
         """The writer, keeping the states that the drafter reads."""
         self._ids = weights.tensors[IDS].tolist()
         self._index = {token: index for index, token in enumerate(self._ids)}
-        head = writer.head_rows(weights.tensors[IDS].long())
         is_native = weights.products == torch.int8 and can_draft(config)
-        self._passes: DrafterPasses = (
-            NativeDrafter(config, weights.tensors, head) if is_native else TorchDrafter(config, weights, head)
-        )
+        self._passes: DrafterPasses = NativeDrafter(config, weights) if is_native else TorchDrafter(config, weights)
 
     @torch.inference_mode()
     def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
         """See `DrafterNetwork`; at most `DRAFTED` ids."""
         anchor, length = cache.length - 1, min(self.config.canvas, DRAFTED)
+        states = self.writer.latest_states(cache, anchor)
+        if states is None:
+            return [], []
         with THREADS.chosen(length):
-            states = self.writer.cached_states(cache, slice(anchor, anchor + 1))[0].float()
+            states = states.float()
             embedded = self.writer.embed(torch.tensor([token]))[0]
             angles = self.writer.angles(anchor + FIRST, length)
             before = self._index.get(token, self.config.vocab_size)
             chosen, likely = self._passes.draft(states, embedded, cache, angles, before, LEAST_CHANCE)
         return [self._ids[index] for index in chosen], likely
+
+
+class DrafterTensors(Mapping[str, Tensor]):
+    """A drafter's tensors, and as `lm_head` the writer's rows of the drafter's tokens: `weight` int8 [N, D] and `scale`
+    float32 [N]. The rows are gathered when they are asked for."""
+
+    def __init__(self, stored: Mapping[str, Tensor], writer: ServedQwen2) -> None:
+        """`stored` as `served_weights` gives them."""
+        self._stored, self._writer = stored, writer
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in (f"{HEAD}.weight", f"{HEAD}.scale"):
+            return self._stored[name]
+        whole = self._writer.weights.tensors[f"{self._writer.head_name}.{name.removeprefix(f'{HEAD}.')}"]
+        return whole[self._stored[IDS].long()]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._stored
+        yield from (f"{HEAD}.weight", f"{HEAD}.scale")
+
+    def __len__(self) -> int:
+        return len(self._stored) + 2
 
 
 def served_weights(drafter: StateDrafter, ids: Tensor) -> dict[str, Tensor]:
@@ -96,3 +121,13 @@ def served_layout(config: DrafterConfig) -> Layout:
         else:
             layout[name] = torch.float32, shape
     return layout
+
+
+def product_shapes(config: DrafterConfig) -> dict[str, tuple[int, int]]:
+    """The matrices of `DrafterTensors` that are multiplied: [out, in] by name."""
+    matrices = {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, (dtype, shape) in served_layout(config).items()
+        if dtype == torch.int8 and name != f"{BEFORE}.weight"
+    }
+    return matrices | {HEAD: (config.vocab_size, config.hidden_size)}

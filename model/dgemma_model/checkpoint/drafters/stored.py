@@ -6,6 +6,7 @@ on.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -17,16 +18,27 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dgemma_model.checkpoint.errors import CheckpointError
+from dgemma_model.checkpoint.mapped.packed_form import DRAFTER_STEM, PackedForm
 from dgemma_model.checkpoint.weights import WRITTEN, write_tensors
 from dgemma_model.network.int8 import Int8Weights, fastest_products
+from dgemma_model.network.passes.native_drafter import can_draft
 from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.network.state_drafter import DrafterConfig, StateDrafter
-from dgemma_model.network.state_drafter_served import IDS, ServedStateDrafter, served_layout, served_weights
+from dgemma_model.network.state_drafter_served import (
+    IDS,
+    DrafterTensors,
+    ServedStateDrafter,
+    product_shapes,
+    served_layout,
+    served_weights,
+)
 
 logger = logging.getLogger(__name__)
 
 DRAFTER = "drafter.safetensors"
-"""The file's name, beside the weights of the writer that it belongs to."""
+"""The file's name, in `SHIPPED` or beside the weights of the writer that it belongs to."""
+SHIPPED = Path(__file__).parent
+"""The folder of those that come with the package, each in a folder with its writer's name."""
 CONFIG, WRITER = "config", "writer_sha256"
 """The notes in its header: the shape, in JSON, and the hash of the file that the writer was converted from."""
 
@@ -42,20 +54,32 @@ def write_drafter(path: Path, drafter: StateDrafter, ids: Tensor, writer_sha256:
 
 
 def drafter_of(directory: Path, writer: ServedQwen2, writer_sha256: str) -> ServedStateDrafter | None:
-    """The drafter in the directory of a writer's converted form; None where there is none, or none that can be used,
-    which is logged."""
-    path = directory / DRAFTER
-    if not path.is_file():
+    """The drafter in the directory of a writer's converted form, or else the one that comes with the package for this
+    writer. None where there is none, or none that can be used, which is logged."""
+    own = directory / DRAFTER
+    path = own if own.is_file() else shipped_for(writer_sha256)
+    if path is None:
         return None
     try:
-        return read_drafter(path, writer, writer_sha256)
+        return read_drafter(path, writer, writer_sha256, directory)
     except CheckpointError as error:
         logger.warning("%s; fills take more passes without it", error)
         return None
 
 
-def read_drafter(path: Path, writer: ServedQwen2, writer_sha256: str) -> ServedStateDrafter:
-    """Read a drafter for a writer that was converted from a file with this hash.
+def shipped_for(writer_sha256: str) -> Path | None:
+    """The drafter in the package for a writer that was converted from a file with this hash."""
+    for manifest in SHIPPED.glob("*/manifest.json"):
+        if json.loads(manifest.read_text("utf-8"))["writer"]["sha256"] == writer_sha256:
+            return manifest.with_name(DRAFTER)
+    return None
+
+
+def read_drafter(
+    path: Path, writer: ServedQwen2, writer_sha256: str, packed_in: Path | None = None
+) -> ServedStateDrafter:
+    """Read a drafter for a writer that was converted from a file with this hash. Its matrices are packed into a file of
+    the folder `packed_in`, which all processes that serve the drafter share; without one, into memory.
 
     Raises:
         CheckpointError: it is damaged, belongs to another writer, or does not fit this one; the message is for users.
@@ -72,7 +96,12 @@ def read_drafter(path: Path, writer: ServedQwen2, writer_sha256: str) -> ServedS
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the drafter {path} is damaged ({error})") from error
     _check(path, config, tensors, writer.vocab_size)
-    return ServedStateDrafter(config, Int8Weights(tensors, fastest_products(torch.device("cpu"))), writer)
+    weights = Int8Weights(DrafterTensors(tensors, writer), fastest_products(torch.device("cpu")))
+    if packed_in is not None:
+        source = hashlib.sha256(path.read_bytes()).hexdigest()
+        form = PackedForm(packed_in, product_shapes(config), source, can_draft(config), DRAFTER_STEM)
+        weights = form.weights(weights)
+    return ServedStateDrafter(config, weights, writer)
 
 
 def _misfit(config: DrafterConfig, writer: ServedQwen2) -> str | None:

@@ -1,4 +1,4 @@
-"""A converted checkpoint's int8 matrices, packed for this machine's products, in a file beside the plain ones.
+"""The int8 matrices of a converted checkpoint or of its drafter, packed for this machine's products, in a file.
 
 The file is mapped: the network is ready at once, and all processes that serve it share one copy. If the compiled passes
 can run, the layout is theirs. Otherwise it is oneDNN's, which differs by torch version and processor. The file's name
@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,56 +30,84 @@ from dgemma_model.network.qwen2_weights import Layout
 
 logger = logging.getLogger(__name__)
 
-STEM = "packed-"
+STEM, DRAFTER_STEM = "packed-", "drafter-packed-"
+"""How the names of the files begin."""
 _END = ".weight"
 _SOURCE = "source"
 Shapes = Mapping[str, tuple[int, int]]
 """The [out, in] of matrices, by name."""
 
 
-def packed_path(directory: Path, config: Qwen2Config) -> Path:
-    """The path of the file for this machine's layout."""
-    return directory / f"{STEM}{'bands' if native.can_run(config) else layout_key()}.safetensors"
+@dataclass(frozen=True, slots=True)
+class PackedForm:
+    """A file of packed matrices, and what it must hold."""
+
+    directory: Path
+    shapes: Shapes
+    """Of the matrices that products use."""
+    source: str
+    """Identifies what the matrices were made from."""
+    compiled: bool
+    """Whether the compiled passes read them."""
+    stem: str = STEM
+
+    @property
+    def path(self) -> Path:
+        """The file for this machine's layout."""
+        return self.directory / f"{self.stem}{'bands' if self.compiled else layout_key()}.safetensors"
+
+    def weights(self, plain: Int8Weights) -> Int8Weights:
+        """`plain` with their matrices mapped from the file.
+
+        The file is written first if it is missing, damaged or of another source. If that fails, `plain` is returned.
+        """
+        if plain.products != torch.int8 or not (self.compiled or can_restore()):
+            return plain
+        try:
+            return self._mapped(plain)
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
+            logger.info("packing weights in %s for this machine", self.directory)
+        try:
+            self._write(plain.tensors)
+            return self._mapped(plain)
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+            logger.info("packed weights cannot be kept in %s: %s", self.directory, error)
+            return plain
+
+    def _mapped(self, plain: Int8Weights) -> Int8Weights:
+        with safe_open(self.path, framework="pt") as file:
+            notes = file.metadata() or {}
+            if notes.get(_SOURCE) != self.source:
+                raise ValueError(f"{self.path.name} was made of something else")
+            if self.compiled:
+                laid_out = {name: _blocks_of(file, name, shape) for name, shape in self.shapes.items()}
+                return Int8Weights(plain.tensors, plain.products, blocks=laid_out)
+            ready = {name: _packed_of(file, name, shape, notes[name]) for name, shape in self.shapes.items()}
+            return Int8Weights(plain.tensors, plain.products, ready)
+
+    def _write(self, tensors: Mapping[str, Tensor]) -> None:
+        layout, notes, parts = (_blocks_to_write if self.compiled else _packed_to_write)(self.shapes, tensors)
+        handle, partial = tempfile.mkstemp(prefix=".packed.", dir=self.directory)
+        os.close(handle)
+        try:
+            write_tensors(Path(partial), layout, parts, notes | {_SOURCE: self.source})
+            for stale in self.directory.glob(f"{self.stem}*.safetensors"):
+                with suppress(OSError):
+                    stale.unlink()
+            Path(partial).replace(self.path)
+        finally:
+            Path(partial).unlink(missing_ok=True)
 
 
-def packed_weights(
-    directory: Path, config: Qwen2Config, layout: Layout, weights: Int8Weights, source: str
-) -> Int8Weights:
-    """`weights` with their matrices mapped from the file of this machine.
-
-    The file is written first if it is missing, damaged or of another `source`. If that fails, `weights` are returned as
-    they are. `layout` has dtype and shape of each plain tensor. `source` identifies the file that they were converted
-    from. If there is an `lm_head`, `embed_tokens` is not packed: then no product uses it.
-    """
-    if weights.products != torch.int8 or not (native.can_run(config) or can_restore()):
-        return weights
+def writer_form(directory: Path, config: Qwen2Config, layout: Layout, source: str) -> PackedForm:
+    """The packed form of a converted checkpoint. `layout` has dtype and shape of each plain tensor, and `source`
+    identifies the file that they were converted from. If there is an `lm_head`, `embed_tokens` is not packed: then no
+    product uses it."""
     names = [name.removesuffix(_END) for name, (dtype, _) in layout.items() if dtype == torch.int8]
     if "lm_head" in names:
         names.remove("embed_tokens")
-    shapes: Shapes = {name: (layout[name + _END][1][0], layout[name + _END][1][1]) for name in names}
-    path = packed_path(directory, config)
-    try:
-        return _mapped(path, config, shapes, weights, source)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
-        logger.info("packing the weights of %s for this machine", directory)
-    try:
-        _write(path, config, shapes, weights.tensors, source)
-        return _mapped(path, config, shapes, weights, source)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        logger.info("packed weights cannot be kept in %s: %s", directory, error)
-        return weights
-
-
-def _mapped(path: Path, config: Qwen2Config, shapes: Shapes, weights: Int8Weights, source: str) -> Int8Weights:
-    with safe_open(path, framework="pt") as file:
-        notes = file.metadata() or {}
-        if notes.get(_SOURCE) != source:
-            raise ValueError(f"{path.name} was made of something else")
-        if native.can_run(config):
-            laid_out = {name: _blocks_of(file, name, shape) for name, shape in shapes.items()}
-            return Int8Weights(weights.tensors, weights.products, blocks=laid_out)
-        ready = {name: _packed_of(file, name, shape, notes[name]) for name, shape in shapes.items()}
-        return Int8Weights(weights.tensors, weights.products, ready)
+    shapes = {name: (layout[name + _END][1][0], layout[name + _END][1][1]) for name in names}
+    return PackedForm(directory, shapes, source, native.can_run(config))
 
 
 def _blocks_of(file: Any, name: str, shape: tuple[int, int]) -> Blocks:
@@ -91,23 +120,6 @@ def _blocks_of(file: Any, name: str, shape: tuple[int, int]) -> Blocks:
 
 def _packed_of(file: Any, name: str, shape: tuple[int, int], note: str) -> PackedWeight:
     return from_bytes(file.get_tensor(name), bytes.fromhex(note), shape)
-
-
-def _write(path: Path, config: Qwen2Config, shapes: Shapes, tensors: Mapping[str, Tensor], source: str) -> None:
-    if native.can_run(config):
-        layout, notes, parts = _blocks_to_write(shapes, tensors)
-    else:
-        layout, notes, parts = _packed_to_write(shapes, tensors)
-    handle, partial = tempfile.mkstemp(prefix=".packed.", dir=path.parent)
-    os.close(handle)
-    try:
-        write_tensors(Path(partial), layout, parts, notes | {_SOURCE: source})
-        for stale in path.parent.glob(f"{STEM}*.safetensors"):
-            with suppress(OSError):
-                stale.unlink()
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
 
 
 ToWrite = tuple[Layout, dict[str, str], Iterator[tuple[str, Tensor]]]

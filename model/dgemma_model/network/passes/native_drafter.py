@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
 from ctypes import c_float, c_int64
 
 import torch
 from torch import Tensor
 
 from dgemma_model.network.cache import Cache
+from dgemma_model.network.int8 import Int8Weights
 from dgemma_model.network.passes.blocks import GROUP
 from dgemma_model.network.passes.native import NativePasses, can_run
 from dgemma_model.network.passes.structures import Draft, Drafter
@@ -24,13 +24,16 @@ class NativeDrafter(NativePasses):
     """See `state_drafter_served.DrafterPasses`. Its layers are those of a Qwen2 network whose tokens all see each
     other, and which goes on after keys and values of the writer."""
 
-    def __init__(self, config: DrafterConfig, tensors: Mapping[str, Tensor], head: tuple[Tensor, Tensor]) -> None:
-        """`tensors` as `state_drafter_served.served_weights` gives them; `head` are the writer's int8 rows [N, D] of
-        the drafter's tokens, and their scales [N]."""
-        named = dict(tensors) | {"lm_head.weight": head[0], "lm_head.scale": head[1]}
+    def __init__(self, config: DrafterConfig, weights: Int8Weights) -> None:
+        """`weights` are `state_drafter_served.DrafterTensors`."""
+        laid_out = weights.blocks
+        tensors = {
+            name: weights.tensors[name] for name in weights.tensors if name.removesuffix(".weight") not in laid_out
+        }
+        named = dict(tensors)
         for its, published in PUBLISHED.items():
             named |= {name.replace(its, published): tensor for name, tensor in tensors.items() if its in name}
-        super().__init__(as_qwen2(config), named, {})
+        super().__init__(as_qwen2(config), named, laid_out)
         self._keys_of = config.keys_of
         states = len(config.states_before) + 1
         self._joined, self._pairs = torch.empty((states + 1) * config.hidden_size), torch.empty(config.vocab_size)
@@ -39,7 +42,7 @@ class NativeDrafter(NativePasses):
         self._drafter = Drafter(
             *(ctypes.pointer(self._network), states),
             self._pointer(torch.stack([tensors[f"state_norms.{at}.weight"] for at in range(states)])),
-            *(self._pointer(tensors["places"]), self._matrix(named, {}, "fuse"), self._matrix(named, {}, "after")),
+            *(self._pointer(tensors["places"]), *(self._matrix(named, laid_out, name) for name in ("fuse", "after"))),
             *(self._pointer(tensors["before.weight"]), self._pointer(tensors["before.scale"])),
         )
 

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.diffusion_gemma import RMSNorm
-from dgemma_model.network.int8 import SERVED_DIGITS, Int8Product, Int8Weights, WideProduct
+from dgemma_model.network.int8 import Int8Weights
 from dgemma_model.network.kernels import Norm
-from dgemma_model.network.packed import packed
 from dgemma_model.network.passes.torch_passes import attention, kept_dtype
 from dgemma_model.network.state_drafter import DrafterConfig
 
@@ -54,9 +53,8 @@ class ServedDrafterLayer:
 class TorchDrafter:
     """See `state_drafter_served.DrafterPasses`."""
 
-    def __init__(self, config: DrafterConfig, weights: Int8Weights, head: tuple[Tensor, Tensor]) -> None:
-        """`weights` as `state_drafter_served.served_weights` gives them; `head` are the writer's int8 rows [N, D] of
-        the drafter's tokens, and their scales [N]."""
+    def __init__(self, config: DrafterConfig, weights: Int8Weights) -> None:
+        """`weights` are `state_drafter_served.DrafterTensors`."""
         self._keys_of = config.keys_of
         tensors, states = weights.tensors, len(config.states_before) + 1
         self._state_norms = [_norm(config, tensors[f"state_norms.{at}.weight"]) for at in range(states)]
@@ -64,12 +62,7 @@ class TorchDrafter:
         self._places = tensors["places"].float()
         self._layers = [ServedDrafterLayer(config, weights, f"layers.{at}.") for at in range(len(config.keys_of))]
         self._norm = _norm(config, tensors["norm.weight"])
-        rows, scale = head
-        self._head: Int8Product | WideProduct
-        if weights.products == torch.int8:
-            self._head = Int8Product(packed(rows), scale, digits=SERVED_DIGITS)
-        else:
-            self._head = WideProduct(rows, scale, dtype=weights.products)
+        self._head = weights.product("lm_head")
         self._before = tensors["before.weight"] * tensors["before.scale"][:, None]
         self._after = tensors["after.weight"] * tensors["after.scale"][:, None]
 

@@ -153,12 +153,13 @@ class WriterReader:
         cache = Cache()
         hidden = self._network.encode(torch.tensor([ids]), cache)[0]
         said = self._ids[self._head(hidden).argmax(-1)]
+        assert cache.states is not None
         pairs = [torch.cat([side[0] for side in cache.layer(layer)]) for layer in self._keys_of]
         found = {
             "ids": torch.tensor(ids, dtype=torch.int32),
             "said": said.to(torch.int32),
             "keys": torch.stack(pairs).permute(2, 0, 1, 3).flatten(2),  # [T, layers, 2 K C]
-            "states": self._network.cached_states(cache, slice(0, len(ids))),
+            "states": cache.states,
         }
         return {
             name: torch.cat((value, value.new_zeros(TOKENS - len(ids), *value.shape[1:])))
