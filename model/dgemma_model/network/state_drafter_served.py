@@ -109,25 +109,30 @@ def served_weights(drafter: StateDrafter, ids: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def served_layout(config: DrafterConfig) -> Layout:
-    """The dtype and shape of each of `served_weights`."""
-    with torch.device("meta"):
-        shapes = {name: tuple(value.shape) for name, value in StateDrafter(config).state_dict().items()}
-    layout: Layout = {IDS: (torch.int32, (config.vocab_size,))}
-    for name, shape in shapes.items():
-        stem = name.removesuffix(".weight")
-        if len(shape) == 2 and name != "places":
-            layout |= {f"{stem}.weight": (torch.int8, shape), f"{stem}.scale": (torch.float32, shape[:1])}
-        else:
-            layout[name] = torch.float32, shape
-    return layout
-
-
 def product_shapes(config: DrafterConfig) -> dict[str, tuple[int, int]]:
     """The matrices of `DrafterTensors` that are multiplied: [out, in] by name."""
-    matrices = {
-        name.removesuffix(".weight"): (shape[0], shape[1])
-        for name, (dtype, shape) in served_layout(config).items()
-        if dtype == torch.int8 and name != f"{BEFORE}.weight"
-    }
-    return matrices | {HEAD: (config.vocab_size, config.hidden_size)}
+    size, inner, states = config.hidden_size, config.intermediate_size, len(config.states_before) + 1
+    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    shapes = {"fuse": (size, (states + 1) * size), "after": (config.vocab_size, config.pair_rank)}
+    for at in range(len(config.keys_of)):
+        shapes |= {f"layers.{at}.qkv": (queries + 2 * keys, size), f"layers.{at}.out": (size, queries)}
+        shapes |= {f"layers.{at}.gate_up": (2 * inner, size), f"layers.{at}.down": (size, inner)}
+    return shapes | {HEAD: (config.vocab_size, size)}
+
+
+def served_layout(config: DrafterConfig) -> Layout:
+    """The dtype and shape of each of `served_weights`.
+
+    They are reckoned: torch's modules without memory take 70 MB of a process.
+    """
+    size, rank = config.hidden_size, config.pair_rank
+    layout: Layout = {IDS: (torch.int32, (config.vocab_size,)), "places": (torch.float32, (config.canvas, size))}
+    norms = ["norm", *(f"state_norms.{at}" for at in range(len(config.states_before) + 1))]
+    matrices = product_shapes(config) | {BEFORE: (config.vocab_size + 1, rank)}
+    del matrices[HEAD]
+    for at in range(len(config.keys_of)):
+        norms += [f"layers.{at}.input_norm", f"layers.{at}.mlp_norm"]
+        layout[f"layers.{at}.qkv.bias"] = torch.float32, matrices[f"layers.{at}.qkv"][:1]
+    for name, shape in matrices.items():
+        layout |= {f"{name}.weight": (torch.int8, shape), f"{name}.scale": (torch.float32, shape[:1])}
+    return layout | {f"{name}.weight": (torch.float32, (size,)) for name in norms}
