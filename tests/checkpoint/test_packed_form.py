@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,26 @@ def test_without_room_on_disk_weights_are_packed_in_memory(copied: Path, monkeyp
     monkeypatch.setattr(packed_form, "write_tensors", full)
     assert torch.equal(logits(copied), expected)
     assert [file for file in copied.iterdir() if "packed" in file.name] == []
+
+
+def test_what_a_killed_process_left_is_removed(copied: Path) -> None:
+    expected = logits(copied)
+    packed_path(copied).unlink()
+    (copied / ".packed.abcdefgh").write_bytes(b"half a form")
+    assert torch.equal(logits(copied), expected)
+    assert {file.name for file in copied.iterdir() if "packed" in file.name} == {packed_path(copied).name}
+
+
+def test_one_that_another_process_makes_meanwhile_is_waited_for(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, path = logits(copied), packed_path(copied)
+    content = path.read_bytes()
+    path.unlink()
+
+    @contextmanager
+    def held_by_another(folder: Path) -> Iterator[None]:
+        path.write_bytes(content)  # and let go
+        yield
+
+    monkeypatch.setattr(packed_form, "hold_form", held_by_another)
+    monkeypatch.setattr(packed_form.PackedForm, "_write", None)  # nothing is written a second time
+    assert torch.equal(logits(copied), expected)

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dgemma_model.checkpoint.store import hold_form
 from dgemma_model.checkpoint.weights import write_tensors
 from dgemma_model.network.int8 import Int8Weights
 from dgemma_model.network.packed import PackedWeight, as_bytes, can_restore, from_bytes, layout_key, packed
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 STEM, DRAFTER_STEM = "packed-", "drafter-packed-"
 """How the names of the files begin."""
+_PARTIAL = ".packed."
+_FAULTS = SafetensorError, OSError, KeyError, ValueError, RuntimeError
 _END = ".weight"
 _SOURCE = "source"
 Shapes = Mapping[str, tuple[int, int]]
@@ -63,16 +66,18 @@ class PackedForm:
         """
         if plain.products != torch.int8 or not (self.compiled or can_restore()):
             return plain
-        try:
+        with suppress(*_FAULTS):
             return self._mapped(plain)
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError):
+        with hold_form(self.directory):
+            with suppress(*_FAULTS):
+                return self._mapped(plain)  # another process has written it meanwhile
             logger.info("packing weights in %s for this machine", self.directory)
-        try:
-            self._write(plain.tensors)
-            return self._mapped(plain)
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-            logger.info("packed weights cannot be kept in %s: %s", self.directory, error)
-            return plain
+            try:
+                self._write(plain.tensors)
+                return self._mapped(plain)
+            except _FAULTS as error:
+                logger.info("packed weights cannot be kept in %s: %s", self.directory, error)
+                return plain
 
     def _mapped(self, plain: Int8Weights) -> Int8Weights:
         with safe_open(self.path, framework="pt") as file:
@@ -87,7 +92,9 @@ class PackedForm:
 
     def _write(self, tensors: Mapping[str, Tensor]) -> None:
         layout, notes, parts = (_blocks_to_write if self.compiled else _packed_to_write)(self.shapes, tensors)
-        handle, partial = tempfile.mkstemp(prefix=".packed.", dir=self.directory)
+        for left in self.directory.glob(f"{_PARTIAL}*"):  # by a process that was killed
+            left.unlink(missing_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=_PARTIAL, dir=self.directory)
         os.close(handle)
         try:
             write_tensors(Path(partial), layout, parts, notes | {_SOURCE: self.source})
