@@ -48,7 +48,7 @@ class Instant:
     """A model in this process that answers at once, with what the engine says."""
 
     name, device, languages, threshold = "instant", "none", None, -1.0
-    prompt_tokens, uses_project_text, sends_text = PROMPT_TOKENS, False, False
+    prompt_tokens, uses_project_text, sends_text, reviewer = PROMPT_TOKENS, False, False, None
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         yield Draft((" items + rate",), 2, done=True, complete=True, score=-0.1)

@@ -17,6 +17,10 @@ Of checkpoints that denoise, also:
 - `masked`: as `noiseless`, with the word hidden from the denoiser, one pass for each word;
 - `causal and masked`: the smaller of these two.
 
+Of the word with the highest `rewritten` in each function, which is what the server replaces when it is asked to look
+for one, at several thresholds: how often it is told, how often it is the bug, how often its other word is what was
+there, and in how many of the functions something is told when no bug is planted.
+
 Printed for each score: the best threshold at which at least 80 % of what is above it is a planted bug, and the share of
 bugs that is found there; and what the top of the list holds, for there may be no such threshold.
 """
@@ -24,28 +28,25 @@ bugs that is found there; and what the top of the list holds, for there may be n
 from __future__ import annotations
 
 import argparse
-import ast
 import builtins
-import io
 import itertools
 import json
 import keyword
 import math
 import random
 import re
-import textwrap
-import tokenize
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 
+from dgemma_lsp.pipeline.proofreading import Word, doubts, words
 from dgemma_model.decoding.causal import next_token_logits
-from dgemma_model.decoding.prompt_cache import OpenPrompt
-from dgemma_model.decoding.review import disagreement
+from dgemma_model.decoding.denoised import disagreement
 from dgemma_model.evaluation.held_out import CLASSIC, SETS, read_holes
 from dgemma_model.infill import Infiller
-from dgemma_model.request import Excerpt
+from dgemma_model.request import DOUBT_NATS, Doubt, Excerpt
 
 WANTED_PRECISION = 0.8
 FEWEST = 5
@@ -56,10 +57,9 @@ OTHER = {
     **{"and": "or", "or": "and", "in": "not in", "is": "is not"},
 }
 SCORES = ("causal", "rewritten")
+THRESHOLDS = (5.0, DOUBT_NATS, 9.0, 12.0)
 CANVAS_SCORES = ("noiseless", "both", "masked", "causal and masked")
 """Of checkpoints that denoise."""
-MOST_REWRITTEN, LIKELIEST = 4, 16
-"""So many of the most surprising words of a piece are replaced, each by a word that is among so many likeliest."""
 
 
 class Function(NamedTuple):
@@ -68,14 +68,6 @@ class Function(NamedTuple):
     before: str
     text: str
     after: str
-
-
-class Word(NamedTuple):
-    """A word, number or operator that could be wrong: not where a name is made up, nor in a string."""
-
-    start: int
-    end: int
-    text: str
 
 
 class Bug(NamedTuple):
@@ -108,35 +100,6 @@ def functions(held_out: str) -> Iterator[Function]:
             if words(text):
                 seen.add(text)
                 yield Function(source[: starts[first]], text, source[starts[first] + len(text) :])
-
-
-def words(text: str) -> list[Word]:
-    """What could be wrong in a function; nothing where it does not parse on its own."""
-    plain = textwrap.dedent(text)
-    indent = len(text.splitlines()[0]) - len(plain.splitlines()[0])
-    starts = [0]
-    for line in text.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
-    try:
-        tree = ast.parse(plain)
-        tokens = list(tokenize.generate_tokens(io.StringIO(plain).readline))
-    except (SyntaxError, tokenize.TokenError):
-        return []
-    if any(line.strip() and not line.startswith(" " * indent) for line in text.splitlines()):
-        return []
-    made_up = set()
-    for node in ast.walk(tree):
-        stored = isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
-        if stored or isinstance(node, ast.arg | ast.keyword | ast.alias):
-            made_up.add((node.lineno, node.col_offset))  # type: ignore[attr-defined]
-    found = []
-    for number, token in enumerate(tokens):
-        is_word = token.type in (tokenize.NAME, tokenize.NUMBER) or token.string in OTHER
-        is_new = token.start in made_up or (number and tokens[number - 1].string in ("def", "class"))
-        if is_word and not is_new:
-            start = starts[token.start[0] - 1] + indent + token.start[1]
-            found.append(Word(start, start + len(token.string), token.string))
-    return found
 
 
 def bugs(text: str, chance: random.Random) -> Iterator[Bug]:
@@ -172,10 +135,11 @@ def planted(function: Function, chance: random.Random) -> tuple[Function, Bug, t
     return None
 
 
-def judged(infiller: Infiller, function: Function) -> dict[str, dict[int, float]]:
-    """Of each word, by its start: each score, in nats."""
+def judged(infiller: Infiller, function: Function, doubted: Sequence[Doubt]) -> dict[str, dict[int, float]]:
+    """Of each word, by its start: each score, in nats. `doubted` are all words that another is likelier than."""
     scores: dict[str, dict[int, float]] = {score: {} for score in scores_of(infiller)}
-    known = frozenset(re.findall(r"\w+", function.before[-1280:] + function.text + function.after[:320])) | OTHER.keys()
+    scores["rewritten"] = dict.fromkeys((word.start for word in words(function.text)), -math.inf)
+    scores["rewritten"] |= {doubt.start: doubt.nats for doubt in doubted}
     tokenizer, width = infiller._tokenizer, max(infiller._policy.canvas_lengths)
     done = 0
     for piece in pieces(infiller, function.text, width):
@@ -198,7 +162,6 @@ def judged(infiller: Infiller, function: Function) -> dict[str, dict[int, float]
                 if tokens:
                     places.append((word.start, tokens))
                     scores["causal"][word.start] = max(causal[at] for at in tokens)
-            scores["rewritten"] |= rewritten(opened, ids, logits, places, causal, known)
             if places and infiller._policy.denoises:
                 canvas = torch.tensor([ids + [tokenizer.end_id] * (width - len(ids))])
                 noiseless = disagreement(infiller._checkpoint, cached, canvas)[0][0].tolist()
@@ -215,39 +178,6 @@ def judged(infiller: Infiller, function: Function) -> dict[str, dict[int, float]
                 scores["causal and masked"][start] = min(scores["causal"][start], scores["masked"][start])
         done += len(piece)
     return scores
-
-
-def rewritten(
-    opened: OpenPrompt,
-    ids: list[int],
-    logits: torch.Tensor,
-    places: Sequence[tuple[int, list[int]]],
-    causal: Sequence[float],
-    known: frozenset[str],
-) -> dict[int, float]:
-    """Of each word, by its start: how much likelier, in nats, the whole piece `ids` becomes if the word is replaced
-    by the likeliest other word that occurs in the function or near it. The text after the word counts, too. -inf if no
-    other is likelier.
-
-    `logits` are those after the prompt and after each of `ids`; `places` say which tokens each word has.
-    """
-    scores = {start: -math.inf for start, _ in places}
-    tokenizer = opened.vocabulary.tokenizer
-    surprising = sorted(places, key=lambda place: -max(causal[at] for at in place[1]))[:MOST_REWRITTEN]
-    rows, starts = [ids], list[int]()
-    for start, tokens in surprising:
-        first = next(at for at in tokens if causal[at] == max(causal[token] for token in tokens))
-        likeliest = logits[first].topk(LIKELIEST).indices.tolist()
-        other = (i for i in likeliest if i != ids[first] and tokenizer.decode([i]).strip() in known)
-        if causal[first] > 0 and (token := next(other, None)) is not None:
-            rows.append([*ids[:first], token, *ids[tokens[-1] + 1 :]])
-            starts.append(start)
-    read, paths = next_token_logits(opened.cached, opened.prompt.ids, rows)
-    said = [
-        float((read[path[:-1]].gather(-1, torch.tensor(row)[:, None])[:, 0] - read[path[:-1]].logsumexp(-1)).sum())
-        for row, path in zip(rows, paths, strict=True)
-    ]
-    return scores | {start: now - said[0] for start, now in zip(starts, said[1:], strict=True)}
 
 
 def scores_of(infiller: Infiller) -> tuple[str, ...]:
@@ -269,6 +199,11 @@ def pieces(infiller: Infiller, text: str, width: int) -> Iterator[str]:
             piece = ""
         piece += line
     yield piece
+
+
+def all_doubts(infiller: Infiller, function: Function) -> list[Doubt]:
+    """The words that another is likelier than, however little."""
+    return [doubt for some in doubts(*function, infiller, min_nats=-math.inf) for doubt in some]
 
 
 def summary(found: Sequence[tuple[float, bool, str]], planted_count: int) -> dict[str, object]:
@@ -303,21 +238,31 @@ def main() -> None:
     chosen = chance.sample(everything, min(arguments.functions, len(everything)))
     infiller = Infiller.load(arguments.checkpoint, "cpu")
     found: dict[str, list[tuple[float, bool, str]]] = {score: [] for score in scores_of(infiller)}
-    count = 0
+    count, told = 0, {least: Counter[str]() for least in THRESHOLDS}
     for function in chosen:
         made = planted(function, chance)
         if made is None:
             continue
         count += 1
         with_bug, bug, (start, end) = made
-        for score, values in judged(infiller, with_bug).items():
+        doubted = all_doubts(infiller, with_bug)
+        said = max(doubted, key=lambda doubt: doubt.nats, default=None)
+        sound = max((doubt.nats for doubt in all_doubts(infiller, function)), default=-math.inf)
+        for least, counter in told.items():
+            counter["of sound functions"] += sound >= least
+            if said is not None and said.nats >= least:
+                mended = with_bug.text[: said.start] + said.instead + with_bug.text[said.end :] == function.text
+                counter.update(told=1, right=start <= said.start < end, mended=mended)
+        for score, values in judged(infiller, with_bug, doubted).items():
             found[score] += ((value, start <= at < end, bug.kind) for at, value in values.items())
     tokens = len(found["causal"])
     print(f"{len(everything)} functions, {count} with a bug, {tokens} words judged")
     report = {score: summary(values, count) for score, values in found.items()}
     for score, said in report.items():
         print(score, json.dumps(said))
-    print(json.dumps({"functions": count, "words": tokens, **report}))
+    for least, counter in told.items():
+        print(f"the worst word from {least} nats on", json.dumps(counter))
+    print(json.dumps({"functions": count, "words": tokens, **report, "told": told}))
 
 
 if __name__ == "__main__":

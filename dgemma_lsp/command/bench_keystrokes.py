@@ -117,6 +117,7 @@ class _Writer:
 
     name, device, threshold, uses_project_text, sends_text = "writer", "none", -1.0, True, False
     languages: frozenset[str] | None = None
+    reviewer = None
 
     def __init__(self, drafts: tuple[str, str, str], prompt_tokens: int) -> None:
         self.drafts, self.prompt_tokens = drafts, prompt_tokens

@@ -47,7 +47,7 @@ class OneWayInfiller:
             infiller.prompt_tokens,
             infiller.uses_project_text,
         )
-        self.sends_text = infiller.sends_text
+        self.sends_text, self.reviewer = infiller.sends_text, infiller.reviewer
         self._infiller, self._overrides = infiller, overrides
         self._answered: tuple[FillRequest, Draft] | None = None
 

@@ -45,6 +45,7 @@ class EngineInfiller:
     languages: frozenset[str] | None = None
     uses_project_text = False
     sends_text = True
+    reviewer = None
 
     def __init__(
         self,

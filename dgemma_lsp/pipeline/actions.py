@@ -20,9 +20,10 @@ from dgemma_lsp.documents.edits import (
     apply_all,
 )
 from dgemma_lsp.documents.text import Text
-from dgemma_lsp.pipeline import cleanup, insertion
+from dgemma_lsp.pipeline import cleanup, insertion, proofreading
 from dgemma_lsp.pipeline.infiller import InfillerLike
 from dgemma_lsp.pipeline.request_for import request_for
+from dgemma_lsp.pipeline.scaffold import groups, scaffold, shift_of
 from dgemma_model.request import InfillError
 from dgemma_model.source import fill_sites, placeholders, syntax, templates
 from dgemma_model.source.fill_sites import HoleContent, Site
@@ -39,9 +40,8 @@ _MAX_REVISED_CHARS = 120
 
 _STUBS = (".pyi", ".d.ts", ".d.mts", ".d.cts")
 _MAX_TITLE_CHARS = 72
-_GROUP_CHARS = 600
-"""Holes that are further apart than this are not filled in one canvas: all between them would be in it."""
-_GROUP_HOLES = 6
+_MOST_BLANKS = 600
+"""After the end of what is repaired."""
 
 
 class ActionKind(Enum):
@@ -55,6 +55,7 @@ class ActionKind(Enum):
     ANNOTATE = "addTypeAnnotations"
     ARGUMENTS = "addMissingArguments"
     TRY = "wrapInTryExcept"
+    PROOFREAD = "proofread"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,11 @@ class Action:
     """Which of the given problems it repairs."""
 
 
-def offered(parsed: ParsedSnapshot, end: int, problems: Sequence[Problem] = ()) -> list[Action]:
-    """What can be done to a document between its cursor and `end`. Asks no model."""
+def offered(
+    parsed: ParsedSnapshot, end: int, problems: Sequence[Problem] = (), *, proofreads: bool = False
+) -> list[Action]:
+    """What can be done to a document between its cursor and `end`. Asks no model. `proofreads` tells whether there is
+    one that finds wrong words."""
     snapshot, tree = parsed
     start = snapshot.offset
     if tree is None:
@@ -98,6 +102,8 @@ def offered(parsed: ParsedSnapshot, end: int, problems: Sequence[Problem] = ()) 
         actions.append(Action(ActionKind.REWRITE, "Rewrite selection", start, end))
     if snapshot.language != "python":
         return actions
+    if proofreads and start == end and proofreading.function_at(tree, start) is not None:
+        actions.append(Action(ActionKind.PROOFREAD, "Look for a wrong word in this function", start, end))
     if start < end and templates.try_except(tree, start, end) is not None:
         actions.append(Action(ActionKind.TRY, "Wrap in try/except", start, end))
     if templates.missing_docstring(tree, start) is not None:
@@ -124,6 +130,9 @@ def rewrite(
     """
     parsed = parsed_whole(snapshot)
     tree = parsed.tree
+    if kind is ActionKind.PROOFREAD and tree is not None:
+        yield from proofreading.proofread(snapshot, tree, infiller)
+        return
     candidates = list(_candidates(kind, snapshot, tree, end)) if tree is not None else []
     if tree is None or not candidates:
         yield NoSuggestion.TOO_COMPLEX if is_too_complex(parsed) else NoSuggestion.NOTHING_HERE
@@ -214,7 +223,7 @@ def _in_place_of(text: str, start: int, end: int) -> Site:
 
 def _before_line_break(text: str, offset: int) -> int:
     """The end of the line where nothing visible comes before it; otherwise `offset`."""
-    rest = text[offset : offset + _GROUP_CHARS]
+    rest = text[offset : offset + _MOST_BLANKS]
     blanks = len(rest) - len(rest.lstrip(" \t"))
     return offset + blanks if rest[blanks : blanks + 1] in ("", "\n", "\r") else offset
 
@@ -239,10 +248,10 @@ def _filled(
     """
     done: list[Edit] = []
     steps = 0
-    for group in _groups(sites):
-        scaffold, holes = _scaffold(apply_all(snapshot.text, done), group, _shift(done))
+    for group in groups(sites):
+        text, holes = scaffold(apply_all(snapshot.text, done), group, shift_of(done))
         at_holes = ParsedSnapshot(
-            replace(snapshot, source=Text(scaffold), offset=holes[0]), syntax.parse(snapshot.language, scaffold)
+            replace(snapshot, source=Text(text), offset=holes[0]), syntax.parse(snapshot.language, text)
         )
         kinds = [hole for site in group for hole in site.holes]
         start = None if noise is None else _to_revise(group, snapshot.text)
@@ -284,37 +293,6 @@ def _to_revise(group: Sequence[Site], text: str) -> tuple[str, ...] | None:
     start = tuple(text[site.start : site.end] for site in group)
     replaced = all(site.pieces == ("", "") and site.start < site.end for site in group)
     return start if replaced and sum(map(len, start)) <= _MAX_REVISED_CHARS else None
-
-
-def _groups(sites: Sequence[Site]) -> Iterator[list[Site]]:
-    """Neighbours that are filled in one canvas."""
-    group: list[Site] = []
-    for site in sites:
-        near = not group or site.start - group[0].end <= _GROUP_CHARS
-        if group and (not near or sum(len(member.holes) for member in group) >= _GROUP_HOLES):
-            yield group
-            group = []
-        group.append(site)
-    if group:
-        yield group
-
-
-def _shift(done: Sequence[Edit]) -> int:
-    """How much longer the text has become before what comes next."""
-    return sum(len(edit.new_text) - (edit.end - edit.start) for edit in done)
-
-
-def _scaffold(text: str, sites: Sequence[Site], shift: int) -> tuple[str, list[int]]:
-    """The text with every site's pieces in place and nothing in its holes, and where the holes are."""
-    holes: list[int] = []
-    edits: list[Edit] = []
-    for site in sites:
-        at = site.start + shift + _shift(edits)
-        edits.append(Edit(site.start + shift, site.end + shift, "".join(site.pieces)))
-        for piece in site.pieces[:-1]:
-            at += len(piece)
-            holes.append(at)
-    return apply_all(text, edits), holes
 
 
 def _fitted(text: str, kind: HoleContent, at_holes: ParsedSnapshot, hole: int, *, complete: bool) -> str | None:

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Protocol
 
-from dgemma_model.request import Draft, FillRequest
+from dgemma_model.request import Doubt, Draft, Excerpt, FillRequest, Places
+
+
+class Reviewer(Protocol):
+    """What proofreading needs of `dgemma_model.infill.Infiller`."""
+
+    def review(
+        self, excerpt: Excerpt, span: str, words: Places, others: Collection[str], min_nats: float
+    ) -> Iterator[list[Doubt]]:
+        """What it would replace in `span`, the text in the hole of `excerpt`; see `Infiller.review`.
+
+        Raises:
+            InfillError: it cannot be done.
+        """
 
 
 class InfillerLike(Protocol):
@@ -40,6 +53,10 @@ class InfillerLike(Protocol):
     def sends_text(self) -> bool:
         """Whether requests leave this process. Then text that looks like a secret is hidden in the edited document,
         too."""
+
+    @property
+    def reviewer(self) -> Reviewer | None:
+        """What tells wrong words of a text; None where it would be wrong too often."""
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         """Yield a draft after each pass; the last one is `done`. Stop reading to stop the fill.

@@ -57,6 +57,9 @@ class WatchedInfiller:
         """See `InfillerLike`."""
         return self.infiller.uses_project_text
 
+    reviewer = None
+    """Only fills are watched."""
+
     @property
     def sends_text(self) -> bool:
         """See `InfillerLike`."""

@@ -57,7 +57,8 @@ async def code_action(
     if server.refusal(snapshot) is not None:
         return []
     parsed = await server.trees.parsed(snapshot)
-    return to_client.code_actions(actions.offered(parsed, end, problems), snapshot, request, server.client)
+    offered = actions.offered(parsed, end, problems, proofreads=server.proofreads)
+    return to_client.code_actions(offered, snapshot, request, server.client)
 
 
 async def resolve(server: DgemmaServer, action: types.CodeAction) -> types.CodeAction:
@@ -119,6 +120,7 @@ _TITLES = {
     ActionKind.ANNOTATE: "Add type annotations",
     ActionKind.ARGUMENTS: "Add missing arguments",
     ActionKind.TRY: "Wrap in try/except",
+    ActionKind.PROOFREAD: "Look for a wrong word in this function",
 }
 
 

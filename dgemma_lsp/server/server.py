@@ -77,7 +77,7 @@ async def initialized(server: DgemmaServer, params: types.InitializedParams) -> 
         server.show(types.MessageType.Error, f"no suggestions, the model could not be loaded: {reason}")
     else:
         infiller, seconds = loading.result(), time.perf_counter() - started
-        server.languages = infiller.languages
+        server.languages, server.proofreads = infiller.languages, infiller.reviewer is not None
         server.shows_others = (
             infiller.uses_project_text or ExcerptBudget.within(infiller.prompt_tokens).further_chars > 0
         )

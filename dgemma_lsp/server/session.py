@@ -68,6 +68,8 @@ class DgemmaServer(transport.StrictServer):
         self.settings = self.configured = defaults
         self.languages: frozenset[str] | None = None
         """What the checkpoint knows, once it is loaded."""
+        self.proofreads = False
+        """Whether it finds wrong words; not before it is loaded."""
         self.shows_others = False
         """Whether the model makes use of other documents, too."""
         self.complaints: list[str] = []

@@ -14,7 +14,7 @@ Drafts are yielded as they are made, within the time that the request allows (`t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ from dgemma_model.network.passes import native
 from dgemma_model.project.copy_model import CopyModel
 from dgemma_model.project.judge import FIGURES, Judge, ScoredText
 from dgemma_model.project.text_index import IndexedText, TextIndex
-from dgemma_model.request import Check, Doubt, Draft, Excerpt, FillRequest, InfillError, check
+from dgemma_model.request import DOUBT_NATS, Check, Doubt, Draft, Excerpt, FillRequest, InfillError, Places, check
 
 CACHE_BYTES = {"cpu": 128 * 2**20, "cuda": 2 * 2**30}
 """Most bytes of keys and values of prompts that are kept, by kind of device; a prompt of the embedded checkpoint takes
@@ -127,15 +127,23 @@ class Infiller:
             drafts = within_budget(drafts, request.budget_ms, request.excerpt, self._clock)
         yield from drafts
 
-    def review(self, excerpt: Excerpt, span: str, min_nats: float = review.DOUBT_NATS) -> list[Doubt]:
-        """Tokens of `span`, the text in the (single) hole of `excerpt`, with which one noiseless pass disagrees by at
-        least `min_nats`.
+    @property
+    def reviewer(self) -> Infiller | None:
+        """This, where the words that `review` doubts are wrong often enough to tell."""
+        return self if self._policy.reviews else None
+
+    def review(
+        self, excerpt: Excerpt, span: str, words: Places, others: Collection[str], min_nats: float = DOUBT_NATS
+    ) -> Iterator[list[Doubt]]:
+        """Those of `words`, places in code points of `span`, that the model would replace by one of `others`: with it
+        the text is at least `min_nats` likelier. `span` is the text in the (single) hole of `excerpt`.
+
+        Yields after each of its pieces; stop reading to stop the work.
 
         Raises:
             InfillError: the excerpt has several holes, or the device failed.
         """
-        with self._prompted(excerpt) as opened:
-            return list(review.doubts(self._checkpoint, opened, span, min_nats))
+        return review.reviewed(self._prompted, self.count_tokens, excerpt, span, words, others, min_nats)
 
     def score(self, excerpt: Excerpt, texts: Sequence[str]) -> list[float]:
         """Log-likelihood, in nats, of each text and its end in the (single) hole of `excerpt`, under the causal head.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -93,17 +94,24 @@ class Candidate:
     """Of the text and its end under the causal head, in nats."""
 
 
+Places = Sequence[tuple[int, int]]
+"""Beginnings and ends in a text, in code points."""
+DOUBT_NATS = 7.0
+"""How much likelier a text must be with another word for a doubt. Of planted bugs, log/denoiser.md tells how many are
+found so."""
+
+
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A token of a reviewed text with which the model strongly disagrees."""
+    """A word of a reviewed text that the model would replace."""
 
     start: int
     end: int
     """Its place in the text, in code points."""
     nats: float
-    """How much more likely the model finds its own token."""
+    """How much likelier the text would be."""
     instead: str
-    """The model's own token."""
+    """The model's word."""
 
 
 DraftedBy = Literal["copies", "similar line", "drafter", "canvas", "line below", "judge"]

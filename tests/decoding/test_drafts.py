@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from dgemma_model.checkpoint import load
 from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.checkpoint.converted import convert
 from dgemma_model.decoding.causal import next_token_logits
-from dgemma_model.decoding.drafting import worthwhile
+from dgemma_model.decoding.drafting import Proposal, TextSoFar, best_proposal, worthwhile
 from dgemma_model.decoding.end_probe import END_FIGURES
 from dgemma_model.decoding.prompt_cache import CachedPrompt
 from dgemma_model.infill import Infiller
@@ -30,7 +30,7 @@ from dgemma_model.network.contract import DrafterNetwork
 from dgemma_model.network.int8 import Int8Weights
 from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.network.state_drafter_served import DrafterTensors, ServedStateDrafter, served_weights
-from dgemma_model.request import Draft, DraftToken, Excerpt, FillRequest
+from dgemma_model.request import Draft, DraftedBy, DraftToken, Excerpt, FillRequest
 
 PIECES = [
     "def add(a, b):\n    return ",
@@ -341,3 +341,36 @@ def test_a_text_is_repaired_by_a_writer_that_denoises() -> None:
     kept = last(with_drafter(None), excerpt, denoise=True, start=(start,), noise_level=0.0, max_denoising_steps=1)
     fresh = last(with_drafter(None), excerpt, denoise=True, start=(start,), noise_level=1.0, max_denoising_steps=1)
     assert kept.text != fresh.text
+
+
+class Ready:
+    """A drafter whose proposal is ready."""
+
+    name: DraftedBy = "copies"
+
+    def __init__(self, ids: list[int], probability: float) -> None:
+        self._proposal = Proposal(ids, [probability] * len(ids))
+
+    def proposal(self) -> Proposal:
+        return self._proposal
+
+    def draft_anew(self, text: TextSoFar) -> Iterator[tuple[DraftToken, ...]]:
+        return iter(())
+
+    def checked(self, written: int, agreed: int | None) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("sure", "read"),
+    [
+        (Ready([7, 8, 9], 0.9), [7, 8, 9]),  # the longer one would not be read to its end
+        (Ready([7, 8], 0.9), [7, 8, 1]),  # as sure as the other one as far as that goes
+        (Ready([], 0.9), [7, 8]),
+        (Ready([6, 8, 9], 0.2), [7, 8]),
+    ],
+)
+def test_what_two_drafters_agree_on_is_as_probable_as_the_surer_one_says(sure: Ready, read: list[int]) -> None:
+    unsure = Ready([7, 8, 1, 2, 3], 0.6)
+    found, by, _ = best_proposal([unsure, sure], list, 0.2, 0)
+    assert found == read and by is (sure if read[2:] == [9] else unsure)

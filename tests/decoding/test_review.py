@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import string
+from collections.abc import Collection
 
 import pytest
 import torch
@@ -13,55 +16,66 @@ from test_tokenizer import texts
 
 from dgemma_model.network.cache import Cache
 from dgemma_model.prompt.suffix_first import SuffixFirst
-from dgemma_model.request import Excerpt, InfillError
+from dgemma_model.request import Doubt, Excerpt, InfillError
 
 TOKENIZER = tiny_tokenizer()
 INFILLER = tiny_infiller()
 NETWORK = INFILLER._checkpoint.network
 
 
+def words_of(text: str) -> list[tuple[int, int]]:
+    return [found.span() for found in re.finditer(r"\w+", text)]
+
+
+def doubts(excerpt: Excerpt, span: str, others: Collection[str], min_nats: float = -math.inf) -> list[Doubt]:
+    return [doubt for some in INFILLER.review(excerpt, span, words_of(span), others, min_nats) for doubt in some]
+
+
+OTHERS = sorted({*re.findall(r"\w+", SOURCE), *string.ascii_letters, *string.digits, "x1", "é"})
+
+
 @settings(max_examples=30, deadline=None)
 @given(prefix=texts, span=texts, suffix=texts)
-def test_doubts_are_places_in_the_span_and_in_order(prefix: str, span: str, suffix: str) -> None:
-    doubts = INFILLER.review(Excerpt(prefix, suffix), span, min_nats=0.0)
-    assert all(0 <= doubt.start <= doubt.end <= len(span) for doubt in doubts)
-    assert [doubt.start for doubt in doubts] == sorted(doubt.start for doubt in doubts)
-    assert all(doubt.nats >= 0.0 and math.isfinite(doubt.nats) for doubt in doubts)
+def test_doubts_are_words_of_the_span_in_their_order(prefix: str, span: str, suffix: str) -> None:
+    found = doubts(Excerpt(prefix, suffix), span, OTHERS)
+    places = [(doubt.start, doubt.end) for doubt in found]
+    assert set(places) <= set(words_of(span)) and places == sorted(set(places))
+    assert all(doubt.instead in OTHERS and doubt.instead != span[doubt.start : doubt.end] for doubt in found)
+    assert all(math.isfinite(doubt.nats) for doubt in found)
 
 
-def test_doubts_are_what_one_noiseless_pass_says() -> None:
-    excerpt, span = Excerpt("", "\n"), "self.a + 1"  # nothing is healed
-    ids = TOKENIZER.encode(span)
-    canvas = torch.tensor([[*ids, TOKENIZER.end_id]])
-    assert canvas.shape == (1, 8)
-    cache = Cache()
-    with torch.inference_mode():
-        NETWORK.encode(torch.tensor([SuffixFirst(TOKENIZER).encode(excerpt, 96).ids]), cache)
-        scores = NETWORK.logits(NETWORK.decode(canvas, cache))[0]
-        scores[:, sorted(TOKENIZER.special_ids - {TOKENIZER.end_id})] = -torch.inf
-    expected, at = [], 0
-    for position, token in enumerate(ids):
-        nats = (scores[position].max() - scores[position, token]).item()
-        size = len(TOKENIZER.decode([token]))
-        if nats >= 2.0:
-            expected.append(
-                (at, at + size, pytest.approx(nats, abs=1e-3), TOKENIZER.decode([int(scores[position].argmax())]))
-            )
-        at += size
-    assert [(d.start, d.end, d.nats, d.instead) for d in INFILLER.review(excerpt, span)] == expected
-    assert expected
+def log_likelihood(prompt: list[int], ids: list[int]) -> float:
+    hidden = NETWORK.encode(torch.tensor([prompt + ids]), Cache())[0, len(prompt) - 1 : -1]
+    return float(NETWORK.logits(hidden).log_softmax(-1)[range(len(ids)), ids].sum())
+
+
+@pytest.mark.parametrize("span", ["self.a + 1", "balance = é + self.owner\n", "total = amount * 2"])
+def test_a_doubt_says_how_much_likelier_the_text_would_be(span: str) -> None:
+    excerpt = Excerpt("", "\n")  # nothing is healed
+    prompt, found = SuffixFirst(TOKENIZER).encode(excerpt, 96).ids, doubts(excerpt, span, OTHERS)
+    assert found
+    for doubt in found:
+        changed = span[: doubt.start] + doubt.instead + span[doubt.end :]
+        with torch.inference_mode():
+            gain = log_likelihood(prompt, TOKENIZER.encode(changed)) - log_likelihood(prompt, TOKENIZER.encode(span))
+        assert doubt.nats == pytest.approx(gain, abs=0.05)
 
 
 def test_only_what_is_doubted_strongly_is_told() -> None:
-    excerpt, span = Excerpt(SOURCE[:200], "\n"), SOURCE[200:500]  # longer than a canvas
-    everything = INFILLER.review(excerpt, span, min_nats=0.0)
-    strong = INFILLER.review(excerpt, span, min_nats=5.0)
+    excerpt, span = Excerpt(SOURCE[:200], "\n"), SOURCE[200:500]  # several pieces
+    everything, strong = (doubts(excerpt, span, OTHERS, least) for least in (-math.inf, 20.0))
     assert 0 < len(strong) < len(everything)
-    assert [doubt.nats for doubt in strong] == pytest.approx([d.nats for d in everything if d.nats >= 5.0], abs=1e-3)
+    assert strong == [doubt for doubt in everything if doubt.nats >= 20.0]
+
+
+def test_a_long_text_is_reviewed_piece_by_piece() -> None:
+    pieces = list(INFILLER.review(Excerpt("", "\n"), SOURCE, words_of(SOURCE), OTHERS, -math.inf))
+    assert len(pieces) > 2 and sum(map(bool, pieces)) > 1
+    assert all(SOURCE[doubt.start : doubt.end].isidentifier() for some in pieces for doubt in some)
 
 
 def test_nothing_is_doubted_in_nothing() -> None:
-    assert INFILLER.review(Excerpt("x", "y"), "") == []
+    assert doubts(Excerpt("x", "y"), "", OTHERS) == [] == doubts(Excerpt("x", "y"), "= (", OTHERS)
 
 
 # ----------------------------------------------------------------------- score
@@ -98,7 +112,7 @@ def test_one_hole_at_a_time() -> None:
     with pytest.raises(InfillError, match="one hole"):
         INFILLER.score(Excerpt("a", "b", ("c",)), ["x"])
     with pytest.raises(InfillError, match="one hole"):
-        INFILLER.review(Excerpt("a", "b", ("c",)), "x")
+        doubts(Excerpt("a", "b", ("c",)), "x", OTHERS)
 
 
 def test_a_text_longer_than_the_context_is_refused() -> None:

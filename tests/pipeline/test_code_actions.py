@@ -68,8 +68,8 @@ def listed(wire: Wire, at: dict[str, Any], uri: str = URI, **context: Any) -> li
     return found
 
 
-def chosen(wire: Wire, at: dict[str, Any], title: str, **context: Any) -> dict[str, Any]:
-    return next(action for action in listed(wire, at, **context) if action["title"].startswith(title))
+def chosen(wire: Wire, at: dict[str, Any], title: str, uri: str = URI, **context: Any) -> dict[str, Any]:
+    return next(action for action in listed(wire, at, uri, **context) if action["title"].startswith(title))
 
 
 def edits(action: dict[str, Any]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ class FakeInfiller:
     name, device, threshold, prompt_tokens = "fake", "none", -1.0, 512
     uses_project_text = False
     sends_text = False
+    reviewer = None
 
     def __init__(self, *drafts: Draft, languages: frozenset[str] | None = None) -> None:
         self.drafts, self.languages = drafts, languages

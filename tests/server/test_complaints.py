@@ -28,6 +28,7 @@ class FakeInfiller:
     name, device, threshold, languages, prompt_tokens = "fake", "none", -1.0, None, 512
     uses_project_text = False
     sends_text = False
+    reviewer = None
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -97,6 +97,7 @@ class Writer:
 
     name, device, languages, threshold, prompt_tokens, uses_project_text = "writer", "none", None, -1.0, 512, False
     sends_text = False
+    reviewer = None
 
     def fill(self, request: FillRequest) -> Iterator[Draft]:
         yield Draft(("f()",), step=1, done=True, complete=True, score=-0.1)

@@ -63,6 +63,7 @@ class Writer:
     name, device, threshold, languages, prompt_tokens = "writer", "none", -1.0, None, 512
     uses_project_text = False
     sends_text = False
+    reviewer = None
 
     def __init__(self, text: str, *, complete: bool) -> None:
         self.draft = Draft((text,), step=1, done=True, complete=complete, score=0.0)

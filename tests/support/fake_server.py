@@ -41,6 +41,7 @@ class FakeInfiller:
     prompt_tokens = int(os.environ.get("FAKE_PROMPT", "512"))
     uses_project_text = bool(os.environ.get("FAKE_PROJECT"))
     sends_text = False
+    reviewer = None
 
     def __init__(self) -> None:
         self.text: str | list[str] = "value"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from default_writer import ALIKE, default_infiller, default_weights
 from rich.console import Console
+from test_code_actions import CAPABILITIES, chosen, edits, place
 from torch import Tensor
 from users_store import USERS_STORE
 from wire import Wire, inline
@@ -127,6 +128,25 @@ def test_a_long_prompt_is_read_in_pieces_and_may_be_given_up() -> None:
     assert last("def area(width, height):\n    return ", "\n", one_line=True).text == "width * height"
 
 
+NOTHING_TO_COPY = [
+    "def is_prime(number):\n    if number < 2:\n        return False\n    for ",
+    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n        ",
+    "import json\n\n\ndef read_settings(path):\n    with ",
+    "const squares = numbers.map(",
+    "def mean(values):\n    return ",
+]
+
+
+def test_drafts_of_the_package_take_fewer_passes_and_change_nothing() -> None:
+    passes = dict.fromkeys(("none", "denoised", "both"), 0)
+    for prefix in NOTHING_TO_COPY:
+        drafts = {way: last(prefix, "\n", one_line=True, drafting=way) for way in passes}
+        assert len({draft.text for draft in drafts.values()}) == 1, drafts
+        for way, draft in drafts.items():
+            passes[way] += draft.step
+    assert passes["both"] <= passes["denoised"] < 0.8 * passes["none"], passes
+
+
 def test_markers_in_a_file_are_letters() -> None:
     written = default_infiller()._checkpoint.format
     text = "".join(ENDS) + "<|endoftext|>"
@@ -152,6 +172,32 @@ def test_it_serves_an_editor() -> None:
         first, *_ = wire.request("textDocument/inlineCompletion", inline(uri, 3, 8, kind=1))
         assert first["insertText"] == "width * height"
     wire.wait_for_log(catalogue.DEFAULT)
+
+
+SWAPPED = """\
+def total_price(items, tax_rate):
+    total = 0
+    for item in items:
+        total += item.price
+    return items * (1 + tax_rate)
+"""
+
+
+def test_a_swapped_name_is_found_when_an_editor_asks() -> None:
+    default_weights()
+    uri = "file:///space/prices.py"
+    with Wire(sys.executable, "-P", "-m", "dgemma_lsp", env={"DGEMMA_CHECKPOINTS": str(USERS_STORE)}) as wire:
+        wire.initialize(capabilities=CAPABILITIES)
+        while wire.request("dgemma/status", {"uri": uri})["state"] != "ready":
+            time.sleep(0.2)
+        wire.open(uri, SWAPPED)
+        action = chosen(wire, place(2, 5), "Look for a wrong word", uri=uri)
+        (edit,) = edits(wire.request("codeAction/resolve", action))
+        assert (edit["range"], edit["newText"]) == (place(4, 11, (4, 16)), "total")
+        wire.open(other := "file:///space/right.py", SWAPPED.replace("return items", "return total"))
+        action = chosen(wire, place(2, 5), "Look for a wrong word", uri=other)
+        answer = wire.response(wire.start("codeAction/resolve", action))
+        assert "no wrong word" in answer["error"]["message"]
 
 
 def test_another_seed_is_another_text() -> None:

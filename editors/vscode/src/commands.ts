@@ -11,7 +11,7 @@ import { shown } from './statusText';
 /** The server's commands that change code; each takes a place. */
 export const ACTIONS: readonly string[] = [
   ...['fillHole', 'fillAllHoles', 'rewriteSelection', 'repair', 'addDocstring', 'addTypeAnnotations'],
-  ...['addMissingArguments', 'wrapInTryExcept'],
+  ...['addMissingArguments', 'wrapInTryExcept', 'proofread'],
 ];
 
 /** What a command that changed code answers. */

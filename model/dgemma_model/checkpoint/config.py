@@ -84,6 +84,8 @@ class Policy:
     """Weights of the probe that tells where its fills end (decoding/end_probe.py); None without a probe."""
     reads_project: bool = False
     """Project text gives drafts and candidates for its fills, even if copies do not change what it writes."""
+    reviews: bool = False
+    """The words that it would replace in a text are wrong often enough to tell (decoding/review.py)."""
     verify: bool = False
     """Write as the causal head does: check drafts with it, and draft again from the first disagreement."""
     drafting: Drafting = "copied"
@@ -167,6 +169,7 @@ _POLICY_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "ends_by_rules": ("true or false", lambda value: isinstance(value, bool)),
     "ends": ("null or a list of numbers", lambda value: value is None or _is_list(value, _is_number)),
     "reads_project": ("true or false", lambda value: isinstance(value, bool)),
+    "reviews": ("true or false", lambda value: isinstance(value, bool)),
     "verify": ("true or false", lambda value: isinstance(value, bool)),
     "drafting": ("one of " + ", ".join(get_args(Drafting)), lambda value: value in get_args(Drafting)),
     "renoise": ("true or false", lambda value: isinstance(value, bool)),

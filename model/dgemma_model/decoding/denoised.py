@@ -18,8 +18,7 @@ from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.decoding.causal import next_token_logits
 from dgemma_model.decoding.constraint import Constraint, remaining_forced
 from dgemma_model.decoding.plan import FillPlan
-from dgemma_model.decoding.prompt_cache import OpenPrompt
-from dgemma_model.decoding.review import disagreement
+from dgemma_model.decoding.prompt_cache import CachedPrompt, OpenPrompt
 from dgemma_model.decoding.sampler import CanvasStep, Noise, Sampling, denoise
 from dgemma_model.decoding.stopping import AnyOf, NothingLeft, StableAndConfident, is_looping
 from dgemma_model.network.cache import Cache
@@ -292,3 +291,17 @@ class DenoisedFill:
             kept[0, known[nats[0, known].argsort(descending=True)[:count]]] = -1
             self._passes += 1
         return kept
+
+
+@torch.inference_mode()
+def disagreement(checkpoint: Checkpoint, cached: CachedPrompt, canvas: Tensor) -> tuple[Tensor, Tensor]:
+    """One noiseless pass over `canvas` [B, L] int64.
+
+    Returns two tensors [B, L]: by how many nats the likeliest token of each position is likelier than the one there,
+    float32 (0 if it is the same), and the id of that token, int64.
+    """
+    network = checkpoint.network
+    logits = network.logits(network.decode(canvas, cached.cache))
+    log_probabilities = Constraint(checkpoint.format.vocabulary, b"").apply(logits).log_softmax(-1)
+    likeliest, best = log_probabilities.max(-1)
+    return likeliest - log_probabilities.gather(-1, canvas[..., None])[..., 0], best

@@ -1,6 +1,6 @@
 """Train a drafter on what the writer read (train/drafter/read.py): one step of block diffusion, fed its states.
 
-    python -m dgemma_model.train.drafter.fit STATES RUN --seconds 3600
+    python -m dgemma_model.train.drafter.fit STATES RUN --seconds 3600 [--learning-rate 1e-4]
 
 `STATES` is the folder of `read`, which may still be running. Every few minutes `RUN` gets `state.pt`, from which the
 next call goes on, and `drafter.safetensors`, which is served; lines of `log.jsonl` have loss and accepted tokens. It
@@ -222,6 +222,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.drafter.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
         )
+        self.learning_rate = LEARNING_RATE
         self.step = 0
         self.seconds = 0.0
         if (run / "state.pt").exists():
@@ -245,7 +246,7 @@ class Trainer:
     def learn(self, batch: Batch) -> float:
         """One step; returns the loss, in nats a target."""
         for group in self.optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (self.step + 1) / WARM_UP)
+            group["lr"] = self.learning_rate * min(1.0, (self.step + 1) / WARM_UP)
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             scores, targets = self.scores(self.drafter, batch)
@@ -334,12 +335,14 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--checkpoint", default=None)
     parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="lower it for the last minutes")
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = selection.find(args.checkpoint, "cpu")
     writer = checkpoints.load(found, torch.device("cpu"), torch.float32, lambda share: None)
     trainer = Trainer(args.run, args.states, writer, device)
+    trainer.learning_rate = args.learning_rate
     began = saved = time.monotonic()
     losses = list[float]()
     for batch in drawn(trainer.texts, random.Random(trainer.step)):
