@@ -57,7 +57,7 @@ OTHER = {
     **{"and": "or", "or": "and", "in": "not in", "is": "is not"},
 }
 SCORES = ("causal", "rewritten")
-THRESHOLDS = (5.0, DOUBT_NATS, 9.0, 12.0)
+THRESHOLDS = (5.0, 7.0, 9.0, DOUBT_NATS)
 CANVAS_SCORES = ("noiseless", "both", "masked", "causal and masked")
 """Of checkpoints that denoise."""
 

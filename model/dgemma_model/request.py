@@ -96,7 +96,7 @@ class Candidate:
 
 Places = Sequence[tuple[int, int]]
 """Beginnings and ends in a text, in code points."""
-DOUBT_NATS = 7.0
+DOUBT_NATS = 12.0
 """How much likelier a text must be with another word for a doubt. Of planted bugs, log/denoiser.md tells how many are
 found so."""
 

@@ -14,10 +14,10 @@ from qwen2_fixtures import tiny_drafter, write_gguf
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dgemma_model.checkpoint import load
+from dgemma_model.checkpoint import catalogue, load
 from dgemma_model.checkpoint.causal_code import converted_form
 from dgemma_model.checkpoint.contract import Checkpoint
-from dgemma_model.checkpoint.converted import ORIGIN
+from dgemma_model.checkpoint.converted import ORIGIN, sha256
 from dgemma_model.checkpoint.drafters import stored
 from dgemma_model.checkpoint.drafters.stored import DRAFTER, write_drafter
 from dgemma_model.checkpoint.mapped import packed_form
@@ -39,8 +39,8 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DGEMMA_CHECKPOINTS", str(tmp_path / "store"))
     write_gguf(tmp_path / "model.gguf")
     directory = converted_form(tmp_path / "model.gguf")
-    sha256 = json.loads((directory / ORIGIN).read_text())["sha256"]
-    write_drafter(directory / DRAFTER, tiny_drafter(len(IDS)), IDS, sha256)
+    writer_sha256 = json.loads((directory / ORIGIN).read_text())["sha256"]
+    write_drafter(directory / DRAFTER, tiny_drafter(len(IDS)), IDS, writer_sha256)
     return directory
 
 
@@ -90,8 +90,8 @@ def test_its_matrices_are_mapped_from_a_file_that_servers_share(
         assert str(packed) in maps.read_text() and held.drafter is not None
     packed.write_bytes(packed.read_bytes()[:-50])
     assert drafts(directory) == expected and packed.stat().st_size == written.st_size  # made anew
-    sha256 = json.loads((directory / ORIGIN).read_text())["sha256"]
-    write_drafter(directory / DRAFTER, tiny_drafter(len(IDS), canvas=3), IDS, sha256)
+    writer_sha256 = json.loads((directory / ORIGIN).read_text())["sha256"]
+    write_drafter(directory / DRAFTER, tiny_drafter(len(IDS), canvas=3), IDS, writer_sha256)
     written, before = packed.read_bytes(), drafts(directory)
     assert packed.read_bytes() != written and drafts(directory) == before != expected  # packed anew for another drafter
 
@@ -118,13 +118,13 @@ def test_one_of_the_package_is_used_where_there_is_no_other(
     shipped.mkdir(parents=True)
     monkeypatch.setattr(stored, "SHIPPED", shipped.parent)
     expected = drafts(directory)
-    sha256 = json.loads((directory / ORIGIN).read_text())["sha256"]
+    writer_sha256 = json.loads((directory / ORIGIN).read_text())["sha256"]
     (directory / DRAFTER).rename(shipped / DRAFTER)
     (shipped / "manifest.json").write_text(json.dumps({"writer": {"sha256": "0" * 64}}))
     assert loaded(directory).drafter is None  # it is another writer's
-    (shipped / "manifest.json").write_text(json.dumps({"writer": {"sha256": sha256}}))
+    (shipped / "manifest.json").write_text(json.dumps({"writer": {"sha256": writer_sha256}}))
     assert drafts(directory) == expected
-    write_drafter(directory / DRAFTER, tiny_drafter(len(IDS), canvas=3), IDS, sha256)
+    write_drafter(directory / DRAFTER, tiny_drafter(len(IDS), canvas=3), IDS, writer_sha256)
     assert drafts(directory) != expected and not caplog.records  # the user's own goes first
 
 
@@ -187,6 +187,17 @@ def writes_on(directory: Path, caplog: pytest.LogCaptureFixture, message: str) -
         [*Infiller(each, torch.device("cpu")).fill(request)][-1].text for each in (checkpoint, loaded(directory))
     )
     assert filled == alone
+
+
+def test_the_one_in_the_package_is_what_its_manifest_says() -> None:
+    folder = stored.SHIPPED / catalogue.DEFAULT
+    manifest, notes = json.loads((folder / "manifest.json").read_text()), notes_of(folder / DRAFTER)
+    assert manifest["sha256"] == sha256(folder / DRAFTER)
+    assert manifest["writer"]["sha256"] == notes["writer_sha256"]
+    entry = catalogue.named(catalogue.DEFAULT)
+    assert entry is not None and entry.sha256 == notes["writer_sha256"]
+    assert stored.shipped_for(notes["writer_sha256"]) == folder / DRAFTER and stored.shipped_for("0" * 64) is None
+    assert all(source["licence"] and source["version"] and source["sha256"] for source in manifest["sources"])
 
 
 def notes_of(path: Path) -> dict[str, str]:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from dgemma_model.checkpoint import catalogue
 from dgemma_model.network.passes import native
 
 ROOT = Path(__file__).parents[2]
 EMBEDDED = ("config.json", "dgemma.json", "generation_config.json", "model.safetensors", "RECIPE.md", "tokenizer.json")
+DRAFTER = ("drafter.safetensors", "manifest.json", "RECIPE.md")
 
 
 def test_the_wheel_holds_both_packages_and_the_embedded_checkpoint(tmp_path: Path) -> None:
@@ -37,6 +39,7 @@ def test_the_wheel_holds_both_packages_and_the_embedded_checkpoint(tmp_path: Pat
         names = set(archive.namelist())
         weights = archive.read("dgemma_model/embedded/model.safetensors")
     assert {f"dgemma_model/embedded/{name}" for name in EMBEDDED} <= names
+    assert {f"dgemma_model/checkpoint/drafters/{catalogue.DEFAULT}/{name}" for name in DRAFTER} <= names
     assert "dgemma_model/checkpoint/pulling/legal/Apache-2.0.txt" in names
     assert {"dgemma_lsp/server/server.py", "dgemma_model/network/diffusion_gemma.py", "dgemma_model/py.typed"} <= names
     assert "dgemma_model/network/passes/passes.c" in names

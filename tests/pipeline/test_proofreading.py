@@ -90,12 +90,12 @@ x = 1
 
 def test_the_word_that_is_doubted_most_is_replaced() -> None:
     expected = CLASS.replace("▮", "").replace("return highest", "return lowest")
-    assert done(CLASS, ("item", "lowest", 8.0), ("highest", "lowest", 9.0)) == expected
+    assert done(CLASS, ("item", "lowest", 13.0), ("highest", "lowest", 14.0)) == expected
 
 
 def test_a_replacement_that_does_not_parse_is_left_out() -> None:
     expected = CLASS.replace("▮", "").replace("[item]", "[lowest]")
-    assert done(CLASS, ("item", "lowest", 8.0), ("highest", "not in", 9.0)) == expected
+    assert done(CLASS, ("item", "lowest", 13.0), ("highest", "not in", 14.0)) == expected
 
 
 def test_the_function_around_the_cursor_is_read_with_what_surrounds_it() -> None:
@@ -107,7 +107,7 @@ def test_the_function_around_the_cursor_is_read_with_what_surrounds_it() -> None
     assert "highest" in words and "lowest" not in words[:2] and "price" not in words
 
 
-@pytest.mark.parametrize("doubted", [("highest", "lowest", 6.0), ("nowhere", "lowest", 20.0)])
+@pytest.mark.parametrize("doubted", [("highest", "lowest", 11.0), ("nowhere", "lowest", 20.0)])
 def test_weak_doubts_are_not_told(doubted: tuple[str, str, float]) -> None:
     assert done(CLASS, doubted) == "NOTHING_DOUBTED"
 
@@ -120,7 +120,7 @@ def test_another_checkpoint_says_that_it_cannot() -> None:
     "marked", ["x = ▮1\n", "def f():\n    return (▮\n", "def long():\n" + "    x = 1\n" * 60 + "    y▮ = 2\n"]
 )
 def test_elsewhere_there_is_nothing_to_read(marked: str) -> None:
-    assert done(marked, ("x", "y", 9.0)) == "NOTHING_HERE"
+    assert done(marked, ("x", "y", 14.0)) == "NOTHING_HERE"
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_it_is_offered_in_a_function_where_the_checkpoint_can(marked: str, proof
 
 def test_the_reader_may_stop_between_two_pieces() -> None:
     snapshot = Snapshot("file:///case.py", 7, "python", Text(CLASS.replace("▮", "")), CLASS.index("▮"))
-    reviewer = Doubting(("item", "lowest", 8.0), ("highest", "lowest", 9.0))
+    reviewer = Doubting(("item", "lowest", 13.0), ("highest", "lowest", 14.0))
     steps = rewrite(ActionKind.PROOFREAD, snapshot, snapshot.offset, Writer(reviewer))  # type: ignore[arg-type]
     assert next(steps) is NoSuggestion.OUT_OF_TIME
     steps.close()
@@ -144,4 +144,4 @@ def test_the_reader_may_stop_between_two_pieces() -> None:
 
 def test_line_ends_of_windows_and_other_letters_are_counted() -> None:
     text = CLASS.replace("import os", "é = 'é😀'").replace("\n", "\r\n")
-    assert done(text, ("highest", "lowest", 9.0)) == text.replace("▮", "").replace("return highest", "return lowest")
+    assert done(text, ("highest", "lowest", 14.0)) == text.replace("▮", "").replace("return highest", "return lowest")
