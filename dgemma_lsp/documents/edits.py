@@ -129,7 +129,7 @@ class NoSuggestion(Enum):
     LOW_CONFIDENCE = "the model was not sure enough"
     NOTHING_HERE = "there is nothing here that this could be done to"
     NOTHING_DOUBTED = "the model found no wrong word in this function"
-    NO_REVIEW = "only the default checkpoint finds wrong words often enough to ask it"
+    NO_REVIEW = "this checkpoint or engine does not find wrong words often enough to be asked"
     NOTHING_BETTER = "the model had nothing better than the present text"
     ENGINE_DOWN = "the engine cannot be reached"
     ENGINE_SLOW = "the engine did not answer in time"

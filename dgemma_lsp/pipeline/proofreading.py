@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ast
 import io
+import itertools
 import re
-import textwrap
 import tokenize
 import warnings
 from collections.abc import Generator, Iterator
@@ -56,18 +56,16 @@ def function_at(tree: SyntaxTree, offset: int) -> tuple[int, int] | None:
 def words(text: str) -> list[Word]:
     """What could be wrong in a function: not where a name is made up, nor in a string. Nothing where the function does
     not parse on its own."""
-    plain = textwrap.dedent(text)
-    indent = len(text) - len(text.lstrip(" \t"))
-    starts = [0]
-    for line in text.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
-    if any(line.strip() and not line.startswith(text[:indent]) for line in text.splitlines()):
-        return []
+    lines, indent = text.split("\n"), text[: len(text) - len(text.lstrip(" \t"))]
+    if any(line.strip() and not line.startswith(indent) for line in lines) or re.search(r"\r(?!\n)", text):
+        return []  # Python ends lines at a lone carriage return
+    starts = [0, *itertools.accumulate(len(line) + 1 for line in lines)]
+    plain = [line.removeprefix(indent) for line in lines]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(plain)
-        tokens = list(tokenize.generate_tokens(io.StringIO(plain).readline))
+            tree = ast.parse("\n".join(plain))
+        tokens = list(tokenize.generate_tokens(io.StringIO("\n".join(plain)).readline))
     except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError):
         return []
     made_up = set[tuple[int, int]]()
@@ -75,13 +73,13 @@ def words(text: str) -> list[Word]:
         is_stored = isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
         if is_stored or isinstance(node, ast.arg | ast.keyword | ast.alias):
             line, column = node.lineno, node.col_offset  # type: ignore[attr-defined]
-            made_up.add((line, len(plain.splitlines()[line - 1].encode()[:column].decode())))
+            made_up.add((line, len(plain[line - 1].encode()[:column].decode("utf-8", "replace"))))
     found = []
     for number, token in enumerate(tokens):
         is_word = token.type in (tokenize.NAME, tokenize.NUMBER) or token.string in OPERATORS
         is_new = token.start in made_up or (number and tokens[number - 1].string in ("def", "class"))
         if is_word and not is_new:
-            start = starts[token.start[0] - 1] + indent + token.start[1]
+            start = starts[token.start[0] - 1] + len(indent) + token.start[1]
             found.append(Word(start, start + len(token.string), token.string))
     return found
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dgemma_lsp.documents.documents import parsed
 from dgemma_lsp.documents.edits import NoSuggestion, Rewrite, Snapshot
@@ -18,7 +20,7 @@ def area(width, height=2):
     # the width
     total = width * other.size  # "x" < 3
     for name in names:
-        print(f"{name}", sep="é" + end, end=None)
+        print("{name}", sep="é" + end, end=None)
     return total <= 10
 """
 
@@ -31,6 +33,18 @@ def test_words_that_could_be_wrong(indent: str) -> None:
         *("2", "width", "*", "other", "size", "in", "names", "print", "+", "end", "None", "total", "<=", "10")
     ]
     assert all(text[word.start : word.end] == word.text for word in found)
+
+
+SEPARATORS = st.sampled_from(["\n", "\r\n", "\r", "\x0c", "\x1c", "\u2028", " ", "\t", "\\\n", "    ", "\n\n"])
+PIECES = st.sampled_from(
+    ["x = a < 1", "'\u2028'", '"""', "return é", "#", "f(b=c)", "if x:", "def g(y):", "😀", "lambda z: z"]
+)
+
+
+@given(parts=st.lists(PIECES | SEPARATORS, max_size=12), indent=st.sampled_from(["", "  ", "\t"]))
+def test_a_word_is_where_it_is_said_to_be(parts: list[str], indent: str) -> None:
+    text = f"{indent}def f(a):\n{indent} x = 1{''.join(parts)}\n"
+    assert all(text[word.start : word.end] == word.text for word in proofreading.words(text))
 
 
 @pytest.mark.parametrize("text", ["", "def f(:\n", "  x\n y\n", "def f():\n    '''\n", "x = 1\0", "(" * 5000])
@@ -143,5 +157,6 @@ def test_the_reader_may_stop_between_two_pieces() -> None:
 
 
 def test_line_ends_of_windows_and_other_letters_are_counted() -> None:
-    text = CLASS.replace("import os", "é = 'é😀'").replace("\n", "\r\n")
+    text = CLASS.replace("import os", "é = 'é😀'").replace("lowest =", "\n        lowest =").replace("\n", "\r\n")
+    assert "\r\n        \r\n" in text
     assert done(text, ("highest", "lowest", 14.0)) == text.replace("▮", "").replace("return highest", "return lowest")
