@@ -102,10 +102,13 @@ def proofread(
     snapshot: Snapshot, tree: SyntaxTree, infiller: InfillerLike
 ) -> Generator[Rewrite | NoSuggestion, None, None]:
     """Replace the word of the function at the cursor that the model doubts most; the last value is the result."""
-    place = function_at(tree, snapshot.offset)
     text = snapshot.text
-    if place is None or (reviewer := infiller.reviewer) is None:
-        yield NoSuggestion.NOTHING_HERE if place is None else NoSuggestion.NO_REVIEW
+    place = function_at(tree, snapshot.offset) if snapshot.language == "python" else None
+    if place is None or not words(text[slice(*place)]):
+        yield NoSuggestion.NOTHING_HERE
+        return
+    if (reviewer := infiller.reviewer) is None:
+        yield NoSuggestion.NO_REVIEW
         return
     start, end = place
     found, steps = list[Doubt](), 0

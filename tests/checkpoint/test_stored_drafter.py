@@ -189,6 +189,18 @@ def writes_on(directory: Path, caplog: pytest.LogCaptureFixture, message: str) -
     assert filled == alone
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"writer": null}', "\x00"])
+def test_a_damaged_manifest_is_named_and_the_writer_works_on(
+    content: str, directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "shipped" / "tiny").mkdir(parents=True)
+    (tmp_path / "shipped" / "tiny" / "manifest.json").write_text(content)
+    monkeypatch.setattr(stored, "SHIPPED", tmp_path / "shipped")
+    (directory / DRAFTER).unlink()
+    assert loaded(directory).drafter is None
+    assert ["manifest.json is damaged" in record.getMessage() for record in caplog.records] == [True]
+
+
 def test_the_one_in_the_package_is_what_its_manifest_says() -> None:
     folder = stored.SHIPPED / catalogue.DEFAULT
     manifest, notes = json.loads((folder / "manifest.json").read_text()), notes_of(folder / DRAFTER)

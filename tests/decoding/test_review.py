@@ -108,6 +108,15 @@ def test_tokens_are_counted(text: str) -> None:
     assert INFILLER.count_tokens(text) == len(TOKENIZER.encode(text))
 
 
+def test_pieces_without_words_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = list[str]()
+    prompted = INFILLER._prompted
+    monkeypatch.setattr(INFILLER, "_prompted", lambda excerpt: read.append(excerpt.prefix) or prompted(excerpt))
+    last = words_of(SOURCE)[-1]
+    assert len(list(INFILLER.review(Excerpt("", "\n"), SOURCE, [last], OTHERS))) > 2
+    assert len(read) == 1 and SOURCE[: last[0]].startswith(read[0])
+
+
 def test_one_hole_at_a_time() -> None:
     with pytest.raises(InfillError, match="one hole"):
         INFILLER.score(Excerpt("a", "b", ("c",)), ["x"])

@@ -80,9 +80,11 @@ class Writer:
         self.reviewer = reviewer
 
 
-def done(marked: str, *doubted: tuple[str, str, float], reviewer: Doubting | None = None) -> str:
+def done(
+    marked: str, *doubted: tuple[str, str, float], reviewer: Doubting | None = None, language: str = "python"
+) -> str:
     """The document after proofreading at the cursor `▮`, or the name of the reason why it stays as it is."""
-    snapshot = Snapshot("file:///case.py", 7, "python", Text(marked.replace("▮", "")), marked.index("▮"))
+    snapshot = Snapshot("file:///case", 7, language, Text(marked.replace("▮", "")), marked.index("▮"))
     writer = Writer(Doubting(*doubted) if reviewer is None and doubted else reviewer)
     *_, answer = rewrite(ActionKind.PROOFREAD, snapshot, snapshot.offset, writer)  # type: ignore[arg-type]
     return answer.apply() if isinstance(answer, Rewrite) else answer.name
@@ -160,3 +162,9 @@ def test_line_ends_of_windows_and_other_letters_are_counted() -> None:
     text = CLASS.replace("import os", "é = 'é😀'").replace("lowest =", "\n        lowest =").replace("\n", "\r\n")
     assert "\r\n        \r\n" in text
     assert done(text, ("highest", "lowest", 14.0)) == text.replace("▮", "").replace("return highest", "return lowest")
+
+
+def test_a_function_in_another_language_is_not_said_to_be_right() -> None:
+    reviewer = Doubting()
+    assert done("int area(int width) {\n    return wi▮dth;\n}\n", reviewer=reviewer, language="c") == "NOTHING_HERE"
+    assert reviewer.asked == []

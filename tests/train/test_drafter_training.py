@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from dgemma_model.checkpoint import load
 from dgemma_model.checkpoint.config import read_json
 from dgemma_model.checkpoint.contract import Checkpoint
-from dgemma_model.checkpoint.converted import ORIGIN, convert
+from dgemma_model.checkpoint.converted import ORIGIN, convert, sha256
 from dgemma_model.checkpoint.drafters.stored import DRAFTER, read_drafter
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.qwen2_served import ServedQwen2
-from dgemma_model.train.drafter import fit, read
+from dgemma_model.train.drafter import fit, read, ship
 
 CPU = torch.device("cpu")
 SOURCES = [
@@ -112,8 +112,25 @@ def test_what_is_trained_is_served(writer: Checkpoint, states: Path, tmp_path: P
     assert 1 <= figures["tokens_a_pass"] <= 1 + fit.CANVAS and figures["loss"] > 0
     trainer.save()
     assert isinstance(writer.network, ServedQwen2)
-    sha256 = str(read_json(writer.directory / ORIGIN)["sha256"])
-    served = read_drafter(tmp_path / DRAFTER, writer.network, sha256)
+    its_sha256 = str(read_json(writer.directory / ORIGIN)["sha256"])
+    served = read_drafter(tmp_path / DRAFTER, writer.network, its_sha256)
     served.writer.encode(torch.tensor([[1, 2, 3]]), cache := Cache())
     ids, likely = served.draft(cache, 4)
     assert 1 <= len(ids) == len(likely) <= fit.CANVAS
+
+
+def test_the_package_is_told_what_a_drafter_was_made_from(writer: Checkpoint, states: Path, tmp_path: Path) -> None:
+    fit.Trainer(tmp_path, states, writer, CPU).save()
+    row = {"step": 7, "loss": 3.14159, "tokens_a_pass": 1.5}
+    (tmp_path / "log.jsonl").write_text(json.dumps(row | {"step": 3}) + "\n" + json.dumps(row) + "\n")
+    entry = {"version": "1", "licence": "MIT", "sha256": "0"}
+    (tmp_path / "own.json").write_text(json.dumps({"a": entry | {"held_out": False}, "b": entry | {"held_out": True}}))
+    (tmp_path / "listed.json").write_text(json.dumps([entry | {"name": "c", "languages": ["go"]}]))
+    read_from = ship.sources(tmp_path / "own.json", [tmp_path / "listed.json"])
+    assert read_from == [{"name": "a"} | entry, {"name": "c"} | entry]  # what was held out was not learnt
+    tokens = sum(int(load_file(path)["lengths"].sum()) for path in states.glob("[0-9]*.safetensors"))
+    assert ship.tokens_read(states) == tokens > 0
+    manifest = ship.manifest_of(tmp_path, "tiny", tokens, read_from)
+    writer_sha256 = read_json(writer.directory / ORIGIN)["sha256"]
+    assert manifest["writer"] == {"name": "tiny", "sha256": writer_sha256} and manifest["steps"] == 7
+    assert manifest["sha256"] == sha256(tmp_path / DRAFTER) and manifest["sources"] == read_from

@@ -42,8 +42,10 @@ def reviewed(
         end = done + len(piece)
         around = replace(excerpt, prefix=excerpt.prefix + span[:done], suffix=span[end:] + excerpt.suffix)
         within = [(start - done, stop - done) for start, stop in words if done <= start and stop <= end]
-        with prompted(around) as opened:
-            found = list(doubts(opened, piece, within, others, min_nats))
+        found = list[Doubt]()
+        if within:
+            with prompted(around) as opened:
+                found = list(doubts(opened, piece, within, others, min_nats))
         yield [replace(doubt, start=doubt.start + done, end=doubt.end + done) for doubt in found]
         done = end
 

@@ -57,20 +57,26 @@ def drafter_of(directory: Path, writer: ServedQwen2, writer_sha256: str) -> Serv
     """The drafter in the directory of a writer's converted form, or else the one that comes with the package for this
     writer. None where there is none, or none that can be used, which is logged."""
     own = directory / DRAFTER
-    path = own if own.is_file() else shipped_for(writer_sha256)
-    if path is None:
-        return None
     try:
-        return read_drafter(path, writer, writer_sha256, directory)
-    except CheckpointError as error:
+        path = own if own.is_file() else shipped_for(writer_sha256)
+        return None if path is None else read_drafter(path, writer, writer_sha256, directory)
+    except (CheckpointError, OSError) as error:
         logger.warning("%s; fills take more passes without it", error)
         return None
 
 
 def shipped_for(writer_sha256: str) -> Path | None:
-    """The drafter in the package for a writer that was converted from a file with this hash."""
+    """The drafter in the package for a writer that was converted from a file with this hash.
+
+    Raises:
+        CheckpointError: a manifest is damaged; the message is for users.
+    """
     for manifest in SHIPPED.glob("*/manifest.json"):
-        if json.loads(manifest.read_text("utf-8"))["writer"]["sha256"] == writer_sha256:
+        try:
+            is_its = json.loads(manifest.read_text("utf-8"))["writer"]["sha256"] == writer_sha256
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{manifest} is damaged ({error}); install dgemma-lsp again") from error
+        if is_its:
             return manifest.with_name(DRAFTER)
     return None
 
