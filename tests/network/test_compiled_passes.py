@@ -18,6 +18,7 @@ from torch import Tensor
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.int8 import Int8Weights
 from dgemma_model.network.passes import native
+from dgemma_model.network.passes.log_probabilities import to_log_probabilities
 from dgemma_model.network.qwen2 import Qwen2Network
 from dgemma_model.network.qwen2_config import Qwen2Config
 from dgemma_model.network.qwen2_served import ServedQwen2
@@ -159,6 +160,19 @@ def test_scores_stay_while_somebody_holds_them_and_their_memory_is_taken_again(w
     del first, other
     places = [network.logits(hidden).data_ptr() for _ in range(3)]
     assert len(set(places)) == 1
+
+
+@pytest.mark.parametrize("way", [*COMPILED, "none"])
+@pytest.mark.parametrize("columns", [1, 5, 16, 33, VOCAB])
+def test_scores_become_log_probabilities_in_place(way: str, columns: int) -> None:
+    scores = torch.randn(3, columns, generator=torch.Generator().manual_seed(columns)) * torch.tensor([[1], [9], [60]])
+    scores[1, columns // 2 + 1 :] = -torch.inf
+    expected, before = scores.double().log_softmax(-1), torch.get_num_threads()
+    with patch.object(native, "library", lambda: None if way == "none" else native.opened(way)):
+        found = to_log_probabilities(scores)
+        none = to_log_probabilities(torch.empty(0, columns))
+    assert found.data_ptr() == scores.data_ptr() and len(none) == 0 and torch.get_num_threads() == before
+    torch.testing.assert_close(found.double(), expected, atol=3e-5, rtol=1e-6)
 
 
 def test_where_the_system_refuses_amx_the_next_set_of_instructions_is_taken() -> None:

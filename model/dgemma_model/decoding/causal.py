@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dgemma_model.decoding.plan import FillPlan
 from dgemma_model.decoding.prompt_cache import CachedPrompt, OpenPrompt, TokenTree
+from dgemma_model.network.passes.log_probabilities import to_log_probabilities
 from dgemma_model.request import Candidate, Check, Draft, DraftToken
 
 
@@ -75,17 +76,17 @@ class TextLikelihoods:
         """
         if unread := [text for text in texts if text not in self.known]:
             logits, paths = next_token_logits(self._opened.cached, self._opened.prompt.ids, [*map(self.row, unread)])
-            self.learn(unread, logits, paths)
+            self.learn(unread, to_log_probabilities(logits), paths)
 
-    def learn(self, texts: Sequence[str], logits: Tensor, paths: Sequence[Sequence[int]]) -> None:
-        """Fill `known` for texts from the logits [N, V] of a pass that read them; `paths` are those of `TokenTree`."""
-        norms = logits.logsumexp(-1)
+    def learn(self, texts: Sequence[str], log_probabilities: Tensor, paths: Sequence[Sequence[int]]) -> None:
+        """Fill `known` for texts from the log-probabilities [N, V] of a pass that read them; `paths` are those of
+        `TokenTree`."""
         for text, path in zip(texts, paths, strict=True):
             row = self.row(text)
             forced = self.forced_count(row)
-            own = logits[path[forced:-1], row[forced:]]
-            end = logits[path[-1], self._ends].logsumexp(0, keepdim=True)
-            self.known[text] = torch.cat((own, end)) - norms[path[forced:]]
+            own = log_probabilities[path[forced:-1], row[forced:]]
+            end = log_probabilities[path[-1], self._ends].logsumexp(0, keepdim=True)
+            self.known[text] = torch.cat((own, end))
 
 
 def fill_log_probabilities(opened: OpenPrompt, texts: Sequence[str], *, one_line: bool = False) -> list[Tensor]:

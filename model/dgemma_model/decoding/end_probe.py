@@ -53,8 +53,8 @@ class EndFigures:
         self._end = FillEnd.of(prefix, suffix, one_line=False)
         self._line_before = prefix[prefix.rfind("\n") + 1 :]
         self._is_blank_below = suffix.partition("\n")[2].startswith("\n")
-        self._ends = list(vocabulary.ends)
-        self._heads = _heads(vocabulary.tokenizer, suffix)
+        self._ends = np.array(vocabulary.ends)
+        self._heads = np.array(_heads(vocabulary.tokenizer, suffix), dtype=int)
         below = "" if self._end.rest else _lines_below(suffix)
         self.next_ids = vocabulary.tokenizer.encode(below)[:NEXT_TOKENS] if below else []
         """The first tokens below the hole, without blank lines before them; none if the hole ends inside a line."""
@@ -75,7 +75,7 @@ class EndFigures:
     def next_log_probs(self, log_probs: np.ndarray) -> list[float]:
         """Three log-probabilities, from those [V] of the next token: that the fill ends, of the likeliest token, and
         that the suffix begins."""
-        suffix = float(np.logaddexp.reduce(log_probs[self._heads])) if self._heads else _LEAST
+        suffix = float(np.logaddexp.reduce(log_probs[self._heads])) if len(self._heads) else _LEAST
         return [float(np.logaddexp.reduce(log_probs[self._ends])), float(log_probs.max()), suffix]
 
     def of(self, text: str, next_log_probs: Sequence[float], below: np.ndarray) -> list[float]:
@@ -136,17 +136,16 @@ class EndProbe:
         place = self._figures.place(text)
         return self._figures.next_ids if place is not None and place.kind == "line_end" else []
 
-    def odds(self, text: str, log_probs: np.ndarray, drafted: Sequence[int]) -> tuple[float, EndPlace] | None:
+    def odds(self, text: str, log_probs: Sequence[np.ndarray], drafted: Sequence[int]) -> tuple[float, EndPlace] | None:
         """The log-odds that the fill ends at the end of `text`, and that place; None if it may not end there.
 
-        `log_probs` [1 + n, V] are those of the next token, and of the token after each of the n `drafted` ones.
+        `log_probs`, [V] each, are those of the next token, and of the token after each of the n `drafted` ones.
         """
         place = self._figures.place(text)
         if place is None:
             return None
-        read = list(drafted[: len(self._figures.next_ids)])
-        rows = log_probs[: len(read)]
-        below = np.stack((rows[np.arange(len(read)), read], rows.max(1)), 1) if read else np.empty((0, 2))
+        read = drafted[: len(self._figures.next_ids)]
+        below = np.array([(row[token], row.max()) for row, token in zip(log_probs, read, strict=False)])
         figures = self._figures.of(text, self._figures.next_log_probs(log_probs[0]), below)
         return float(figures @ self._weights[place.kind]), place
 

@@ -24,11 +24,14 @@ from dgemma_model.decoding.drafting import GOOD_RATE, Drafter, best_proposal
 from dgemma_model.decoding.end_probe import EndProbe, EndSearch
 from dgemma_model.decoding.fill_end import FillEnd
 from dgemma_model.decoding.plan import FillPlan
-from dgemma_model.decoding.prompt_cache import OpenPrompt, common_length
+from dgemma_model.decoding.prompt_cache import CachedPrompt, OpenPrompt, common_length
 from dgemma_model.decoding.stopping import is_looping
-from dgemma_model.network.threads import THREADS
+from dgemma_model.network.passes.log_probabilities import to_log_probabilities
 from dgemma_model.project.copy_model import CopyModel
 from dgemma_model.request import Check, Draft, DraftedBy, DraftToken
+
+Scores = Sequence[NDArray[np.float32]]
+"""Log-probabilities of the next token after some places of a text, [V] each."""
 
 
 @torch.inference_mode()
@@ -92,53 +95,67 @@ def _written(
     """Write `text` after the prompt; yield a draft after each pass. `passes` were made before."""
     cached, prompt = opened.cached, opened.prompt
     pending = prompt.ids[len(cached.ids) :]
-    unread = list(branches.texts) if branches is not None else []
     while not text.is_finished:
-        below = text.to_read
-        read, by, rate = best_proposal(drafters, text.worth_reading, token_cost, len(below))
+        below = len(text.to_read)
+        read, by, rate = best_proposal(drafters, text.worth_reading, token_cost, below)
         if rate < GOOD_RATE:
             for drafter in drafters:
                 for tokens in drafter.draft_anew(text):
                     passes += 1
                     yield replace(text.draft(passes), tokens=(text.shown + tokens,), check=Check())
-            read, by, _ = best_proposal(drafters, text.worth_reading, token_cost, len(below))
-        read = read[: text.room]
+            read, by, _ = best_proposal(drafters, text.worth_reading, token_cost, below)
         before = len(text.ids)
-        drafted_by: DraftedBy = "line below" if by is None else by.name
-        logits_below: Tensor | None = None
-        if branches is not None and unread:
-            rows = [read, *map(branches.likelihoods.row, unread)]
-            logits, tree = cached.append_tree(pending, rows)
-            branches.likelihoods.learn(unread, logits, tree.paths[1:])
-            unread = []
-            best = _most_agreed(logits, tree.paths, rows, branches.likelihoods) if branches.are_drafts else 0
-            if best:
-                read, by, drafted_by = text.worth_reading(rows[best]), None, "similar line"
-            logits = logits[tree.paths[best][: len(read) + 1]]
-        elif below and read:
-            logits, tree = cached.append_tree(pending, [read, below])
-            logits_below, logits = logits[tree.paths[1]], logits[tree.paths[0]]
-            if int(logits[0].argmax()) != read[0]:
-                logits, read, by, drafted_by = logits_below, below, None, "line below"
-        else:
-            read = read or below
-            logits = cached.append([*pending, *read], last=len(read) + 1)
-        passes += 1
-        agreed = text.take(logits, read, drafted_by, logits_below)
+        agreed, is_by = _pass(cached, pending, text, read[: text.room], by, branches)
+        passes, branches = passes + 1, None
         for drafter in drafters:
-            drafter.checked(len(text.ids) - before, agreed if drafter is by else None)
+            drafter.checked(len(text.ids) - before, agreed if is_by and drafter is by else None)
         kept = common_length(cached.ids[len(prompt.ids) :], text.ids[:-1])
         cached.crop(len(prompt.ids) + kept)
         pending = text.ids[kept:]
         yield text.draft(passes)
 
 
+def _pass(
+    cached: CachedPrompt,
+    pending: Sequence[int],
+    text: CausalText,
+    read: list[int],
+    by: Drafter | None,
+    branches: BranchTexts | None,
+) -> tuple[int, bool]:
+    """Read `pending`, and after it what `by` proposes to `read`, the line below where that must be read, and the texts
+    of `branches`. Write what the head says. Returns how many tokens of one of these it agreed with, and whether that
+    one was `read`."""
+    below = text.to_read
+    drafted_by: DraftedBy = "line below" if by is None else by.name
+    if branches is not None and branches.texts:
+        rows = [read, *map(branches.likelihoods.row, branches.texts)]
+        logits, tree = cached.append_tree(pending, rows)
+        scores = to_log_probabilities(logits)
+        branches.likelihoods.learn(branches.texts, scores, tree.paths[1:])
+        said = text.allowed(scores)
+        best = _most_agreed(said, tree.paths, rows, branches.likelihoods) if branches.are_drafts else 0
+        if best:
+            read, by, drafted_by = text.worth_reading(rows[best]), None, "similar line"
+        path = tree.paths[best][: len(read) + 1]
+        return text.take([said[node] for node in path], read, drafted_by), best == 0
+    if not below or not read:
+        logits = cached.append([*pending, *(read or below)], last=len(read or below) + 1)
+        return text.take(text.allowed(to_log_probabilities(logits)), read or below, drafted_by), True
+    logits, tree = cached.append_tree(pending, [read, below])
+    said = text.allowed(to_log_probabilities(logits))
+    own, after_below = ([said[node] for node in path] for path in tree.paths)
+    if int(own[0].argmax()) == read[0]:
+        return text.take(own, read, drafted_by, after_below), True
+    return text.take(after_below, below, "line below"), False
+
+
 def _most_agreed(
-    logits: Tensor, paths: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], likelihoods: TextLikelihoods
+    said: Scores, paths: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], likelihoods: TextLikelihoods
 ) -> int:
-    """The index of the row that begins with most tokens that are the likeliest by `logits` [N, V] along its path.
-    Tokens that healing constrains count as agreed on."""
-    likeliest = logits.argmax(-1).tolist()
+    """The index of the row that begins with most tokens that are the likeliest, as is `said` after each node, along its
+    path. Tokens that healing constrains count as agreed on."""
+    likeliest = [int(scores.argmax()) for scores in said]
 
     def agreed(at: int) -> int:
         row, path, healed = rows[at], paths[at], likelihoods.healed_count(rows[at])
@@ -182,8 +199,8 @@ class CausalText:
         self._opened, self._copy_model = opened, copy_model
         self._vocabulary, self._tokenizer = vocabulary, vocabulary.tokenizer
         self._one_line = one_line
-        self._ends = list(vocabulary.ends_of(one_line=one_line))
-        self._end_set = frozenset(self._ends)
+        self._end_set = frozenset(vocabulary.ends_of(one_line=one_line))
+        self._ends = np.array(sorted(self._end_set))
         self._end, self._cut = end, None if end is None else end.cut("")
         """The length of the text in code points once `end` or `probe` has ended it; None before."""
         self._probe, self._avoided, self._alternative = probe, avoided, alternative
@@ -231,35 +248,39 @@ class CausalText:
             within = next((end for end, text in texts if self._probe.draft(text)), within)
         return list(ids[:within])
 
-    def take(self, logits: Tensor, drafted: list[int], by: DraftedBy, below: Tensor | None = None) -> int:
+    def allowed(self, log_probabilities: Tensor) -> Scores:
+        """Log-probabilities [n, V] as rows of the tokenizer's tokens, -inf where no fill may have a token. Changed in
+        place; in numpy, where single numbers are read faster than in torch."""
+        rows: NDArray[np.float32] = log_probabilities[:, : self._tokenizer.vocab_size].cpu().numpy()
+        rows[:, self._vocabulary.never] = -np.inf
+        return list(rows)
+
+    def take(self, said: Scores, drafted: list[int], by: DraftedBy, below: Scores | None = None) -> int:
         """Write the next token, and further ones as long as they agree with `drafted`. Returns how many agreed.
 
-        `logits` [len(drafted) + 1, V] are those after the last written token and after each token that `by` drafted.
-        `below` [len(to_read) + 1, V] are those after the last written token and after each of `to_read`, if that is not
-        what was drafted. Writing stops early where the probe ends the text, or where it needs a draft of its own first.
+        `said` are log-probabilities after the last written token and after each token that `by` drafted. `below` are
+        those after the last written token and after each of `to_read`, if that is not what was drafted. They may change
+        in place. Writing stops early where the probe ends the text, or where it needs a draft of its own first.
         """
         shown = len(self.shown)
-        agreed, accepted = self._take(logits, drafted, by, logits if below is None else below)
+        agreed, accepted = self._take(said, drafted, by, said if below is None else below)
         texts = tuple(self._tokenizer.decode([token]) for token in drafted)
         self.check = Check(texts, by if drafted else None, accepted, len(self.shown) - shown)
         return agreed
 
-    def _take(self, logits: Tensor, drafted: list[int], by: DraftedBy, below: Tensor) -> tuple[int, int]:
+    def _take(self, said: Scores, drafted: list[int], by: DraftedBy, below: Scores) -> tuple[int, int]:
         """See `take`. Also returns how many drafted tokens were written, one that ended the text included."""
-        rows, to_read = self._log_probabilities(logits), self.to_read
-        rows_below = self._log_probabilities(below) if to_read and below is not logits else rows
-        likeliest = rows.argmax(1).tolist()
-        ending = np.logaddexp.reduce(rows[:, self._ends], axis=1).tolist() if len(self._ends) > 1 else None
-        for place, row in enumerate(rows):
+        to_read = self.to_read
+        for place, row in enumerate(said):
             if self._probe is not None and self.written:
-                found = self._probe.odds(self._text(), *((rows[place:], []) if place else (rows_below, to_read)))
+                found = self._probe.odds(self._text(), *(([row], []) if place else (below, to_read)))
                 self._cut = None if found is None else self._search.end(*found)
                 if self._cut is not None:
                     return place, place
             if not self.written and (self._avoided is not None or self._alternative):
                 self._forbid_beginnings(row)
-                likeliest[place] = int(row.argmax())
-            token, log_probability = self._choose(row.item, likeliest[place], ending[place] if ending else -math.inf)
+            ending = float(np.logaddexp.reduce(row[self._ends])) if len(self._ends) > 1 else -math.inf
+            token, log_probability = self._choose(row.item, int(row.argmax()), ending)
             is_drafted = place < len(drafted) and token == drafted[place]
             self._write(token, log_probability, by if is_drafted else None)
             if self._is_cut_off() and not self._ended and self._cut is None:
@@ -267,15 +288,6 @@ class CausalText:
             if self.is_finished or self.to_read or not is_drafted:
                 return place, place + is_drafted
         return len(drafted), len(drafted)
-
-    def _log_probabilities(self, logits: Tensor) -> NDArray[np.float32]:
-        """The log-probabilities [n, V] of the tokenizer's tokens, from logits. They are in numpy, where single numbers
-        are read faster than in torch."""
-        with THREADS.chosen(len(logits)):
-            scores = logits.log_softmax(-1)
-        rows: NDArray[np.float32] = scores[:, : self._tokenizer.vocab_size].cpu().numpy()
-        rows[:, self._vocabulary.never] = -np.inf
-        return rows
 
     def _choose(self, own_log_probability: Callable[[int], float], best: int, ending: float) -> tuple[int, float]:
         """The next token and its log-probability in nats, by the head's distribution mixed with that of copies.

@@ -33,7 +33,7 @@ Compiled once for each instruction set. Nothing here allocates, and nothing outl
 
 #if defined(__AMX_INT8__)
 typedef uint8_t Digit;
-enum { ZERO = 128, TILE = 32, EVEN = 0, BANDS = 2, TOGETHER = 16, FLOATS = 16 };
+enum { ZERO = 128, TILE = 32, EVEN = 0, BANDS = 2, TOGETHER = 16, FLOATS = 16, LATE = 48 };
 #elif defined(__AVX512VNNI__)
 typedef uint8_t Digit;
 enum { ZERO = 128, TILE = 6, EVEN = 1, BANDS = 4, TOGETHER = 16, FLOATS = 16 };
@@ -108,6 +108,11 @@ typedef struct {
     float *likely; /* out: of each, the probability that it is right if all before it are */
 } Draft;
 
+typedef struct {
+    float *values; /* [rows, columns]: in, scores; out, log-probabilities */
+    int64_t rows, columns;
+} Scores;
+
 /* ------------------------------------------------------------------------------------------------ threads */
 
 typedef struct Team Team;
@@ -125,6 +130,7 @@ struct Team {
     int64_t count, span; /* work is on numbers below `count`, `span` of them in a piece */
     const Pass *pass;
     Draft *draft;
+    const Scores *scores;
     const Matrix *matrix, *following; /* `following` is the next one that is multiplied by, or missing */
     int64_t layer, token_rows;
     int64_t blocks, chunk; /* of `matrix`, and tokens that each of them is multiplied by at a time */
@@ -211,6 +217,14 @@ static inline float exponential(float x) { /* relative error below 2e-7; a polyn
     float power;
     memcpy(&power, &bits, 4);
     return p * power;
+}
+
+static inline float logarithm(float x) { /* of 1 and more, by Newton's method from the exponent of `x` */
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    float found = (float)((int32_t)(bits >> 23) - 127) * 0.693147181f;
+    for (int step = 0; step < 4; step++) found += x * exponential(-found) - 1.0f;
+    return found;
 }
 
 static inline Floats load(const float *x) {
@@ -513,6 +527,31 @@ static Block block_ahead(const Team *team, int64_t number) {
     return team->following ? block_of(team, team->following, next - team->count) : (Block){{0}};
 }
 
+#if defined(__AMX_INT8__)
+/* What of a block is fetched after the tiles, while tokens are finished: `LATE` columns during each of some tokens, and
+   half of the block at most. It is taken off `block`. Otherwise memory waits meanwhile. */
+static Block taken_late(Block *block, int64_t tokens) {
+    Block late = *block;
+    const int64_t half = block->columns / 2 / GROUP * GROUP;
+    late.columns = LATE * tokens < half ? LATE * tokens : half;
+    block->columns -= late.columns;
+    for (int band = 0; band < BANDS; band++)
+        if (late.band[band]) late.band[band] += BAND * block->columns;
+    return late;
+}
+
+static void fetch_late(Block *late) {
+    for (int64_t column = 0; column < LATE && late->columns > 0; column += GROUP, late->columns -= GROUP)
+        for (int band = 0; band < BANDS; band++) {
+            fetch(late->band[band], 0);
+            if (late->band[band]) late->band[band] += BAND * GROUP;
+        }
+}
+#else
+static Block taken_late(Block *block, int64_t tokens) { return (Block){{0}}; }
+static void fetch_late(Block *late) {}
+#endif
+
 /* What of a block is fetched during one of some tiles. */
 static Block share_of(Block block, int64_t tile, int64_t tiles) {
 #if defined(__AMX_INT8__)
@@ -547,7 +586,8 @@ static void multiply_block(Team *team, int64_t number) { /* a block by a chunk o
         ending.bias[r] = matrix->bias ? matrix->bias[row] : 0.0f;
     }
     const int64_t tiles = (end - begin + most - 1) / most, step = EVEN ? (end - begin + tiles - 1) / tiles : most;
-    const Block weights = block_of(team, matrix, block), ahead = block_ahead(team, number);
+    const Block weights = block_of(team, matrix, block);
+    Block ahead = block_ahead(team, number), late = taken_late(&ahead, end - begin);
     begin_tiles(columns);
     for (int64_t tile = 0, token = begin; token < end; tile++, token += step) {
         const int64_t tokens = end - token < step ? end - token : step;
@@ -555,6 +595,7 @@ static void multiply_block(Team *team, int64_t number) { /* a block by a chunk o
                 share_of(ahead, tile, tiles));
         for (int64_t t = 0; t < tokens; t++) {
             const int32_t *sum = sums + t * count * BLOCK;
+            fetch_late(&late);
             float value[BLOCK], *out = team->result + (token + t) * team->result_stride + first;
             finish(&ending, sum, count == 2 ? sum + BLOCK : 0, pass->peaks[token + t], value);
             if (rows == BLOCK)
@@ -677,6 +718,7 @@ static void attend(Team *team, int64_t piece) {
             for (int64_t i = 0; i < size; i++) queries[i][lane] = query[i] * scale;
     }
     for (int64_t start = 0; start < any_sees; start += KEYS) {
+        int all_allowed = 1;
         const int some = any_sees - start < KEYS ? (int)(any_sees - start) : KEYS;
         widen(keys + start * size, some * size, block);
         for (int n = 0; n < some; n += TOGETHER) { /* beyond `some` there is room for what is not used */
@@ -691,11 +733,13 @@ static void attend(Team *team, int64_t piece) {
 #pragma GCC unroll 16
             for (int k = 0; k < TOGETHER; k++) memcpy(scores[n + k], sum[k], sizeof sum[k]);
         }
-        if (pass->allowed)
+        for (int lane = 0; pass->allowed && lane < lanes && all_allowed; lane++)
+            all_allowed = !memchr(allowed[lane] + start, 0, (size_t)some);
+        if (!all_allowed)
             for (int n = 0; n < some; n++)
                 for (int lane = 0; lane < LANES; lane++)
                     scores[n][lane] = allowed[lane][start + n] ? scores[n][lane] : MASKED;
-        else if (start + some > all_see)
+        else if (!pass->allowed && start + some > all_see)
             for (int n = 0; n < some; n++)
 #pragma omp simd
                 for (int lane = 0; lane < LANES; lane++)
@@ -807,6 +851,22 @@ static void score_tokens(Team *team) {
     multiply(team, head, pass->wide, head->rows, WRITTEN, 0);
 }
 
+static void normalise_row(Team *team, int64_t row) {
+    const int64_t columns = team->scores->columns, rest = columns % LANES;
+    float *x = team->scores->values + row * columns, lanes[LANES], most = x[0], sum = 0;
+#pragma omp simd reduction(max : most)
+    for (int64_t i = 0; i < columns; i++) most = x[i] > most ? x[i] : most;
+    for (int lane = 0; lane < LANES; lane++) lanes[lane] = lane < rest ? exponential(x[columns - rest + lane] - most) : 0;
+    for (int64_t i = 0; i + LANES <= columns; i += LANES)
+#pragma omp simd
+        for (int lane = 0; lane < LANES; lane++) lanes[lane] += exponential(x[i + lane] - most);
+    for (int lane = 0; lane < LANES; lane++) sum += lanes[lane];
+    most += logarithm(sum);
+    for (int64_t i = 0; i < columns; i++) x[i] -= most;
+}
+
+static void normalise(Team *team) { in_pieces(team, normalise_row, team->scores->rows, 1); }
+
 static void fuse_states(Team *team) { /* the canvas, from the writer's states and the embedding of its latest token */
     const Drafter *drafter = team->draft->drafter;
     const Pass *pass = team->pass;
@@ -892,9 +952,9 @@ int64_t dgemma_ready(void) {
 /* `parallel` is OpenMP's `GOMP_parallel`, of the library that torch uses, so that its threads are used; or missing. */
 typedef void (*Parallel)(void (*)(void *), void *, unsigned threads, unsigned flags);
 
-static void run(const Pass *pass, Draft *draft, void (*work)(Team *), Parallel parallel, int64_t threads) {
-    Team team = {.pass = pass, .draft = draft, .threads = parallel ? threads : 1};
+static void run(Team team, void (*work)(Team *), Parallel parallel, int64_t threads) {
     Job job = {&team, work};
+    team.threads = parallel ? threads : 1;
     if (team.threads == 1)
         work(&team);
     else
@@ -902,14 +962,23 @@ static void run(const Pass *pass, Draft *draft, void (*work)(Team *), Parallel p
 }
 
 /* The layers and the last norm: `pass->x` from embeddings to hidden states; keys and values go to the cache. */
-void dgemma_run(const Pass *pass, Parallel parallel, int64_t threads) { run(pass, 0, run_layers, parallel, threads); }
+void dgemma_run(const Pass *pass, Parallel parallel, int64_t threads) {
+    run((Team){.pass = pass}, run_layers, parallel, threads);
+}
 
 /* The head over hidden states `pass->x` [tokens, size]: `pass->wide` [tokens, head.rows]. There may be no layers. */
-void dgemma_score(const Pass *pass, Parallel parallel, int64_t threads) { run(pass, 0, score_tokens, parallel, threads); }
+void dgemma_score(const Pass *pass, Parallel parallel, int64_t threads) {
+    run((Team){.pass = pass}, score_tokens, parallel, threads);
+}
+
+/* Scores into log-probabilities. */
+void dgemma_normalise(const Scores *scores, Parallel parallel, int64_t threads) {
+    run((Team){.scores = scores}, normalise, parallel, threads);
+}
 
 /* A draft of at most `pass.tokens` tokens after those that are cached: `chosen`, `likely` and their `count`. */
 void dgemma_draft(Draft *draft, Parallel parallel, int64_t threads) {
-    run(&draft->pass, draft, write_draft, parallel, threads);
+    run((Team){.pass = &draft->pass, .draft = draft}, write_draft, parallel, threads);
 }
 
 const char dgemma_source[] = SOURCE; /* the hash of this file */

@@ -61,3 +61,9 @@ class Draft(Structure):
         *(("previous", c_int64), ("least", c_float), ("joined", c_void_p), ("pairs", c_void_p)),
         *(("chosen", c_void_p), ("count", c_int64), ("likely", c_void_p)),
     ]
+
+
+class Scores(Structure):
+    """Scores of tokens at some places."""
+
+    _fields_ = [("values", c_void_p), ("rows", c_int64), ("columns", c_int64)]

@@ -1,0 +1,24 @@
+"""Log-probabilities of tokens from their scores."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dgemma_model.network.passes import native
+from dgemma_model.network.passes.structures import Scores
+from dgemma_model.network.threads import THREADS
+
+
+def to_log_probabilities(scores: Tensor) -> Tensor:
+    """Turn float32 scores [n, V] of tokens into their log-probabilities, in place, and return them.
+
+    In place, because memory that comes fresh from the system takes longer than what is done with it.
+    """
+    library = native.library()
+    with THREADS.chosen(len(scores)):
+        if library is None or scores.device.type != "cpu" or scores.dtype != torch.float32:
+            return scores.sub_(scores.logsumexp(-1, keepdim=True))
+        assert scores.is_contiguous()
+        library.call("dgemma_normalise", Scores(scores.data_ptr(), *scores.shape))
+    return scores
