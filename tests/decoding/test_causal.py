@@ -61,9 +61,14 @@ def test_a_text_beyond_the_context_is_refused() -> None:
 
 @pytest.mark.parametrize("network", [NETWORK, FUSED], ids=["plain", "fused"])
 @settings(max_examples=60, deadline=None)
-@given(known=st.lists(few, max_size=2 * WINDOW), ids=st.lists(few, min_size=1, max_size=2 * WINDOW), texts=rows)
-def test_of_branches_the_first_is_kept(
-    network: Network | ServedNetwork, known: list[int], ids: list[int], texts: list[list[int]]
+@given(
+    known=st.lists(few, max_size=2 * WINDOW),
+    ids=st.lists(few, min_size=1, max_size=2 * WINDOW),
+    texts=rows,
+    chosen=st.integers(0, 99),
+)
+def test_any_one_of_the_branches_can_be_kept(
+    network: Network | ServedNetwork, known: list[int], ids: list[int], texts: list[list[int]], chosen: int
 ) -> None:
     cached = CachedPrompt(network, Cache(), [])  # type: ignore[arg-type]
     if known:
@@ -74,8 +79,9 @@ def test_of_branches_the_first_is_kept(
             whole = torch.tensor([[*known, *ids, *text]])
             alone = NETWORK.logits(NETWORK.encode(whole, Cache())[0, len(known) + len(ids) - 1 :])
         assert are_equal(logits[path], alone)
+    cached.keep_row(tree, chosen % len(texts))
     assert cached.cache.length == len(cached.ids)
-    assert cached.ids == [*known, *ids, *texts[0]]
+    assert cached.ids == [*known, *ids, *texts[chosen % len(texts)]]
     following = cached.append([1])
     with torch.inference_mode():
         alone = NETWORK.logits(NETWORK.encode(torch.tensor([cached.ids]), Cache())[0, -1])

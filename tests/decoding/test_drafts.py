@@ -21,7 +21,7 @@ from dgemma_model.checkpoint import load
 from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.checkpoint.converted import convert
 from dgemma_model.decoding.causal import next_token_logits
-from dgemma_model.decoding.drafting import Proposal, TextSoFar, best_proposal, worthwhile
+from dgemma_model.decoding.drafting import Branch, Proposal, TextSoFar, worth_checking
 from dgemma_model.decoding.end_probe import END_FIGURES
 from dgemma_model.decoding.prompt_cache import CachedPrompt
 from dgemma_model.infill import Infiller
@@ -30,6 +30,7 @@ from dgemma_model.network.contract import DrafterNetwork
 from dgemma_model.network.int8 import Int8Weights
 from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.network.state_drafter_served import DrafterTensors, ServedStateDrafter, served_weights
+from dgemma_model.project.copy_model import PromptCopies
 from dgemma_model.request import Draft, DraftedBy, DraftToken, Excerpt, FillRequest
 
 PIECES = [
@@ -264,19 +265,6 @@ def test_a_drafter_is_not_asked_where_nothing_is_to_be_denoised(drafting: Any) -
     assert hostile.calls == 0
 
 
-@pytest.mark.parametrize(
-    ("likely", "count"),
-    [([], 0), ([0.01] * 7, 1), ([1.0] * 7, 7), ([0.9, 0.9, 0.01, 0.9], 2), ([0.2, 0.9, 0.9], 3), ([0.3, 0.3, 0.9], 1)],
-)
-def test_a_pass_checks_what_is_worth_its_cost(likely: list[float], count: int) -> None:
-    assert worthwhile(likely, 0.13)[0] == count
-    assert worthwhile(likely, 0.0)[0] == len(likely)  # where all passes cost the same
-
-
-def test_the_rate_is_of_tokens_by_cost() -> None:
-    assert worthwhile([1.0, 0.5], 0.1) == (2, pytest.approx(2.5 / 1.1))
-
-
 @settings(max_examples=60, deadline=None)
 @given(excerpt=excerpts, seed=st.integers(0, 2**16), share_wrong=st.floats(0.0, 1.0), limit=st.integers(1, 24))
 def test_each_pass_says_what_was_drafted_and_what_became_of_it(
@@ -348,8 +336,8 @@ class Ready:
 
     name: DraftedBy = "copies"
 
-    def __init__(self, ids: list[int], probability: float) -> None:
-        self._proposal = Proposal(ids, [probability] * len(ids))
+    def __init__(self, ids: Sequence[int], probabilities: Sequence[float]) -> None:
+        self._proposal = Proposal(ids, probabilities)
 
     def proposal(self) -> Proposal:
         return self._proposal
@@ -361,16 +349,82 @@ class Ready:
         pass
 
 
+def checked(*ready: Ready, token_cost: float, others: int = 0) -> list[Branch]:
+    return worth_checking(ready, list, token_cost, others)[0]
+
+
 @pytest.mark.parametrize(
-    ("sure", "read"),
+    ("likely", "count"),
+    [([], 0), ([0.01] * 7, 1), ([1.0] * 7, 7), ([0.9, 0.9, 0.01, 0.9], 2), ([0.2, 0.9, 0.9], 3), ([0.3, 0.3, 0.9], 1)],
+)
+def test_a_pass_checks_what_is_worth_its_cost(likely: list[float], count: int) -> None:
+    ready = Ready(range(len(likely)), likely)
+    assert checked(ready, token_cost=0.13) == [Branch([*range(count)], ready)] * (count > 0)
+    everything = [Branch([*range(len(likely))], ready)] * (count > 0)
+    assert checked(ready, token_cost=0.0) == everything  # where all passes cost the same
+
+
+def test_the_rate_is_of_tokens_by_cost() -> None:
+    ready = Ready([4, 5], [1.0, 0.5])
+    assert worth_checking([ready], list, 0.1, 0)[1] == pytest.approx(2.5 / 1.1)
+    assert worth_checking([ready], list, 0.1, 3)[1] == pytest.approx(2.5 / 1.4)
+    assert worth_checking([], list, 0.1, 0) == ([], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("ids", "probability", "token_cost", "read"),
     [
-        (Ready([7, 8, 9], 0.9), [7, 8, 9]),  # the longer one would not be read to its end
-        (Ready([7, 8], 0.9), [7, 8, 1]),  # as sure as the other one as far as that goes
-        (Ready([], 0.9), [7, 8]),
-        (Ready([6, 8, 9], 0.2), [7, 8]),
+        ([], 0.9, 0.06, [[7, 8, 1, 2]]),
+        ([6, 8, 9], 0.6, 0.06, [[7, 8, 1, 2], [6, 8]]),  # the likeliest first, and less of the other one
+        ([6, 8, 9], 0.6, 0.2, [[7, 8]]),
+        ([6, 8, 9], 0.95, 0.06, [[6, 8, 9]]),  # hardly anything is left for the other one
+        ([7], 0.9, 0.06, [[7, 8, 1, 2]]),  # the shorter one is a part of the longer one
+        ([7, 8, 9], 0.5, 0.04, [[7, 8, 1, 2], [7, 8, 9]]),  # they part at the third token
     ],
 )
-def test_what_two_drafters_agree_on_is_as_probable_as_the_surer_one_says(sure: Ready, read: list[int]) -> None:
-    unsure = Ready([7, 8, 1, 2, 3], 0.6)
-    found, by, _ = best_proposal([unsure, sure], list, 0.2, 0)
-    assert found == read and by is (sure if read[2:] == [9] else unsure)
+def test_several_proposals_are_branches_of_one_tree(
+    ids: list[int], probability: float, token_cost: float, read: list[list[int]]
+) -> None:
+    ready, other = Ready(ids, [probability] * len(ids)), Ready([7, 8, 1, 2, 3], [0.6] * 5)
+    found = checked(other, ready, token_cost=token_cost)
+    assert [branch.ids for branch in found] == read
+    assert all((branch.drafter is ready) == (branch.ids in (ids, [6, 8])) for branch in found)
+
+
+def test_what_two_drafters_agree_on_is_as_probable_as_the_surer_one_says() -> None:
+    unsure = Ready([7, 8, 1, 2], [0.6] * 4)
+    alone = worth_checking([unsure], list, 0.06, 0)[1]
+    assert alone < worth_checking([unsure, Ready([7], [0.9])], list, 0.06, 0)[1]
+    assert worth_checking([unsure, Ready([7], [0.3])], list, 0.06, 0)[1] == alone
+
+
+class Second:
+    """Proposes what is written, and says that it is hardly likely; copies say something else."""
+
+    def __init__(self, written: Sequence[int]) -> None:
+        self.written, self.prompt = written, 0
+
+    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
+        self.prompt = self.prompt or cache.length
+        at = cache.length - self.prompt
+        assert self.written[at] == token, "the cache holds what was written of the accepted branch"
+        following = list(self.written[at + 1 : at + 4])
+        return following, [0.3] * len(following)
+
+
+def test_a_branch_that_is_accepted_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    excerpt = Excerpt("def add(a, b):\n    return ", "\n")
+    alone = last(with_drafter(listener := Listens()), excerpt, drafting="denoised", max_tokens=40)
+    monkeypatch.setattr(PromptCopies, "continuation", lambda self: (2, [9, 9, 9]))
+    second, rows = Second(listener.heard), list[int]()
+    append = CachedPrompt.append_tree
+
+    def heard(self: CachedPrompt, ids: Sequence[int], texts: Sequence[Sequence[int]]) -> Any:
+        rows.append(len(texts))
+        return append(self, ids, texts)
+
+    monkeypatch.setattr(CachedPrompt, "append_tree", heard)
+    drafts = list(with_drafter(second).fill(FillRequest(excerpt, drafting="both", max_tokens=40)))
+    assert same(drafts[-1], alone) and drafts[-1].step < alone.step / 2
+    assert rows == [2] * len(rows) and len(rows) > 2
+    assert "drafter" in {token.drafted_by for token in drafts[-1].tokens[0]}

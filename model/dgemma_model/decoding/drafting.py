@@ -16,14 +16,16 @@ import torch
 from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.decoding.constraint import Constraint
 from dgemma_model.decoding.plan import FillPlan
-from dgemma_model.decoding.prompt_cache import OpenPrompt, common_length
+from dgemma_model.decoding.prompt_cache import OpenPrompt
 from dgemma_model.decoding.sampler import Sampling, denoise
 from dgemma_model.network.contract import DrafterNetwork
 from dgemma_model.project.copy_model import PromptCopies
 from dgemma_model.request import DraftedBy, DraftToken
 
-GOOD_RATE = 1.7
+GOOD_RATE = 2.2
 """No new draft is made if a pass with a ready proposal should write at least so many tokens, divided by its cost."""
+SECOND_CHOICE = 0.5
+"""Where proposals part, the less likely token is right half as often as its drafter says (log/drafts.md)."""
 COPY_RIGHT = (0.0, 0.31, 0.45, 0.57, 0.7, 0.74, 0.78, 0.82, 0.88, 0.9, 0.92, 0.94, 0.975)
 """The probability that a copied token is right if all before it are, by the number of last tokens that match at the
 place copied from. Fitted to texts of the default checkpoint (log/drafts.md)."""
@@ -205,23 +207,6 @@ class TrainedDrafter:
         self._drafted = None
 
 
-def worthwhile(probabilities: Sequence[float], token_cost: float, others: int = 0) -> tuple[int, float]:
-    """How many tokens of a proposal a pass should check, and how many it should write then, divided by its cost.
-
-    `probabilities` are those of the `Proposal`, and `token_cost` is `Policy.token_cost`. The pass also reads `others`
-    further tokens in any case.
-    """
-    chance = expected = 1.0
-    best = 0, 1 / _cost(others, token_cost)
-    for count, probability in enumerate(probabilities, start=1):
-        chance *= probability
-        expected += chance
-        rate = expected / _cost(others + count, token_cost)
-        if rate > best[1]:
-            best = count, rate
-    return best
-
-
 def _cost(tokens: int, token_cost: float) -> float:
     """The cost of a pass that checks so many tokens; that of a pass that checks none is 1. The first token is free."""
     return 1 + token_cost * max(0, tokens - 1)
@@ -241,23 +226,46 @@ def drafters_for(
     return found
 
 
-def best_proposal(
-    drafters: Sequence[Drafter], worth_reading: Callable[[Sequence[int]], list[int]], token_cost: float, others: int
-) -> tuple[list[int], Drafter | None, float]:
-    """The proposal that pays most: its tokens, as many as are worth checking; its drafter; and how many tokens the pass
-    should write, divided by its cost. No tokens and no drafter if none pays. The pass also reads `others` further
-    tokens in any case.
+class Branch(NamedTuple):
+    """Tokens that a pass should check, and who proposes them."""
 
-    Tokens with which several proposals begin are as probable as the surest of them says.
+    ids: list[int]
+    drafter: Drafter
+
+
+def worth_checking(
+    drafters: Sequence[Drafter], worth_reading: Callable[[Sequence[int]], list[int]], token_cost: float, others: int
+) -> tuple[list[Branch], float]:
+    """What a pass should check of the proposals, the likeliest first; and how many tokens the pass should write then,
+    divided by its cost.
+
+    Proposals are branches of a tree. Tokens of it are read as long as what they add is worth what they cost, the
+    likeliest first. Tokens that several proposals begin with are as probable as the surest of them says. `token_cost`
+    is `Passes.token_cost`. The pass also reads `others` further tokens in any case.
     """
     proposals = [(drafter, *drafter.proposal()) for drafter in drafters]
-    found = [(drafter, worth_reading(ids), list(probabilities)) for drafter, ids, probabilities in proposals]
-    for (_, ids, probabilities), (_, others_ids, others_probabilities) in itertools.permutations(found, 2):
-        for at in range(common_length(ids, others_ids)):
-            probabilities[at] = max(probabilities[at], others_probabilities[at])
-    best: tuple[list[int], Drafter | None, float] = [], None, 0.0
-    for drafter, ids, probabilities in found:
-        count, rate = worthwhile(probabilities[: len(ids)], token_cost, others)
-        if count and rate > best[2]:
-            best = ids[:count], drafter, rate
-    return best
+    rows = [(drafter, tuple(worth_reading(ids)), probabilities) for drafter, ids, probabilities in proposals]
+    probable: dict[tuple[int, ...], float] = {}
+    for _, ids, probabilities in rows:
+        for end, probability in enumerate(probabilities[: len(ids)], start=1):
+            probable[ids[:end]] = max(probable.get(ids[:end], 0.0), probability)
+    chances: dict[tuple[int, ...], float] = {(): 1.0}
+    left = dict[tuple[int, ...], float]()
+    for beginning in sorted(probable, key=lambda beginning: (len(beginning), -probable[beginning])):
+        before, probability = beginning[:-1], probable[beginning]
+        if before in left:  # another token is likelier there
+            probability = min(SECOND_CHOICE * probability, left[before])
+        left[before] = left.get(before, 1.0) - probability
+        chances[beginning] = chances[before] * probability
+    order = sorted(chances, key=lambda beginning: (-chances[beginning], len(beginning)))
+    written = itertools.accumulate(chances[beginning] for beginning in order)
+    rates = [expected / _cost(others + count, token_cost) for count, expected in enumerate(written)]
+    rate = max(rates)
+    read = set(order[: rates.index(rate) + 1])
+    cut = [(ids[: sum(ids[:end] in read for end in range(1, len(ids) + 1))], drafter) for drafter, ids, _ in rows]
+    found = dict[tuple[int, ...], Drafter]()
+    for ids, drafter in cut:
+        if ids and not any(other[: len(ids)] == ids for other, _ in cut if len(other) > len(ids)):
+            found.setdefault(ids, drafter)
+    likeliest = sorted(found, key=lambda ids: -sum(chances[ids[:end]] for end in range(len(ids))))
+    return [Branch(list(ids), found[ids]) for ids in likeliest], rate

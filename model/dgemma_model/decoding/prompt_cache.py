@@ -95,17 +95,23 @@ class CachedPrompt:
     def append_tree(self, ids: Sequence[int], rows: Sequence[Sequence[int]]) -> tuple[Tensor, TokenTree]:
         """Encode `ids` (at least one) after the cached tokens, and `rows` as branches after the last of them.
 
-        Returns the next-token logits [N, V] of the nodes of that tree, and the tree. `ids` and the first row are cached
-        then; the other rows are not.
+        Returns the next-token logits [N, V] of the nodes of that tree, and the tree. `ids` are cached then. `keep_row`
+        must tell which of the rows is to be cached, too, before anything else is appended.
 
         Raises:
             InfillError: an id is outside the network's vocabulary, or a row is longer than its context.
         """
         tree = TokenTree(ids[-1], rows)
         logits = self.tree_logits(ids[:-1], tree, seen=len(self.ids))
-        self.ids += [*ids, *rows[0]]
-        self.cache.crop(len(self.ids))
+        self.ids += ids
         return logits, tree
+
+    @torch.inference_mode()
+    def keep_row(self, tree: TokenTree, row: int) -> None:
+        """Cache the tokens of one row of the tree that was just appended, and no others."""
+        path = tree.paths[row]
+        self.cache.keep(len(self.ids) - 1, path)
+        self.ids += [tree.tokens[node] for node in path[1:]]
 
     @torch.inference_mode()
     def tree_logits(self, ids: Sequence[int], tree: TokenTree, *, seen: int) -> Tensor:

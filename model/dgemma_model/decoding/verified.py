@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dgemma_model.decoding.causal import TextLikelihoods
 from dgemma_model.decoding.constraint import ids_in_line
-from dgemma_model.decoding.drafting import GOOD_RATE, Drafter, best_proposal
+from dgemma_model.decoding.drafting import GOOD_RATE, Branch, Drafter, worth_checking
 from dgemma_model.decoding.end_probe import EndProbe, EndSearch
 from dgemma_model.decoding.fill_end import FillEnd
 from dgemma_model.decoding.plan import FillPlan
@@ -97,71 +97,72 @@ def _written(
     pending = prompt.ids[len(cached.ids) :]
     while not text.is_finished:
         below = len(text.to_read)
-        read, by, rate = best_proposal(drafters, text.worth_reading, token_cost, below)
+        proposed, rate = worth_checking(drafters, text.worth_reading, token_cost, below)
         if rate < GOOD_RATE:
             for drafter in drafters:
                 for tokens in drafter.draft_anew(text):
                     passes += 1
                     yield replace(text.draft(passes), tokens=(text.shown + tokens,), check=Check())
-            read, by, _ = best_proposal(drafters, text.worth_reading, token_cost, below)
+            proposed, _ = worth_checking(drafters, text.worth_reading, token_cost, below)
         before = len(text.ids)
-        agreed, is_by = _pass(cached, pending, text, read[: text.room], by, branches)
+        by, agreed = _pass(cached, pending, text, proposed, branches)
         passes, branches = passes + 1, None
         for drafter in drafters:
-            drafter.checked(len(text.ids) - before, agreed if is_by and drafter is by else None)
+            drafter.checked(len(text.ids) - before, agreed if drafter is by else None)
         kept = common_length(cached.ids[len(prompt.ids) :], text.ids[:-1])
         cached.crop(len(prompt.ids) + kept)
         pending = text.ids[kept:]
         yield text.draft(passes)
 
 
+class _Row(NamedTuple):
+    """Tokens that a pass reads after what is written."""
+
+    ids: list[int]
+    name: DraftedBy
+    drafter: Drafter | None = None
+
+
 def _pass(
     cached: CachedPrompt,
     pending: Sequence[int],
     text: CausalText,
-    read: list[int],
-    by: Drafter | None,
+    proposed: Sequence[Branch],
     branches: BranchTexts | None,
-) -> tuple[int, bool]:
-    """Read `pending`, and after it what `by` proposes to `read`, the line below where that must be read, and the texts
-    of `branches`. Write what the head says. Returns how many tokens of one of these it agreed with, and whether that
-    one was `read`."""
-    below = text.to_read
-    drafted_by: DraftedBy = "line below" if by is None else by.name
-    if branches is not None and branches.texts:
-        rows = [read, *map(branches.likelihoods.row, branches.texts)]
-        logits, tree = cached.append_tree(pending, rows)
-        scores = to_log_probabilities(logits)
-        branches.likelihoods.learn(branches.texts, scores, tree.paths[1:])
-        said = text.allowed(scores)
-        best = _most_agreed(said, tree.paths, rows, branches.likelihoods) if branches.are_drafts else 0
-        if best:
-            read, by, drafted_by = text.worth_reading(rows[best]), None, "similar line"
-        path = tree.paths[best][: len(read) + 1]
-        return text.take([said[node] for node in path], read, drafted_by), best == 0
-    if not below or not read:
-        logits = cached.append([*pending, *(read or below)], last=len(read or below) + 1)
-        return text.take(text.allowed(to_log_probabilities(logits)), read or below, drafted_by), True
-    logits, tree = cached.append_tree(pending, [read, below])
-    said = text.allowed(to_log_probabilities(logits))
-    own, after_below = ([said[node] for node in path] for path in tree.paths)
-    if int(own[0].argmax()) == read[0]:
-        return text.take(own, read, drafted_by, after_below), True
-    return text.take(after_below, below, "line below"), False
-
-
-def _most_agreed(
-    said: Scores, paths: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], likelihoods: TextLikelihoods
-) -> int:
-    """The index of the row that begins with most tokens that are the likeliest, as is `said` after each node, along its
-    path. Tokens that healing constrains count as agreed on."""
+) -> tuple[Drafter | None, int]:
+    """Read `pending`, and after it what is proposed, the line below where that must be read, and the texts of
+    `branches`; tokens that the head constrains by healing count as agreed on. Write what the head says, compared with
+    the row that it agrees with longest. Returns whose row that is, and how many of its tokens were written."""
+    rows = [_Row(ids[: text.room], drafter.name, drafter) for ids, drafter in proposed]
+    below = len(rows)
+    if text.to_read:
+        rows.append(_Row(text.to_read, "line below"))
+    if not rows:
+        rows.append(_Row([], "line below"))
+    beside = [] if branches is None else [*map(branches.likelihoods.row, branches.texts)]
+    if len(rows) == 1 and not beside:
+        row = rows[0]
+        logits = cached.append([*pending, *row.ids], last=len(row.ids) + 1)
+        return row.drafter, text.take(text.allowed(to_log_probabilities(logits)), row.ids, row.name)
+    logits, tree = cached.append_tree(pending, [*(row.ids for row in rows), *beside])
+    log_probabilities, healed = to_log_probabilities(logits), [0] * len(rows)
+    if branches is not None:
+        branches.likelihoods.learn(branches.texts, log_probabilities, tree.paths[len(rows) :])
+        if branches.are_drafts:
+            rows += [_Row(ids, "similar line") for ids in beside]
+        healed = [branches.likelihoods.healed_count(row.ids) for row in rows]
+    said = text.allowed(log_probabilities)
     likeliest = [int(scores.argmax()) for scores in said]
-
-    def agreed(at: int) -> int:
-        row, path, healed = rows[at], paths[at], likelihoods.healed_count(rows[at])
-        return healed + common_length(row[healed:], [likeliest[node] for node in path[healed:]])
-
-    return max(range(len(rows)), key=agreed)
+    agreed = [
+        count + common_length(row.ids[count:], [likeliest[node] for node in path[count:]])
+        for row, path, count in zip(rows, tree.paths, healed, strict=False)
+    ]
+    best = agreed.index(max(agreed)) if any(agreed) or not text.to_read else below
+    cached.keep_row(tree, best)
+    row, paths = rows[best], [[said[node] for node in path] for path in tree.paths]
+    read = text.worth_reading(row.ids) if row.name == "similar line" else row.ids
+    after_below = paths[below] if text.to_read else None
+    return row.drafter, text.take(paths[best][: len(read) + 1], read, row.name, after_below)
 
 
 def _limit(opened: OpenPrompt, plan: FillPlan) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -73,6 +75,21 @@ class Cache:
         self.length, self.origin = length, None
         if self.padding is not None:
             self.padding = self.padding[:, :length]
+
+    def keep(self, start: int, places: Sequence[int]) -> None:
+        """Of the tokens from `start` on, keep those at some places only, in that order; places count from `start`."""
+        end = start + len(places)
+        if list(places) != list(range(len(places))):
+            kept = torch.tensor([start + place for place in places])
+            self.origin = None
+            for buffer in (*self._keys, *self._values):
+                buffer[:, :, start:end] = buffer[:, :, kept.to(buffer.device)]
+            if self.padding is not None:
+                self.padding = torch.cat((self.padding[:, :start], self.padding[:, kept]), dim=1)
+            if self.states is not None:
+                before, kept = max(0, start - self.states_from), kept - self.states_from
+                self.states = torch.cat((self.states[:before], self.states[kept]))
+        self.crop(end)
 
     @property
     def nbytes(self) -> int:

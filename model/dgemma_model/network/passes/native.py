@@ -30,7 +30,7 @@ LANES, WIDEST_HEAD = 16, 128
 """The size of a head is a multiple of the one and at most the other."""
 LARGEST_WEIGHT, LARGEST_BYTE, LARGEST_SHORT = 127, 127, 2047
 """Of weights, and of the integers that activations are rounded to, by instruction set."""
-TOKEN_COSTS = {"amx_int8": 0.02, "avx512_vnni": 0.06, "avx_vnni": 0.13, "avx2": 0.2}
+TOKEN_COSTS = {"amx_int8": 0.015, "avx512_vnni": 0.06, "avx_vnni": 0.13, "avx2": 0.2}
 """See `Passes.token_cost`: the faster the products, the more of a short pass is reading the weights."""
 INSTRUCTIONS = tuple(TOKEN_COSTS)
 """The sets of instructions for which there may be a library, the fastest first."""
