@@ -48,6 +48,7 @@ from dgemma_model.evaluation.held_out import Case
 from dgemma_model.evaluation.surroundings import in_its_file, nearby_of
 from dgemma_model.infill import Infiller
 from dgemma_model.network.cache import Cache
+from dgemma_model.network.contract import Proposal
 from dgemma_model.network.kernels import fastest_products
 from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.network.state_drafter_served import DRAFTED
@@ -87,7 +88,7 @@ class OwnLayersDrafter:
         self._layers, self._head, self._texts = trainer.layers, trainer.head, trainer.texts
 
     @torch.inference_mode()
-    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
+    def draft(self, cache: Cache, token: int) -> Proposal:
         """See `DrafterNetwork`; as many tokens as a drafter that is served drafts."""
         hidden = self._layers(cache, torch.tensor([cache.length - 1]), DRAFTED)[0]
         before, ids, likely = int(self._texts.index[token]), list[int](), list[float]()
@@ -97,7 +98,7 @@ class OwnLayersDrafter:
             before = int(best)
             ids.append(int(self._texts.ids[before]))
             likely.append(float(chance))
-        return ids, likely
+        return Proposal(ids, likely)
 
 
 def chosen(held_out: str, kinds: Sequence[str], sample: int) -> list[Case]:

@@ -24,6 +24,7 @@ from dgemma_model.checkpoint.mapped import packed_form
 from dgemma_model.checkpoint.mapped.packed_form import DRAFTER_STEM, PackedForm
 from dgemma_model.infill import Infiller
 from dgemma_model.network.cache import Cache
+from dgemma_model.network.contract import Proposal
 from dgemma_model.network.packed import can_restore
 from dgemma_model.network.passes import native
 from dgemma_model.network.qwen2_served import ServedQwen2
@@ -54,13 +55,13 @@ def test_a_drafter_beside_its_writer_is_used(directory: Path, caplog: pytest.Log
     assert isinstance(checkpoint.network, ServedQwen2)
     assert checkpoint.policy.token_cost == checkpoint.network.token_cost > 0  # of the passes that this machine runs
     checkpoint.network.encode(torch.tensor([[5, 6, 7]]), cache := Cache())
-    drafted, _ = checkpoint.drafter.draft(cache, 8)
+    drafted, *_ = checkpoint.drafter.draft(cache, 8)
     assert 1 <= len(drafted) <= 4 and set(drafted) <= set(IDS.tolist())
     (directory / DRAFTER).unlink()
     assert loaded(directory).drafter is None and not caplog.records  # none is no fault
 
 
-def drafts(directory: Path) -> list[tuple[list[int], list[float]]]:
+def drafts(directory: Path) -> list[Proposal]:
     """What the drafter of a directory drafts after a few texts."""
     checkpoint, found = loaded(directory), []
     assert checkpoint.drafter is not None

@@ -21,12 +21,12 @@ from dgemma_model.checkpoint import load
 from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.checkpoint.converted import convert
 from dgemma_model.decoding.causal import next_token_logits
-from dgemma_model.decoding.drafting import Branch, Proposal, TextSoFar, worth_checking
+from dgemma_model.decoding.drafting import Branch, TextSoFar, worth_checking
 from dgemma_model.decoding.end_probe import END_FIGURES
 from dgemma_model.decoding.prompt_cache import CachedPrompt
 from dgemma_model.infill import Infiller
 from dgemma_model.network.cache import Cache
-from dgemma_model.network.contract import DrafterNetwork
+from dgemma_model.network.contract import DrafterNetwork, Proposal
 from dgemma_model.network.int8 import Int8Weights
 from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.network.state_drafter_served import DrafterTensors, ServedStateDrafter, served_weights
@@ -94,14 +94,15 @@ class Hostile:
         self.written, self.rng, self.share_wrong = written, rng, share_wrong
         self.calls = 0
 
-    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
+    def draft(self, cache: Cache, token: int) -> Proposal:
         self.calls += 1
         places = [at for at, other in enumerate(self.written) if other == token] or [0]
         start = self.rng.choice(places) + 1
         count = self.rng.choice([0, 1, 3, 7, 30])
         rest = [*self.written[start : start + count], *self.rng.choices(range(404), k=count)][:count]
         said = [self.rng.randrange(404) if self.rng.random() < self.share_wrong else other for other in rest]
-        return said, [self.rng.choice([0.1, 0.9, 1.0]) for _ in said]
+        others = [[(self.rng.choice(self.written), self.rng.choice([0.01, 0.5]))] * self.rng.randrange(3) for _ in said]
+        return Proposal(said, [self.rng.choice([0.1, 0.9, 1.0]) for _ in said], others)
 
 
 def last(infiller: Infiller, excerpt: Excerpt, **knobs: Any) -> Draft:
@@ -183,9 +184,9 @@ class Listens:
     def __init__(self) -> None:
         self.heard: list[int] = []
 
-    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
+    def draft(self, cache: Cache, token: int) -> Proposal:
         self.heard.append(token)
-        return [], []
+        return Proposal()
 
 
 class Knows:
@@ -194,12 +195,12 @@ class Knows:
     def __init__(self, written: Sequence[int]) -> None:
         self.written, self.prompt = written, 0
 
-    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
+    def draft(self, cache: Cache, token: int) -> Proposal:
         self.prompt = self.prompt or cache.length
         at = cache.length - self.prompt
         assert self.written[at] == token
         following = list(self.written[at + 1 : at + 8])
-        return following, [1.0] * len(following)
+        return Proposal(following, [1.0] * len(following))
 
 
 def test_a_drafter_that_knows_saves_passes() -> None:
@@ -216,8 +217,8 @@ class Beyond:
     def __init__(self, ids: Sequence[int]) -> None:
         self.ids = list(ids)
 
-    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
-        return self.ids, [1.0] * len(self.ids)
+    def draft(self, cache: Cache, token: int) -> Proposal:
+        return Proposal(self.ids, [1.0] * len(self.ids))
 
 
 @pytest.mark.parametrize(("one_line", "checked"), [(True, 6), (False, 13)])
@@ -244,9 +245,9 @@ class Wrong:
     def __init__(self) -> None:
         self.calls = 0
 
-    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
+    def draft(self, cache: Cache, token: int) -> Proposal:
         self.calls += 1
-        return [self.calls % 7 + 3], [1.0]
+        return Proposal([self.calls % 7 + 3], [1.0])
 
 
 def test_a_drafter_that_saves_nothing_is_asked_now_and_then_only() -> None:
@@ -336,8 +337,13 @@ class Ready:
 
     name: DraftedBy = "copies"
 
-    def __init__(self, ids: Sequence[int], probabilities: Sequence[float]) -> None:
-        self._proposal = Proposal(ids, probabilities)
+    def __init__(
+        self,
+        ids: Sequence[int],
+        probabilities: Sequence[float],
+        others: Sequence[Sequence[tuple[int, float]]] = (),
+    ) -> None:
+        self._proposal = Proposal(ids, probabilities, others)
 
     def proposal(self) -> Proposal:
         return self._proposal
@@ -391,6 +397,12 @@ def test_several_proposals_are_branches_of_one_tree(
     assert all((branch.drafter is ready) == (branch.ids in (ids, [6, 8])) for branch in found)
 
 
+def test_other_tokens_of_a_place_are_branches_too() -> None:
+    ready = Ready([7, 8, 9], [0.5, 0.9, 0.9], [[(5, 0.3), (4, 0.01)], [], [(3, 0.2)]])
+    assert [branch.ids for branch in checked(ready, token_cost=0.015)] == [[7, 8, 9], [7, 8, 3], [5]]
+    assert [branch.ids for branch in checked(ready, token_cost=0.13)] == [[7, 8, 9]]
+
+
 def test_what_two_drafters_agree_on_is_as_probable_as_the_surer_one_says() -> None:
     unsure = Ready([7, 8, 1, 2], [0.6] * 4)
     alone = worth_checking([unsure], list, 0.06, 0)[1]
@@ -404,12 +416,12 @@ class Second:
     def __init__(self, written: Sequence[int]) -> None:
         self.written, self.prompt = written, 0
 
-    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
+    def draft(self, cache: Cache, token: int) -> Proposal:
         self.prompt = self.prompt or cache.length
         at = cache.length - self.prompt
         assert self.written[at] == token, "the cache holds what was written of the accepted branch"
         following = list(self.written[at + 1 : at + 4])
-        return following, [0.3] * len(following)
+        return Proposal(following, [0.3] * len(following))
 
 
 def test_a_branch_that_is_accepted_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from qwen2_fixtures import Parameters, plain_network, tiny_drafter
 from torch import Tensor
 
 from dgemma_model.network.cache import Cache
+from dgemma_model.network.contract import Proposal
 from dgemma_model.network.int8 import Int8Weights
 from dgemma_model.network.kernels import CAN_PACK
 from dgemma_model.network.passes import native
@@ -23,6 +24,7 @@ from dgemma_model.network.qwen2_served import ServedQwen2
 from dgemma_model.network.qwen2_weights import joined_weights
 from dgemma_model.network.state_drafter import DrafterConfig, StateDrafter
 from dgemma_model.network.state_drafter_served import (
+    CHOICES,
     LEAST_CHANCE,
     DrafterTensors,
     ServedStateDrafter,
@@ -100,8 +102,8 @@ tokens = st.integers(0, KNOWN - 1)
 @settings(max_examples=60, deadline=None)
 @given(ids=texts, token=tokens)
 def test_it_is_served_as_it_is_trained(ids: list[int], token: int) -> None:
-    drafted, likely = served().draft(read(ids), token)
-    assert drafted == reference(read(ids), len(ids) - 1, token)[: len(drafted)]
+    drafted, likely, _ = served().draft(read(ids), token)
+    assert list(drafted) == reference(read(ids), len(ids) - 1, token)[: len(drafted)]
     assert len(drafted) == CANVAS or math.prod(likely) < LEAST_CHANCE <= math.prod(likely[:-1])
 
 
@@ -121,9 +123,13 @@ def test_compiled_it_drafts_nearly_the_same(way: str, threads: int) -> None:
         for ids in rows:
             cache = Cache()
             compiled.writer.encode(torch.tensor([ids[:-1]]), cache)
-            drafted, likely = compiled.draft(cache, ids[-1])
-            expected, shares = served().draft(read(ids[:-1]), ids[-1])
+            drafted, likely, others = compiled.draft(cache, ids[-1])
+            expected, shares, _ = served().draft(read(ids[:-1]), ids[-1])
             assert len(drafted) == CANVAS or math.prod(likely) < LEAST_CHANCE <= math.prod(likely[:-1])
+            for place, token, share in zip(others, drafted, likely, strict=True):
+                shares_there = [share, *(other for _, other in place)]
+                assert shares_there == sorted(shares_there, reverse=True) and len(shares_there) == CHOICES
+                assert len({token, *(other for other, _ in place)}) == CHOICES and sum(shares_there) <= 1.0001
             same += drafted[0] == expected[0]
             errors += [abs(likely[0] / shares[0] - 1)] if drafted[0] == expected[0] else []
     finally:
@@ -137,7 +143,7 @@ def test_in_int8_it_drafts_nearly_the_same() -> None:
     rows = torch.randint(KNOWN, (60, 20), generator=torch.Generator().manual_seed(0)).tolist()
     same = 0
     for ids in rows:
-        drafted, _ = served(torch.int8).draft(read(ids[:-1], torch.int8), ids[-1])
+        drafted, *_ = served(torch.int8).draft(read(ids[:-1], torch.int8), ids[-1])
         same += drafted[0] == reference(read(ids[:-1]), len(ids) - 2, ids[-1])[0]
     assert same > 45  # random scores are near each other
 
@@ -150,7 +156,7 @@ def test_what_comes_after_the_anchor_is_not_seen(ids: list[int], later: list[int
 
 def test_drafts_are_not_all_alike() -> None:
     rows = torch.randint(KNOWN, (20, 12), generator=torch.Generator().manual_seed(0)).tolist()
-    drafts = [tuple(served().draft(read(ids[:-1]), ids[-1])[0]) for ids in rows]
+    drafts = [tuple(served().draft(read(ids[:-1]), ids[-1]).ids) for ids in rows]
     assert len(set(drafts)) > 15
     assert set().union(*drafts) <= set(IDS.tolist()) and all(1 <= len(draft) <= CANVAS for draft in drafts)
 
@@ -175,12 +181,12 @@ def test_states_are_those_of_the_latest_pass(ids: list[int], more: list[int], cu
     last = network.latest_states(cache, end - 1)
     assert last is not None and torch.equal(last[-1], again[end - 1 - len(ids)].to(last.dtype))
     cache.crop(len(ids))
-    assert served(products).draft(cache, 5) == ([], [])  # nothing to draft from
+    assert served(products).draft(cache, 5) == Proposal()  # nothing to draft from
 
 
 def test_probabilities_are_those_of_the_choice() -> None:
     ids = list(range(30))
-    drafted, likely = served().draft(read(ids), 40)
+    drafted, likely, others = served().draft(read(ids), 40)
     assert len(likely) == len(drafted) and all(1 / len(IDS) <= share <= 1 for share in likely)
     network, cache = drafter(), read(ids)
     states = states_at(cache, 29)
@@ -189,7 +195,11 @@ def test_probabilities_are_those_of_the_choice() -> None:
     rows, scale = writer().head_rows(IDS)
     before = IDS.tolist().index(40)
     scores = hidden @ (rows * scale[:, None]).T + network.pair_scores(torch.tensor(before))
-    assert likely[0] == pytest.approx(float(scores.softmax(-1).max()), rel=1e-3)
+    expected = scores.softmax(-1).topk(CHOICES)
+    found = [(drafted[0], likely[0]), *others[0]]
+    assert [IDS.tolist().index(token) for token, _ in found] == expected.indices.tolist()
+    assert [share for _, share in found] == pytest.approx(expected.values.tolist(), rel=1e-3)
+    assert len(others) == len(drafted)
 
 
 def test_what_is_stored_is_as_announced() -> None:

@@ -115,7 +115,7 @@ def test_what_is_trained_is_served(writer: Checkpoint, states: Path, tmp_path: P
     its_sha256 = str(read_json(writer.directory / ORIGIN)["sha256"])
     served = read_drafter(tmp_path / DRAFTER, writer.network, its_sha256)
     served.writer.encode(torch.tensor([[1, 2, 3]]), cache := Cache())
-    ids, likely = served.draft(cache, 4)
+    ids, likely, _ = served.draft(cache, 4)
     assert 1 <= len(ids) == len(likely) <= fit.CANVAS
 
 

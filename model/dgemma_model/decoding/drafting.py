@@ -18,7 +18,7 @@ from dgemma_model.decoding.constraint import Constraint
 from dgemma_model.decoding.plan import FillPlan
 from dgemma_model.decoding.prompt_cache import OpenPrompt
 from dgemma_model.decoding.sampler import Sampling, denoise
-from dgemma_model.network.contract import DrafterNetwork
+from dgemma_model.network.contract import DrafterNetwork, Proposal
 from dgemma_model.project.copy_model import PromptCopies
 from dgemma_model.request import DraftedBy, DraftToken
 
@@ -38,14 +38,6 @@ LEAST_GAIN = 0.15
 GAIN_SHARE, GAIN_FORGOTTEN = 0.05, 0.001
 """The weight of the latest draft in that average; and what each pass without a draft adds to it, so that the drafter
 is tried again after some eight passes."""
-
-
-class Proposal(NamedTuple):
-    """Tokens that may come next; empty if there is no proposal."""
-
-    ids: Sequence[int] = ()
-    probabilities: Sequence[float] = ()
-    """Of each token, that it is right if all before it are."""
 
 
 class TextSoFar(Protocol):
@@ -194,7 +186,7 @@ class TrainedDrafter:
         cached = self.opened.cached
         if text.ids and not text.forced and text.room > 1:
             if cached.draft_gain >= LEAST_GAIN:
-                self._drafted = Proposal(*self.network.draft(cached.cache, text.ids[-1]))
+                self._drafted = self.network.draft(cached.cache, text.ids[-1])
             else:
                 cached.draft_gain += GAIN_FORGOTTEN
         return iter(())
@@ -226,6 +218,15 @@ def drafters_for(
     return found
 
 
+def _rows(proposal: Proposal) -> Iterator[tuple[Sequence[int], Sequence[float]]]:
+    """The texts of a proposal, with the probabilities of their tokens."""
+    ids, probabilities, others = proposal
+    yield ids, probabilities
+    for place, choices in enumerate(others):
+        for token, probability in choices:
+            yield [*ids[:place], token], [*probabilities[:place], probability]
+
+
 class Branch(NamedTuple):
     """Tokens that a pass should check, and who proposes them."""
 
@@ -243,8 +244,11 @@ def worth_checking(
     likeliest first. Tokens that several proposals begin with are as probable as the surest of them says. `token_cost`
     is `Passes.token_cost`. The pass also reads `others` further tokens in any case.
     """
-    proposals = [(drafter, *drafter.proposal()) for drafter in drafters]
-    rows = [(drafter, tuple(worth_reading(ids)), probabilities) for drafter, ids, probabilities in proposals]
+    rows = [
+        (drafter, tuple(worth_reading(ids)), probabilities)
+        for drafter in drafters
+        for ids, probabilities in _rows(drafter.proposal())
+    ]
     probable: dict[tuple[int, ...], float] = {}
     for _, ids, probabilities in rows:
         for end, probability in enumerate(probabilities[: len(ids)], start=1):

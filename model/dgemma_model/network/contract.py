@@ -6,7 +6,8 @@ hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -65,9 +66,18 @@ class CodeNetwork(Protocol):
         """The mean of all tokens' embeddings under `probabilities` [..., V]: [..., D]."""
 
 
+class Proposal(NamedTuple):
+    """Tokens that may come next; empty if there is no proposal."""
+
+    ids: Sequence[int] = ()
+    probabilities: Sequence[float] = ()
+    """Of each token, that it is right if all before it are."""
+    others: Sequence[Sequence[tuple[int, float]]] = ()
+    """Of each place, other tokens that may come there if all of `ids` before it are right, with their probabilities."""
+
+
 class DrafterNetwork(Protocol):
     """A small network that drafts what another one, the writer, says next."""
 
-    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
-        """What the writer may say after `token`, the one after all that is in its `cache`: ids, and of each the
-        probability that it is right if all before it are."""
+    def draft(self, cache: Cache, token: int) -> Proposal:
+        """What the writer may say after `token`, the one after all that is in its `cache`."""

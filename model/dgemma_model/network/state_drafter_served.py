@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dgemma_model.network.cache import Cache
+from dgemma_model.network.contract import Proposal
 from dgemma_model.network.int8 import Int8Weights, quantised_rows
 from dgemma_model.network.passes.native_drafter import NativeDrafter, can_draft
 from dgemma_model.network.passes.torch_drafter import TorchDrafter
@@ -25,6 +26,8 @@ BEFORE = "before"
 """The only matrix that is looked up and not multiplied."""
 DRAFTED = 4
 """Tokens of a draft, at most: later ones have hardly ever been worth a pass's time (log/drafts.md)."""
+CHOICES = 3
+"""Tokens for each place of a draft (log/drafts.md)."""
 LEAST_CHANCE = 0.1
 """A draft ends where it is right so seldom."""
 
@@ -33,10 +36,18 @@ class DrafterPasses(Protocol):
     """One implementation for each way to multiply."""
 
     def draft(
-        self, states: Tensor, embedded: Tensor, cache: Cache, angles: tuple[Tensor, Tensor], before: int, least: float
-    ) -> tuple[list[int], list[float]]:
-        """Denoise a canvas of L tokens: places in the drafter's vocabulary, and of each its probability; no more of
-        them where that of all together is below `least`.
+        self,
+        states: Tensor,
+        embedded: Tensor,
+        cache: Cache,
+        angles: tuple[Tensor, Tensor],
+        before: int,
+        least: float,
+        choices: int,
+    ) -> list[list[tuple[int, float]]]:
+        """Denoise a canvas of L tokens: of each position the `choices` likeliest places in the drafter's vocabulary,
+        and their probabilities if the likeliest of each position before are right; no more positions where the
+        probability of all the likeliest together is below `least`.
 
         `states` [S, D] are those of the last cached token and `embedded` [D] is the token after it. `angles` are those
         of the canvas, [1, L, C] each, as `passes.contract.Passes` takes them. `before` is the place of the token
@@ -59,19 +70,21 @@ class ServedStateDrafter:
         self._passes: DrafterPasses = NativeDrafter(config, weights) if is_native else TorchDrafter(config, weights)
 
     @torch.inference_mode()
-    def draft(self, cache: Cache, token: int) -> tuple[list[int], list[float]]:
+    def draft(self, cache: Cache, token: int) -> Proposal:
         """See `DrafterNetwork`; at most `DRAFTED` ids."""
         anchor, length = cache.length - 1, min(self.config.canvas, DRAFTED)
         states = self.writer.latest_states(cache, anchor)
         if states is None:
-            return [], []
+            return Proposal()
         with THREADS.chosen(length):
             states = states.float()
             embedded = self.writer.embed(torch.tensor([token]))[0]
             angles = self.writer.angles(anchor + FIRST, length)
             before = self._index.get(token, self.config.vocab_size)
-            chosen, likely = self._passes.draft(states, embedded, cache, angles, before, LEAST_CHANCE)
-        return [self._ids[index] for index in chosen], likely
+            found = self._passes.draft(states, embedded, cache, angles, before, LEAST_CHANCE, CHOICES)
+        choices = [[(self._ids[index], likely) for index, likely in position] for position in found]
+        ids, probabilities = zip(*(position[0] for position in choices), strict=True)
+        return Proposal(ids, probabilities, [position[1:] for position in choices])
 
 
 class DrafterTensors(Mapping[str, Tensor]):

@@ -47,21 +47,29 @@ class NativeDrafter(NativePasses):
         )
 
     def draft(
-        self, states: Tensor, embedded: Tensor, cache: Cache, angles: tuple[Tensor, Tensor], before: int, least: float
-    ) -> tuple[list[int], list[float]]:
+        self,
+        states: Tensor,
+        embedded: Tensor,
+        cache: Cache,
+        angles: tuple[Tensor, Tensor],
+        before: int,
+        least: float,
+        choices: int,
+    ) -> list[list[tuple[int, float]]]:
         """See `DrafterPasses`."""
         length, buffers = angles[0].shape[1], cache.reserve(angles[0].shape[1])
         x, states, embedded = torch.empty(1, length, states.shape[1]), states.contiguous(), embedded.contiguous()
         seen = torch.ones(1, length, cache.length + length, dtype=torch.bool)
         described, _held = self._described(x, [buffers[of] for of in self._keys_of], cache.length, angles, seen)
-        chosen, likely = (c_int64 * length)(), (c_float * length)()
+        chosen, likely = (c_int64 * (length * choices))(), (c_float * (length * choices))()
         draft = Draft(
             *(ctypes.pointer(self._drafter), described, states.data_ptr(), embedded.data_ptr()),
-            *(before, least, self._joined.data_ptr(), self._pairs.data_ptr()),
+            *(before, least, choices, self._joined.data_ptr(), self._pairs.data_ptr()),
             *(ctypes.addressof(chosen), 0, ctypes.addressof(likely)),
         )
         self._library.call("dgemma_draft", draft)
-        return chosen[: draft.count], likely[: draft.count]
+        found = list(zip(chosen, likely, strict=True))
+        return [found[at : at + choices] for at in range(0, draft.count * choices, choices)]
 
 
 def can_draft(config: DrafterConfig) -> bool:

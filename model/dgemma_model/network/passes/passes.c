@@ -103,9 +103,10 @@ typedef struct {
     const float *states, *embedded; /* [states, size] and [size] */
     int64_t previous; /* of the drafter's tokens: the one before the canvas */
     float least; /* a draft ends where it is less likely to be right */
+    int64_t choices; /* for each position */
     float *joined, *pairs; /* scratch [(states + 1) * size] and [the drafter's tokens] */
-    int64_t *chosen, count; /* out: `count` of the drafter's tokens */
-    float *likely; /* out: of each, the probability that it is right if all before it are */
+    int64_t *chosen, count; /* out: for `count` positions the `choices` likeliest of the drafter's tokens */
+    float *likely; /* out: of each, the probability that it is right if the likeliest of each position before are */
 } Draft;
 
 typedef struct {
@@ -887,7 +888,7 @@ static void fuse_states(Team *team) { /* the canvas, from the writer's states an
             pass->x[row * size + i] = stream[i] + pass->wide[i] + drafter->places[row * size + i];
 }
 
-static void choose(Team *team) { /* the best token of each position, given the one before it */
+static void choose(Team *team) { /* the best tokens of each position, given the best one before it */
     Draft *draft = team->draft;
     const Drafter *drafter = draft->drafter;
     const Pass *pass = team->pass;
@@ -898,21 +899,28 @@ static void choose(Team *team) { /* the best token of each position, given the o
     team->token_rows = 1;
     for (; row < pass->tokens && chance >= draft->least; row++) {
         const float *scores = pass->wide + row * all;
-        float before[rank], most = MASKED, sum = 0;
+        float before[rank], first = 0, sum = 0;
         for (int64_t i = 0; i < rank; i++) before[i] = drafter->before_scale[token] * drafter->before[token * rank + i];
         round_row(before, rank, after->digits, after->largest, pass->digits, pass->peaks);
         multiply(team, after, said, all, WRITTEN, after);
+        for (int64_t i = 0; i < all; i++) said[i] += scores[i];
+        for (int64_t choice = 0; choice < draft->choices; choice++) {
+            float most = MASKED;
 #pragma omp simd reduction(max : most)
-        for (int64_t i = 0; i < all; i++) {
-            said[i] += scores[i];
-            most = said[i] > most ? said[i] : most;
-        }
+            for (int64_t i = 0; i < all; i++) most = said[i] > most ? said[i] : most;
+            int64_t best = 0;
+            while (best + 1 < all && said[best] != most) best++;
+            if (choice == 0) {
+                first = most;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t i = 0; i < all; i++) sum += exponential(said[i] - most);
-        for (token = 0; token + 1 < all && said[token] != most;) token++;
-        draft->chosen[row] = token;
-        draft->likely[row] = 1.0f / sum;
-        chance *= draft->likely[row];
+                for (int64_t i = 0; i < all; i++) sum += exponential(said[i] - most);
+            }
+            draft->chosen[row * draft->choices + choice] = best;
+            draft->likely[row * draft->choices + choice] = exponential(most - first) / sum;
+            said[best] = MASKED;
+        }
+        token = draft->chosen[row * draft->choices];
+        chance *= draft->likely[row * draft->choices];
     }
     draft->count = row;
 }

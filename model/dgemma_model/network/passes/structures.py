@@ -58,7 +58,7 @@ class Draft(Structure):
 
     _fields_ = [
         *(("drafter", POINTER(Drafter)), ("pass_", Pass), ("states", c_void_p), ("embedded", c_void_p)),
-        *(("previous", c_int64), ("least", c_float), ("joined", c_void_p), ("pairs", c_void_p)),
+        *(("previous", c_int64), ("least", c_float), ("choices", c_int64), ("joined", c_void_p), ("pairs", c_void_p)),
         *(("chosen", c_void_p), ("count", c_int64), ("likely", c_void_p)),
     ]
 

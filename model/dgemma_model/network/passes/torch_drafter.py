@@ -5,8 +5,6 @@ For CPUs. Shapes as in `state_drafter`.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F  # noqa: N812 (the field's usual name)
 from torch import Tensor
@@ -67,24 +65,30 @@ class TorchDrafter:
         self._after = tensors["after.weight"] * tensors["after.scale"][:, None]
 
     def draft(
-        self, states: Tensor, embedded: Tensor, cache: Cache, angles: tuple[Tensor, Tensor], before: int, least: float
-    ) -> tuple[list[int], list[float]]:
+        self,
+        states: Tensor,
+        embedded: Tensor,
+        cache: Cache,
+        angles: tuple[Tensor, Tensor],
+        before: int,
+        least: float,
+        choices: int,
+    ) -> list[list[tuple[int, float]]]:
         """See `DrafterPasses`."""
         normed = [norm(state) for norm, state in zip(self._state_norms, states, strict=True)]
         cos, sin = (part[0, :, None] for part in angles)
         x = self._fuse(torch.cat((*normed, embedded))[None]) + states[-2] + self._places[: len(cos)]
         for layer, of in zip(self._layers, self._keys_of, strict=True):
             x = layer(x, cos, sin, *cache.layer(of))
-        chosen, likely, chance = list[int](), list[float](), 1.0
+        found, chance = list[list[tuple[int, float]]](), 1.0
         for row in self._head(self._norm(x)):
             if chance < least:
                 break
             said = torch.addmv(row, self._after, self._before[before])
-            before = int(said.argmax())
-            chosen.append(before)
-            likely.append(math.exp(float(said[before] - said.logsumexp(0))))
-            chance *= likely[-1]
-        return chosen, likely
+            likely, chosen = said.softmax(0).topk(choices)
+            found.append(list(zip(chosen.tolist(), likely.tolist(), strict=True)))
+            before, chance = found[-1][0][0], chance * found[-1][0][1]
+        return found
 
 
 def _norm(config: DrafterConfig, weight: Tensor) -> Norm:
