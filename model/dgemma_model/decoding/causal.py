@@ -6,13 +6,17 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dgemma_model.decoding.plan import FillPlan
 from dgemma_model.decoding.prompt_cache import CachedPrompt, OpenPrompt, TokenTree
 from dgemma_model.network.passes.log_probabilities import to_log_probabilities
+from dgemma_model.prompt.format import FillVocabulary
 from dgemma_model.request import Candidate, Check, Draft, DraftToken
 
 
@@ -33,6 +37,52 @@ def next_token_logits(
         return cached.tree_logits([], tree, seen=len(ids) - 1), tree.paths
     finally:
         cached.cache.crop(kept)
+
+
+class NextTokens:
+    """What may come next after each of some places, from the logits of a pass; for a fill that is written.
+
+    Log-probabilities are made where they are asked for: most places of a pass follow a token that is not written.
+    """
+
+    def __init__(self, logits: Tensor, vocabulary: FillVocabulary) -> None:
+        """`logits` [N, V] of N places. They are changed in place."""
+        self._logits, self._size = logits, vocabulary.tokenizer.vocab_size
+        self._never = vocabulary.never
+        self._found: dict[int, NDArray[np.float32]] = {}
+
+    def likeliest(self, place: int) -> int:
+        """The likeliest token."""
+        row = self._found.get(place)
+        return int((self._logits[place, : self._size].cpu().numpy() if row is None else row).argmax())
+
+    def log_probabilities(self, place: int) -> NDArray[np.float32]:
+        """Of the tokenizer's tokens, [V]; -inf where no fill may have one. The same array each time. It is in numpy,
+        where single numbers are read faster than in torch."""
+        if place not in self._found:
+            row = to_log_probabilities(self._logits[place : place + 1])[0, : self._size].cpu().numpy()
+            row[self._never] = -np.inf
+            self._found[place] = row
+        return self._found[place]
+
+    def along(self, path: Sequence[int]) -> AlongPath:
+        """The log-probabilities at the places of a path, one after the other."""
+        return AlongPath(self, path)
+
+
+class AlongPath(Sequence[NDArray[np.float32]]):
+    """See `NextTokens.along`."""
+
+    def __init__(self, tokens: NextTokens, path: Sequence[int]) -> None:
+        self._tokens, self._path = tokens, path
+
+    def __len__(self) -> int:
+        return len(self._path)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return AlongPath(self._tokens, self._path[at])
+        return self._tokens.log_probabilities(self._path[at])
 
 
 class TextLikelihoods:

@@ -16,9 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from dgemma_model.decoding.causal import TextLikelihoods
+from dgemma_model.decoding.causal import NextTokens, TextLikelihoods
 from dgemma_model.decoding.constraint import ids_in_line
 from dgemma_model.decoding.drafting import GOOD_RATE, Branch, Drafter, worth_checking
 from dgemma_model.decoding.end_probe import EndProbe, EndSearch
@@ -143,26 +142,26 @@ def _pass(
     if len(rows) == 1 and not beside:
         row = rows[0]
         logits = cached.append([*pending, *row.ids], last=len(row.ids) + 1)
-        return row.drafter, text.take(text.allowed(to_log_probabilities(logits)), row.ids, row.name)
+        said = NextTokens(logits, text.vocabulary).along(range(len(logits)))
+        return row.drafter, text.take(said, row.ids, row.name)
     logits, tree = cached.append_tree(pending, [*(row.ids for row in rows), *beside])
-    log_probabilities, healed = to_log_probabilities(logits), [0] * len(rows)
+    healed = [0] * len(rows)
     if branches is not None:
-        branches.likelihoods.learn(branches.texts, log_probabilities, tree.paths[len(rows) :])
+        branches.likelihoods.learn(branches.texts, to_log_probabilities(logits), tree.paths[len(rows) :])
         if branches.are_drafts:
             rows += [_Row(ids, "similar line") for ids in beside]
         healed = [branches.likelihoods.healed_count(row.ids) for row in rows]
-    said = text.allowed(log_probabilities)
-    likeliest = [int(scores.argmax()) for scores in said]
+    next_tokens = NextTokens(logits, text.vocabulary)
     agreed = [
-        count + common_length(row.ids[count:], [likeliest[node] for node in path[count:]])
+        next((at for at in range(count, len(row.ids)) if next_tokens.likeliest(path[at]) != row.ids[at]), len(row.ids))
         for row, path, count in zip(rows, tree.paths, healed, strict=False)
     ]
     best = agreed.index(max(agreed)) if any(agreed) or not text.to_read else below
     cached.keep_row(tree, best)
-    row, paths = rows[best], [[said[node] for node in path] for path in tree.paths]
+    row = rows[best]
     read = text.worth_reading(row.ids) if row.name == "similar line" else row.ids
-    after_below = paths[below] if text.to_read else None
-    return row.drafter, text.take(paths[best][: len(read) + 1], read, row.name, after_below)
+    after_below = next_tokens.along(tree.paths[below]) if text.to_read else None
+    return row.drafter, text.take(next_tokens.along(tree.paths[best][: len(read) + 1]), read, row.name, after_below)
 
 
 def _limit(opened: OpenPrompt, plan: FillPlan) -> int:
@@ -189,6 +188,9 @@ class CausalText:
         self.limit = limit
         """Most tokens that may be written beyond the forced ones, end-of-text included."""
         self.ids: list[int] = []
+        """Grows only."""
+        self._read = 0, ""
+        """The number of `ids` whose text was read last, and that text."""
         self.forced = prompt.forced
         self._healed = len(prompt.forced)
         """The number of healed bytes."""
@@ -198,7 +200,7 @@ class CausalText:
         """Number of tokens that were not forced, end-of-text included."""
         self.shown: tuple[DraftToken, ...] = ()
         self._opened, self._copy_model = opened, copy_model
-        self._vocabulary, self._tokenizer = vocabulary, vocabulary.tokenizer
+        self.vocabulary, self._tokenizer = vocabulary, vocabulary.tokenizer
         self._one_line = one_line
         self._end_set = frozenset(vocabulary.ends_of(one_line=one_line))
         self._ends = np.array(sorted(self._end_set))
@@ -249,13 +251,6 @@ class CausalText:
             within = next((end for end, text in texts if self._probe.draft(text)), within)
         return list(ids[:within])
 
-    def allowed(self, log_probabilities: Tensor) -> Scores:
-        """Log-probabilities [n, V] as rows of the tokenizer's tokens, -inf where no fill may have a token. Changed in
-        place; in numpy, where single numbers are read faster than in torch."""
-        rows: NDArray[np.float32] = log_probabilities[:, : self._tokenizer.vocab_size].cpu().numpy()
-        rows[:, self._vocabulary.never] = -np.inf
-        return list(rows)
-
     def take(self, said: Scores, drafted: list[int], by: DraftedBy, below: Scores | None = None) -> int:
         """Write the next token, and further ones as long as they agree with `drafted`. Returns how many agreed.
 
@@ -296,7 +291,7 @@ class CausalText:
         `own_log_probability` gives the head's for a token, and `best` is its likeliest token. `ending` is the
         log-probability that the fill ends: all tokens that end it count as one, end-of-text.
         """
-        end, ends, best_value = self._vocabulary.end_id, frozenset[int](), own_log_probability(best)
+        end, ends, best_value = self.vocabulary.end_id, frozenset[int](), own_log_probability(best)
         allowed: Sequence[int] | None = None
         if self.forced:
             allowed = self._allowed()
@@ -344,7 +339,7 @@ class CausalText:
             self.first = token if self.first is None else self.first
             self.written += 1
         self._bytes += len(data)
-        if not self.forced and token in self._vocabulary.ends:
+        if not self.forced and token in self.vocabulary.ends:
             self._ended = True
             if self._end is not None and self._end.repeats(self._text()):
                 self._cut = 0
@@ -367,7 +362,9 @@ class CausalText:
         return [value for _, value in self._scores] if self._ended and self._cut is None else []
 
     def _text(self) -> str:
-        return self._opened.read(self.ids)[0]
+        if self._read[0] != len(self.ids):
+            self._read = len(self.ids), self._opened.read(self.ids)[0]
+        return self._read[1]
 
     def draft(self, passes: int) -> Draft:
         """The fill as it is now. Its score is the mean log-probability of the tokens that were not forced."""
