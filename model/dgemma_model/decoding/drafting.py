@@ -1,7 +1,7 @@
 """Drafters propose tokens for the next pass to check.
 
 A token is accepted only if the causal head would have written it. So drafts change how many passes a fill takes, and
-never its text.
+never its text. Proposals are branches of a tree of tokens, of which a pass reads what is worth its cost.
 """
 
 from __future__ import annotations
