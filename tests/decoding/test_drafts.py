@@ -21,7 +21,7 @@ from dgemma_model.checkpoint import load
 from dgemma_model.checkpoint.contract import Checkpoint
 from dgemma_model.checkpoint.converted import convert
 from dgemma_model.decoding.causal import next_token_logits
-from dgemma_model.decoding.drafting import Branch, TextSoFar, worth_checking
+from dgemma_model.decoding.drafting import Branch, CopyDrafter, TextSoFar, worth_checking
 from dgemma_model.decoding.end_probe import END_FIGURES
 from dgemma_model.decoding.prompt_cache import CachedPrompt
 from dgemma_model.infill import Infiller
@@ -383,6 +383,7 @@ def test_the_rate_is_of_tokens_by_cost() -> None:
         ([], 0.9, 0.06, [[7, 8, 1, 2]]),
         ([6, 8, 9], 0.6, 0.06, [[7, 8, 1, 2], [6, 8]]),  # the likeliest first, and less of the other one
         ([6, 8, 9], 0.6, 0.2, [[7, 8]]),
+        ([6], 0.95, 0.0, [[6], [7, 8, 1, 2, 3]]),
         ([6, 8, 9], 0.95, 0.06, [[6, 8, 9]]),  # hardly anything is left for the other one
         ([7], 0.9, 0.06, [[7, 8, 1, 2]]),  # the shorter one is a part of the longer one
         ([7, 8, 9], 0.5, 0.04, [[7, 8, 1, 2], [7, 8, 9]]),  # they part at the third token
@@ -435,8 +436,11 @@ def test_a_branch_that_is_accepted_is_cached(monkeypatch: pytest.MonkeyPatch) ->
         rows.append(len(texts))
         return append(self, ids, texts)
 
+    told = list[int | None]()
+    monkeypatch.setattr(CopyDrafter, "checked", lambda self, written, agreed: told.append(agreed))
     monkeypatch.setattr(CachedPrompt, "append_tree", heard)
     drafts = list(with_drafter(second).fill(FillRequest(excerpt, drafting="both", max_tokens=40)))
     assert same(drafts[-1], alone) and drafts[-1].step < alone.step / 2
     assert rows == [2] * len(rows) and len(rows) > 2
+    assert told.count(0) >= len(rows) and not any(told), "copies are told that they were wrong"
     assert "drafter" in {token.drafted_by for token in drafts[-1].tokens[0]}

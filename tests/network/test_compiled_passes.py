@@ -175,6 +175,14 @@ def test_scores_become_log_probabilities_in_place(way: str, columns: int) -> Non
     torch.testing.assert_close(found.double(), expected, atol=3e-5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("way", [*COMPILED, "none"])
+def test_scores_of_a_pass_become_log_probabilities_after_it(way: str) -> None:
+    with torch.inference_mode():
+        scores = torch.zeros(2, 4)
+    with patch.object(native, "library", lambda: None if way == "none" else native.opened(way)):
+        assert to_log_probabilities(scores).exp().sum() == pytest.approx(2.0)
+
+
 def test_where_the_system_refuses_amx_the_next_set_of_instructions_is_taken() -> None:
     """Linux refuses it to a process with a stack for signals that is too small for AMX's registers."""
     if "amx_int8" not in native.runnable() or native.opened("amx_int8") is None:

@@ -40,9 +40,10 @@ def next_token_logits(
 
 
 class NextTokens:
-    """What may come next after each of some places, from the logits of a pass; for a fill that is written.
+    """What may come next after each place of a pass.
 
-    Log-probabilities are made where they are asked for: most places of a pass follow a token that is not written.
+    Log-probabilities are made from logits where they are asked for, because most places of a pass follow a drafted
+    token that is not written.
     """
 
     def __init__(self, logits: Tensor, vocabulary: FillVocabulary) -> None:
@@ -52,7 +53,7 @@ class NextTokens:
         self._found: dict[int, NDArray[np.float32]] = {}
 
     def likeliest(self, place: int) -> int:
-        """The likeliest token."""
+        """The likeliest token; it may be one that no fill may have, as long as `log_probabilities` was not called."""
         row = self._found.get(place)
         return int((self._logits[place, : self._size].cpu().numpy() if row is None else row).argmax())
 
@@ -78,6 +79,9 @@ class AlongPath(Sequence[NDArray[np.float32]]):
 
     def __len__(self) -> int:
         return len(self._path)
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        return map(self._tokens.log_probabilities, self._path)  # unlike that of `Sequence`, it hides no IndexError
 
     def __getitem__(self, at: Any) -> Any:
         if isinstance(at, slice):

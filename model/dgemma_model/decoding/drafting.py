@@ -71,7 +71,7 @@ class Drafter(Protocol):
         """
 
     def checked(self, written: int, agreed: int | None) -> None:
-        """Take note of a pass: how many tokens it wrote, and how many of them agreed with this drafter's proposal.
+        """Take note of a pass: how many tokens it wrote, and how many of this drafter's proposal the head agreed with.
 
         `agreed` is None if the pass did not check a proposal of this drafter.
         """
@@ -271,5 +271,5 @@ def worth_checking(
     for ids, drafter in cut:
         if ids and not any(other[: len(ids)] == ids for other, _ in cut if len(other) > len(ids)):
             found.setdefault(ids, drafter)
-    likeliest = sorted(found, key=lambda ids: -sum(chances[ids[:end]] for end in range(len(ids))))
+    likeliest = sorted(found, key=lambda ids: -sum(chances[ids[:end]] for end in range(1, len(ids) + 1)))
     return [Branch(list(ids), found[ids]) for ids in likeliest], rate

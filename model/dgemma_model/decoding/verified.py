@@ -1,9 +1,9 @@
 """Verified fills: lossless speculative decoding.
 
 The text is exactly what the causal head writes token by token; with a `copy_weight`, copies are mixed into its
-probabilities. Drafts only change how many passes that takes. A pass reads the last written token and a draft after it.
-Tokens of the draft are kept as long as the head agrees; at the first disagreement the head's own token is taken
-(Leviathan et al., arXiv 2211.17192, with greedy choices).
+probabilities. Drafts only change how many passes that takes. A pass reads the last written token, and drafts after it,
+as branches. Tokens of a draft are kept as long as the head agrees; at the first disagreement the head's own token is
+taken (Leviathan et al., arXiv 2211.17192, with greedy choices).
 """
 
 from __future__ import annotations
@@ -104,10 +104,11 @@ def _written(
                     yield replace(text.draft(passes), tokens=(text.shown + tokens,), check=Check())
             proposed, _ = worth_checking(drafters, text.worth_reading, token_cost, below)
         before = len(text.ids)
-        by, agreed = _pass(cached, pending, text, proposed, branches)
+        agreed = _pass(cached, pending, text, proposed, branches)
         passes, branches = passes + 1, None
         for drafter in drafters:
-            drafter.checked(len(text.ids) - before, agreed if drafter is by else None)
+            counts = [count for by, count in agreed if by is drafter]
+            drafter.checked(len(text.ids) - before, max(counts, default=None))
         kept = common_length(cached.ids[len(prompt.ids) :], text.ids[:-1])
         cached.crop(len(prompt.ids) + kept)
         pending = text.ids[kept:]
@@ -128,10 +129,11 @@ def _pass(
     text: CausalText,
     proposed: Sequence[Branch],
     branches: BranchTexts | None,
-) -> tuple[Drafter | None, int]:
+) -> list[tuple[Drafter | None, int]]:
     """Read `pending`, and after it what is proposed, the line below where that must be read, and the texts of
-    `branches`; tokens that the head constrains by healing count as agreed on. Write what the head says, compared with
-    the row that it agrees with longest. Returns whose row that is, and how many of its tokens were written."""
+    `branches`. Write what the head says, as far as it agrees with one of these, and a token more. Returns who proposed
+    each of them, and with how many of its tokens the head agreed. In the first pass of a fill with `branches`, tokens
+    that healing constrains count as agreed on."""
     rows = [_Row(ids[: text.room], drafter.name, drafter) for ids, drafter in proposed]
     below = len(rows)
     if text.to_read:
@@ -143,7 +145,7 @@ def _pass(
         row = rows[0]
         logits = cached.append([*pending, *row.ids], last=len(row.ids) + 1)
         said = NextTokens(logits, text.vocabulary).along(range(len(logits)))
-        return row.drafter, text.take(said, row.ids, row.name)
+        return [(row.drafter, text.take(said, row.ids, row.name))]
     logits, tree = cached.append_tree(pending, [*(row.ids for row in rows), *beside])
     healed = [0] * len(rows)
     if branches is not None:
@@ -161,7 +163,8 @@ def _pass(
     row = rows[best]
     read = text.worth_reading(row.ids) if row.name == "similar line" else row.ids
     after_below = next_tokens.along(tree.paths[below]) if text.to_read else None
-    return row.drafter, text.take(next_tokens.along(tree.paths[best][: len(read) + 1]), read, row.name, after_below)
+    agreed[best] = text.take(next_tokens.along(tree.paths[best][: len(read) + 1]), read, row.name, after_below)
+    return [(row.drafter, count) for row, count in zip(rows, agreed, strict=True)]
 
 
 def _limit(opened: OpenPrompt, plan: FillPlan) -> int:

@@ -10,8 +10,10 @@ from dgemma_model.network.passes.structures import Scores
 from dgemma_model.network.threads import THREADS
 
 
+@torch.inference_mode()
 def to_log_probabilities(scores: Tensor) -> Tensor:
-    """Turn float32 scores [n, V] of tokens into their log-probabilities, in place, and return them.
+    """Turn float32 scores [n, V] of tokens into their log-probabilities, in place, and return them. Scores that were
+    made in inference mode may be given outside of it.
 
     In place, because memory that comes fresh from the system takes longer than what is done with it.
     """
