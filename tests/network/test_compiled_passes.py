@@ -179,8 +179,11 @@ def test_scores_become_log_probabilities_in_place(way: str, columns: int) -> Non
 def test_scores_of_a_pass_become_log_probabilities_after_it(way: str) -> None:
     with torch.inference_mode():
         scores = torch.zeros(2, 4)
+        apart = torch.zeros(2, 5)[:, :4]
     with patch.object(native, "library", lambda: None if way == "none" else native.opened(way)):
         assert to_log_probabilities(scores).exp().sum() == pytest.approx(2.0)
+        assert to_log_probabilities(apart).exp().sum() == pytest.approx(2.0)
+        assert to_log_probabilities(scores[1:]).exp().sum() == pytest.approx(1.0)
 
 
 def test_where_the_system_refuses_amx_the_next_set_of_instructions_is_taken() -> None:

@@ -963,7 +963,7 @@ typedef void (*Parallel)(void (*)(void *), void *, unsigned threads, unsigned fl
 static void run(Team team, void (*work)(Team *), Parallel parallel, int64_t threads) {
     Job job = {&team, work};
     team.threads = parallel ? threads : 1;
-    if (team.threads == 1)
+    if (team.threads <= 1)
         work(&team);
     else
         parallel(join, &job, (unsigned)team.threads, 0);
@@ -981,7 +981,7 @@ void dgemma_score(const Pass *pass, Parallel parallel, int64_t threads) {
 
 /* Scores into log-probabilities. */
 void dgemma_normalise(const Scores *scores, Parallel parallel, int64_t threads) {
-    run((Team){.scores = scores}, normalise, parallel, threads);
+    run((Team){.scores = scores}, normalise, parallel, threads < scores->rows ? threads : scores->rows);
 }
 
 /* A draft of at most `pass.tokens` tokens after those that are cached: `chosen`, `likely` and their `count`. */
