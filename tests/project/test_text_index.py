@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from model_fixtures import tiny_infiller
+from qwen2_fixtures import byte_level_tokenizer
+from tokenizers import pre_tokenizers, trainers
 
 from dgemma_model.checkpoint.selection import embedded_directory
 from dgemma_model.infill import Infiller
@@ -27,9 +34,37 @@ code = st.text(st.sampled_from("ab(_ \n\n=:\t#é"), max_size=60)
 ids = st.lists(st.integers(0, 3), max_size=20)
 
 
-@given(code)
-def test_lines_have_the_tokens_that_the_whole_text_has(text: str) -> None:
-    assert [i for piece in TextIndex(TOKENIZER).read([text]) for i in piece.ids] == TOKENIZER.encode(text)
+@cache
+def line_end_tokenizer() -> Tokenizer:
+    """One whose tokens may hold the end of a line with the line break after it."""
+    made = tokenizers.Tokenizer.from_str(byte_level_tokenizer().to_str())
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    made.train_from_iterator(["x = f():\n    y = [\n    1]\n\n"] * 3, trainer)
+    made.add_special_tokens(["<eos>"])
+    return Tokenizer(made)
+
+
+@pytest.mark.parametrize("of", [lambda: TOKENIZER, line_end_tokenizer], ids=["lines cut", "line ends joined"])
+@given(text=st.one_of(code, st.text(st.sampled_from("ab)]: \n=é"), max_size=60)))
+def test_pieces_have_the_tokens_that_the_whole_text_has(of: Callable[[], Tokenizer], text: str) -> None:
+    tokenizer, pieces = of(), TextIndex(of()).read([text])
+    assert [i for piece in pieces for i in piece.ids] == tokenizer.encode(text)
+    for piece in pieces:
+        number, of_bytes = -1, list[int]()
+        for match in re.finditer(r"\n+[^\n]*|[^\n]+", text):
+            number += not match[0].isspace()
+            of_bytes += [number] * len(match[0].encode())
+        starts = itertools.accumulate((len(tokenizer.token_bytes[token]) for token in piece.ids), initial=0)
+        assert list(piece.lines) == [of_bytes[start] for start, _ in zip(starts, piece.ids, strict=False)]
+
+
+def test_line_ends_are_joined_in_the_index_as_in_a_prompt() -> None:
+    tokenizer = line_end_tokenizer()
+    assert tokenizer.id_of(b"():\n") is not None
+    (piece,) = TextIndex(tokenizer).read(["\nx = f():\n    y\n"])
+    assert [tokenizer.decode([token]) for token in piece.ids].count("():\n") == 1
 
 
 @given(st.lists(code, max_size=4).map("".join), st.integers(1, 20))

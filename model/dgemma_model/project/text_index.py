@@ -7,7 +7,9 @@ figures in log/archive.md).
 
 from __future__ import annotations
 
+import itertools
 import re
+from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -113,12 +115,20 @@ class TextIndex:
         return found[::-1]
 
     def _piece(self, text: str) -> IndexedText:
-        ids, lines, number = list[int](), list[int](), -1
+        """`text` in the tokens that a prompt has of it, or else copies would not fit behind the prompt's tokens."""
+        parts, number = list[tuple[str, int]](), -1
         for line in _LINE.findall(text):
             number += not line.isspace()
-            ids += (tokens := self._tokenizer.encode_by_line(line))
-            lines += [number] * len(tokens)
-        return IndexedText(text, ids, lines)
+            parts.append((line, number))
+        if self._tokenizer.cuts_at_lines:
+            encoded = [(self._tokenizer.encode_by_line(line), number) for line, number in parts]
+            ids = [token for tokens, _ in encoded for token in tokens]
+            return IndexedText(text, ids, [number for tokens, number in encoded for _ in tokens])
+        ids = self._tokenizer.encode(text)  # a token may hold the end of a line and the line break after it
+        starts = itertools.accumulate((len(self._tokenizer.token_bytes[token]) for token in ids), initial=0)
+        ends = list(itertools.accumulate(len(line.encode("utf-8", "replace")) for line, _ in parts))
+        places = (min(bisect_right(ends, start), len(parts) - 1) for start, _ in zip(starts, ids, strict=False))
+        return IndexedText(text, ids, [parts[place][1] for place in places])
 
 
 def split(text: str) -> tuple[str, ...]:

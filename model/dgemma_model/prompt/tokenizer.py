@@ -156,7 +156,7 @@ class Tokenizer:
     def encode_by_line(self, text: str) -> list[int]:
         """The same as `encode`, from a cache of lines if no token crosses the beginning of a line. All lines before the
         last one are cached together as well, for a line that is being typed."""
-        if not self._cuts_at_lines:
+        if not self.cuts_at_lines:
             return self.encode(text)
         before = text[: max(0, text.rfind("\n"))].rstrip("\n")
         return [*self._encode_lines(before), *self._join_lines(text[len(before) :])]
@@ -165,8 +165,9 @@ class Tokenizer:
         return [i for line in _LINE.findall(text) for i in self._encode_line(line)]
 
     @cached_property
-    def _cuts_at_lines(self) -> bool:
-        """Whether it cuts text into `PIECES`, and changes nothing before that."""
+    def cuts_at_lines(self) -> bool:
+        """Whether it cuts text into `PIECES`, and changes nothing before that; then no token crosses the beginning of a
+        line, which is the line break before it."""
         tokenizer = self._tokenizer
         state = None if tokenizer.pre_tokenizer is None else tokenizer.pre_tokenizer.__getstate__()
         all_special = all(token.special for token in tokenizer.get_added_tokens_decoder().values())
@@ -224,7 +225,7 @@ class Tokenizer:
         The tokens before the split are the same whatever follows `text`, so token healing starts there.
         """
         tail = text[-256:]
-        if self._cuts_at_lines and tail:
+        if self.cuts_at_lines and tail:
             tail = _LINE.findall(tail)[-1]
         if self.has_byte_fallback:
             border = self._last_border(_sanitised(tail))
