@@ -15,6 +15,7 @@ from passes_fixtures import COMPILED
 from qwen2_fixtures import Parameters, plain_network, tiny_drafter
 from torch import Tensor
 
+from dgemma_model.decoding.prompt_cache import CachedPrompt
 from dgemma_model.network.cache import Cache
 from dgemma_model.network.contract import Proposal
 from dgemma_model.network.int8 import Int8Weights
@@ -182,6 +183,20 @@ def test_states_are_those_of_the_latest_pass(ids: list[int], more: list[int], cu
     assert last is not None and torch.equal(last[-1], again[end - 1 - len(ids)].to(last.dtype))
     cache.crop(len(ids))
     assert served(products).draft(cache, 5) == Proposal()  # nothing to draft from
+
+
+def test_states_of_a_branch_that_is_kept_are_those_of_its_tokens() -> None:
+    network = served().writer
+    cached = CachedPrompt(network, Cache(), [])
+    cached.append([1, 2, 3])
+    _, tree = cached.append_tree([4], [[5, 6], [5, 7, 8]])
+    cached.keep_row(tree, 1)
+    assert cached.ids == [1, 2, 3, 4, 5, 7, 8]
+    alone = read(cached.ids)
+    for place in (3, 4, 5, 6):
+        kept, expected = (network.latest_states(cache, place) for cache in (cached.cache, alone))
+        assert kept is not None and expected is not None and (kept - expected).abs().max() < 1e-2 * expected.abs().max()
+    assert network.latest_states(cached.cache, 2) is None and network.latest_states(cached.cache, 7) is None
 
 
 def test_probabilities_are_those_of_the_choice() -> None:

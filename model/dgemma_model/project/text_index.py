@@ -116,19 +116,15 @@ class TextIndex:
 
     def _piece(self, text: str) -> IndexedText:
         """`text` in the tokens that a prompt has of it, or else copies would not fit behind the prompt's tokens."""
-        parts, number = list[tuple[str, int]](), -1
-        for line in _LINE.findall(text):
-            number += not line.isspace()
-            parts.append((line, number))
-        if self._tokenizer.cuts_at_lines:
-            encoded = [(self._tokenizer.encode_by_line(line), number) for line, number in parts]
-            ids = [token for tokens, _ in encoded for token in tokens]
-            return IndexedText(text, ids, [number for tokens, number in encoded for _ in tokens])
-        ids = self._tokenizer.encode(text)  # a token may hold the end of a line and the line break after it
-        starts = itertools.accumulate((len(self._tokenizer.token_bytes[token]) for token in ids), initial=0)
-        ends = list(itertools.accumulate(len(line.encode("utf-8", "replace")) for line, _ in parts))
-        places = (min(bisect_right(ends, start), len(parts) - 1) for start, _ in zip(starts, ids, strict=False))
-        return IndexedText(text, ids, [parts[place][1] for place in places])
+        tokenizer, lines = self._tokenizer, _LINE.findall(text)
+        if tokenizer.cuts_at_lines:
+            ids = [token for line in lines for token in tokenizer.encode_by_line(line)]
+        else:  # a token may hold the end of a line and the line break after it
+            ids = tokenizer.encode(text)
+        numbers = [count - 1 for count in itertools.accumulate(not line.isspace() for line in lines)]
+        ends = list(itertools.accumulate(len(line.encode("utf-8", "replace")) for line in lines))
+        starts = itertools.accumulate((len(tokenizer.token_bytes[token]) for token in ids[:-1]), initial=0)
+        return IndexedText(text, ids, [numbers[min(bisect_right(ends, start), len(ends) - 1)] for start in starts])
 
 
 def split(text: str) -> tuple[str, ...]:
